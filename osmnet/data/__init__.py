@@ -1,0 +1,1 @@
+"""From raw clips to what training reads."""

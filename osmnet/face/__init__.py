@@ -1,0 +1,1 @@
+"""Face geometry: landmarks, pose, the linear face model, the mesh warp and the crop. Conventions: docs/conventions.md."""

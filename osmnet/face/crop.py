@@ -1,0 +1,101 @@
+"""The square around the head that the networks see, and the way back into the picture."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from osmnet.face.topology import OVAL
+
+# Side of the square in heights of the face oval (forehead to chin); leaves room for hair, ears, neck and movement.
+CROP_SCALE = 1.9
+# The centre lies this much of the side above the middle of the oval: hair needs more room than the neck.
+CROP_RISE = 0.06
+
+
+class CropBox(NamedTuple):
+    """A square in whole pixels of a picture; it may reach over the picture's edge.
+
+    Convention: `(left, top)` is the square's first pixel; x right, y down.
+    """
+
+    left: int
+    top: int
+    side: int
+
+
+def crop_box(landmarks_px: np.ndarray, height: int, width: int, scale: float = CROP_SCALE) -> CropBox:
+    """Choose the square around a head.
+
+    The square is moved and shrunk a little to stay inside the picture where it can be: padding shows.
+
+    Args:
+        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)` or `(478, 3)`): Vertices in pixels of the picture; for
+            several frames the square holds the head in all of them.
+        height (`int`): Height of the picture in pixels.
+        width (`int`): Width of the picture in pixels.
+        scale (`float`): Side in heights of the face.
+
+    Returns:
+        `CropBox`: The square.
+    """
+    oval = np.atleast_3d(landmarks_px.reshape(-1, *landmarks_px.shape[-2:]))[:, OVAL, :2]
+    extent = np.median(np.ptp(oval, axis=1).max(axis=1))
+    low, high = oval.min(axis=(0, 1)), oval.max(axis=(0, 1))
+    side = max(scale * extent, 1.25 * (high - low).max())
+    # Shrink by at most a fifth if that keeps the square inside the picture.
+    side = int(round(max(min(side, height, width), 0.8 * side)))
+    centre = (low + high) / 2 - (0, CROP_RISE * side)
+    corner = np.round(centre - side / 2)
+    limit = np.array([width, height]) - side
+    corner = np.where(limit >= 0, np.clip(corner, 0, np.maximum(limit, 0)), np.round(limit / 2))
+    return CropBox(int(corner[0]), int(corner[1]), side)
+
+
+def extract(image: np.ndarray, box: CropBox, size: int | None = None) -> np.ndarray:
+    """Cut the square out of a picture and resize it.
+
+    Args:
+        image (`np.ndarray` of shape `(height, width, 3)`): uint8.
+        box (`CropBox`): The square; parts outside the picture repeat its edge.
+        size (`int`, *optional*): Side of the result in pixels; the square's own if not given.
+
+    Returns:
+        `np.ndarray` of shape `(size, size, 3)`: uint8.
+    """
+    height, width = image.shape[:2]
+    left, top, side = box
+    before = max(-left, 0), max(-top, 0)
+    after = max(left + side - width, 0), max(top + side - height, 0)
+    if any(before) or any(after):
+        image = cv2.copyMakeBorder(image, before[1], after[1], before[0], after[0], cv2.BORDER_REPLICATE)
+    crop = image[top + before[1] : top + before[1] + side, left + before[0] : left + before[0] + side]
+    if size is None or size == side:
+        return np.ascontiguousarray(crop)
+    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if size < side else cv2.INTER_CUBIC)
+
+
+def to_crop(points_px: np.ndarray, box: CropBox, size: int) -> np.ndarray:
+    """Move vertices `(..., 3)` from pixels of the picture to pixels of the resized square (z is scaled alike)."""
+    return ((points_px - np.array([box.left, box.top, 0])) * (size / box.side)).astype(np.float32)
+
+
+def paste(picture: np.ndarray, crop: np.ndarray, box: CropBox) -> np.ndarray:
+    """Put a square back where it came from; the picture given is not changed.
+
+    Args:
+        picture (`np.ndarray` of shape `(height, width, 3)`): uint8.
+        crop (`np.ndarray` of shape `(n, n, 3)`): uint8; resized to the square's side if it is not that size.
+        box (`CropBox`): From where it was cut.
+
+    Returns:
+        `np.ndarray` of shape `(height, width, 3)`: uint8.
+    """
+    height, width = picture.shape[:2]
+    left, top, side = box
+    if crop.shape[0] != side:
+        crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA if crop.shape[0] > side else cv2.INTER_CUBIC)
+    pasted = picture.copy()
+    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
+    pasted[y0:y1, x0:x1] = crop[y0 - top : y1 - top, x0 - left : x1 - left]
+    return pasted

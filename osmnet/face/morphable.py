@@ -1,0 +1,171 @@
+"""The linear face model S = S̄ + αB_id + βB_exp on MediaPipe's topology (OSM-Net, Eq. 6)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+from osmnet.face.pose import Similarity, fit_similarity, pose_from_similarity
+from osmnet.face.topology import INNER_LIPS, NUM_VERTICES, STABLE, eye_opening, mouth_opening
+from osmnet.models.modeling_utils import OSMNetModel
+
+
+@dataclass(frozen=True)
+class FaceFit:
+    """What one picture, or each frame of a clip, says about a head.
+
+    Attributes:
+        shape (`np.ndarray` of shape `(..., 478, 3)`): The vertices seen, pose removed, head units.
+        identity (`np.ndarray` of shape `(40,)`): α in standard deviations.
+        expression (`np.ndarray` of shape `(..., 64)`): β in standard deviations.
+        head_pose (`np.ndarray` of shape `(..., 6)`): yaw, pitch, roll [rad], tx, ty, tz [head units].
+        similarity (`Similarity`): The pose as a map from head units to pixels.
+    """
+
+    shape: np.ndarray
+    identity: np.ndarray
+    expression: np.ndarray
+    head_pose: np.ndarray
+    similarity: Similarity
+
+
+class FaceModel(OSMNetModel):
+    """Mean face, identity basis and expression basis.
+
+    The paper uses the Basel Face Model; this one is our own, fitted by `osmnet train face-model` to clips, so that it may
+    be given away (`docs/paper_map.md`). Coefficients are in standard deviations of the clips it was fitted to.
+
+    Args:
+        identity_dim (`int`): Number of identity components.
+        expression_dim (`int`): Number of expression components.
+        landmark_noise (`float`): Standard deviation of a vertex coordinate around the model, head units; the weight of
+            what is seen against what is usual when a single picture is fitted.
+    """
+
+    # Half precision would move the vertices by a tenth of a pixel from frame to frame.
+    _keep_in_fp32_modules = ["geometry"]
+
+    @register_to_config
+    def __init__(self, identity_dim: int = 40, expression_dim: int = 64, landmark_noise: float = 0.02):
+        super().__init__()
+        fixed = {
+            "mean_shape": torch.zeros(NUM_VERTICES, 3),
+            "identity_basis": torch.zeros(identity_dim, NUM_VERTICES, 3),
+            "expression_basis": torch.zeros(expression_dim, NUM_VERTICES, 3),
+            # β of lids that close by one head unit.
+            "blink": torch.zeros(expression_dim),
+            # The vertex that a mirror exchanges with each vertex.
+            "mirror": torch.arange(NUM_VERTICES, dtype=torch.float32),
+        }
+        self.geometry = nn.ParameterDict({k: nn.Parameter(v, requires_grad=False) for k, v in fixed.items()})
+
+    def array(self, name: str) -> np.ndarray:
+        """One of the fixed tensors as a numpy array."""
+        return self.geometry[name].detach().cpu().float().numpy()
+
+    def forward(self, identity: torch.Tensor, expression: torch.Tensor) -> torch.Tensor:
+        """Shapes from coefficients, Eq. 6.
+
+        Args:
+            identity (`torch.Tensor` of shape `(..., identity_dim)`): α.
+            expression (`torch.Tensor` of shape `(..., expression_dim)`): β.
+
+        Returns:
+            `torch.Tensor` of shape `(..., 478, 3)`: Vertices without pose, head units.
+        """
+        by_identity = torch.einsum("...k,kvc->...vc", identity, self.geometry["identity_basis"])
+        return self.geometry["mean_shape"] + by_identity + self.expression_offset(expression)
+
+    def expression_offset(self, expression: torch.Tensor) -> torch.Tensor:
+        """βB_exp alone: `(..., expression_dim)` to `(..., 478, 3)` head units."""
+        return torch.einsum("...k,kvc->...vc", expression, self.geometry["expression_basis"])
+
+    def move(self, shape: np.ndarray, change: np.ndarray) -> np.ndarray:
+        """Give a shape another expression.
+
+        Args:
+            shape (`np.ndarray` of shape `(478, 3)`): A head's own shape.
+            change (`np.ndarray` of shape `(frames, expression_dim)`): β wanted minus β of the shape.
+
+        Returns:
+            `np.ndarray` of shape `(frames, 478, 3)`.
+        """
+        basis = self.array("expression_basis").reshape(change.shape[-1], -1)
+        return shape + (change @ basis).reshape(-1, NUM_VERTICES, 3)
+
+    def fit(self, landmarks_px: np.ndarray, size: int) -> FaceFit:
+        """Fit identity, expression and pose to a single picture.
+
+        Args:
+            landmarks_px (`np.ndarray` of shape `(478, 3)`): Vertices in pixels of the crop.
+            size (`int`): Side of the crop in pixels.
+
+        Returns:
+            `FaceFit`: α and β are the most probable ones under unit normal priors.
+        """
+        similarity = fit_similarity(self.array("mean_shape")[STABLE], landmarks_px[STABLE])
+        shape = similarity.unplace(landmarks_px)
+        bases = np.concatenate([self.array("identity_basis"), self.array("expression_basis")]).reshape(-1, shape.size)
+        seen = (shape - self.array("mean_shape")).ravel()
+        noise = self.config.landmark_noise
+        both = np.linalg.solve(bases @ bases.T + noise**2 * np.eye(len(bases)), bases @ seen)
+        identity, expression = np.split(both.astype(np.float32), [self.config.identity_dim])
+        return FaceFit(shape, identity, expression, pose_from_similarity(similarity, size), similarity)
+
+    def fit_track(self, landmarks_px: np.ndarray, size: int) -> FaceFit:
+        """Fit a clip of one person: one identity, an expression and a pose a frame.
+
+        The person's neutral face is the mean of the frames with the mouth shut and the eyes open; expression is the
+        difference from it, so that β = 0 is a face at rest for everybody.
+
+        Args:
+            landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels of the crop.
+            size (`int`): Side of the crop in pixels.
+
+        Returns:
+            `FaceFit`: With `frames` as the leading dimension, except for `identity`.
+        """
+        similarity = fit_similarity(self.array("mean_shape")[STABLE], landmarks_px[:, STABLE])
+        shape = similarity.unplace(landmarks_px)
+        neutral = shape[neutral_frames(shape)].mean(0)
+        basis = self.array("expression_basis").reshape(self.config.expression_dim, -1)
+        change = (shape - neutral).reshape(len(shape), -1)
+        expression = np.linalg.solve(basis @ basis.T + 1e-6 * np.eye(len(basis)), basis @ change.T).T
+        identity_basis = self.array("identity_basis").reshape(self.config.identity_dim, -1)
+        noise = self.config.landmark_noise**2 * np.eye(len(identity_basis))
+        seen = (neutral - self.array("mean_shape")).ravel()
+        identity = np.linalg.solve(identity_basis @ identity_basis.T + noise, identity_basis @ seen)
+        pose = pose_from_similarity(similarity, size)
+        return FaceFit(shape, identity.astype(np.float32), expression.astype(np.float32), pose, similarity)
+
+    def mouth_anchor(self, identity: np.ndarray) -> np.ndarray:
+        """Where the lips of a person (α `(40,)`) rest: `(3,)` head units."""
+        offset = np.tensordot(identity, self.array("identity_basis")[:, INNER_LIPS], 1)
+        return (self.array("mean_shape")[INNER_LIPS] + offset).mean(0)
+
+    def mirror_expression(self) -> np.ndarray:
+        """The matrix `(64, 64)` that turns β of a face into β of its mirror image: `mirrored = beta @ matrix`."""
+        basis = self.array("expression_basis")
+        mirrored = basis[:, self.array("mirror").astype(int)] * np.array([-1, 1, 1])
+        flat, mirrored = basis.reshape(len(basis), -1), mirrored.reshape(len(basis), -1)
+        return np.linalg.solve(flat @ flat.T + 1e-6 * np.eye(len(flat)), flat @ mirrored.T).T
+
+    def upper_face(self, expression: np.ndarray) -> np.ndarray:
+        """The part of β that lies in eyes, brows and forehead: what sound does not tell and a portrait should keep."""
+        y = self.array("mean_shape")[:, 1]
+        bridge, nostrils = y[6], y[2]
+        keep = np.clip((nostrils - y) / (nostrils - bridge), 0, 1)[:, None]  # 1 above the bridge of the nose, 0 below it
+        basis = self.array("expression_basis")
+        flat = basis.reshape(len(basis), -1)
+        project = np.linalg.solve(flat @ flat.T + 1e-6 * np.eye(len(flat)), flat @ (basis * keep).reshape(len(flat), -1).T)
+        return (expression @ project.T).astype(np.float32)
+
+
+def neutral_frames(shape: np.ndarray) -> np.ndarray:
+    """Frames of a clip in which the face rests: mouth shut, eyes open; `(frames, 478, 3)` to indices."""
+    mouth, eyes = mouth_opening(shape), eye_opening(shape)
+    awake = eyes >= np.median(eyes) * 0.8
+    order = np.argsort(np.where(awake, mouth, np.inf), kind="stable")
+    return order[: max(3, len(shape) // 6)]

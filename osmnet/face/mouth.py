@@ -1,0 +1,125 @@
+"""The mouth window: the small square around the mouth that the video generator paints, carried along with the head.
+
+The window is 1.2 head units wide, upright in the head's own roll and fixed to the skull (not to the jaw), so the network
+always finds the upper teeth in the same place and at the same size, whatever the size of the picture.
+"""
+
+import cv2
+import numpy as np
+
+from osmnet.face.pose import Similarity, euler_from_rotation
+from osmnet.face.topology import INNER_LIPS, OUTER_LIPS
+
+WINDOW_WIDTH = 1.2  # head units
+DROP = 0.1  # the window's centre lies this much below the lips at rest, where the jaw will go
+PAINT_MARGIN = 0.07  # head units around the lips that the network may paint, too
+GUIDE_CHANNELS = 4  # where to paint, inside of the mouth, lips, inside of the mouth in the source
+
+
+def window_affine(anchor: np.ndarray, similarity: Similarity, window_size: int, width: float = WINDOW_WIDTH) -> np.ndarray:
+    """Maps from pixels of the crop to pixels of the mouth window.
+
+    Args:
+        anchor (`np.ndarray` of shape `(3,)`): Where the person's lips rest, head units (`FaceModel.mouth_anchor`).
+        similarity (`Similarity`): Poses of the frames.
+        window_size (`int`): Side of the window in pixels.
+        width (`float`): Side of the window in head units.
+
+    Returns:
+        `np.ndarray` of shape `(frames, 2, 3)`: Affine maps of continuous pixel coordinates (first pixel's centre at 0.5).
+    """
+    centre = similarity.place(np.broadcast_to(anchor + (0, DROP, 0), (len(similarity.scale), 1, 3)))[:, 0, :2]
+    roll = euler_from_rotation(similarity.rotation)[:, 2]
+    scale = window_size / (width * similarity.scale)
+    cos, sin = scale * np.cos(roll), scale * np.sin(roll)
+    linear = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
+    offset = window_size / 2 - (linear @ centre[..., None])[..., 0]
+    return np.concatenate([linear, offset[..., None]], -1)
+
+
+def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Move points `(frames, n, 2)` by maps `(frames, 2, 3)`."""
+    return points @ np.swapaxes(affine[:, :, :2], -1, -2) + affine[:, None, :, 2]
+
+
+def _to_opencv(affine: np.ndarray) -> np.ndarray:
+    """The same map for OpenCV, whose pixel centres are at integers."""
+    moved = affine.astype(float).copy()
+    moved[:, 2] += 0.5 * moved[:, :2].sum(1) - 0.5
+    return moved
+
+
+def cut_window(image: np.ndarray, affine: np.ndarray, window_size: int) -> np.ndarray:
+    """Cut one window out of a picture: `(size, size, channels)` to `(window_size, window_size, channels)`."""
+    return cv2.warpAffine(
+        image,
+        _to_opencv(affine),
+        (window_size, window_size),
+        flags=cv2.INTER_CUBIC if np.linalg.det(affine[:, :2]) > 1 else cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def paint_window(image: np.ndarray, painted: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> None:
+    """Blend one window into a picture, in place.
+
+    Args:
+        image (`np.ndarray` of shape `(size, size, 3)`): uint8, changed.
+        painted (`np.ndarray` of shape `(window_size, window_size, 3)`): float32, colours in [0, 255] times `mask`.
+        mask (`np.ndarray` of shape `(window_size, window_size)`): float32 in [0, 1]; how much of the picture is covered.
+        affine (`np.ndarray` of shape `(2, 3)`): From the picture to the window.
+    """
+    window = painted.shape[0]
+    backward = cv2.invertAffineTransform(affine)
+    corners = apply_affine(backward[None], np.array([[[0, 0], [window, 0], [window, window], [0, window]]], float))[0]
+    x0, y0 = np.maximum(np.floor(corners.min(0)).astype(int), 0)
+    x1, y1 = np.minimum(np.ceil(corners.max(0)).astype(int), image.shape[1::-1])
+    if x1 <= x0 or y1 <= y0:
+        return
+    layers = np.concatenate([painted, mask[..., None]], -1)
+    shift = backward.copy()
+    shift[:, 2] -= (x0, y0)
+    enlarges = np.linalg.det(backward[:, :2]) > 1
+    placed = cv2.warpAffine(
+        layers,
+        _to_opencv(shift),
+        (int(x1 - x0), int(y1 - y0)),
+        flags=cv2.INTER_CUBIC if enlarges else cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+    )
+    weight = np.clip(placed[..., 3:], 0, 1)
+    region = image[y0:y1, x0:x1]
+    region[:] = np.clip(region * (1 - weight) + placed[..., :3] + 0.5, 0, 255)
+
+
+def _polygon(points: np.ndarray, size: int) -> np.ndarray:
+    """Filled, smooth-edged polygon: `(n, 2)` pixels to `(size, size)` float32 in [0, 1]."""
+    canvas = np.zeros((size, size), np.uint8)
+    fixed = np.round((points - 0.5) * 16).astype(np.int32)  # OpenCV's sub-pixel coordinates: 4 fractional bits
+    cv2.fillPoly(canvas, [fixed], 255, cv2.LINE_AA, shift=4)
+    return canvas.astype(np.float32) / 255
+
+
+def guide(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np.ndarray:
+    """What the video generator is told about a mouth beside its picture.
+
+    Args:
+        target_px (`np.ndarray` of shape `(478, 2)`): Vertices wanted, in pixels of the window.
+        source_px (`np.ndarray` of shape `(478, 2)`): Vertices of the source, in pixels of its own window.
+        window_size (`int`): Side of the windows.
+
+    Returns:
+        `np.ndarray` of shape `(4, window_size, window_size)`: float32 in [0, 1]: where to paint, inside of the mouth,
+        lips and inside, inside of the mouth in the source.
+    """
+    inner, lips = _polygon(target_px[INNER_LIPS], window_size), _polygon(target_px[OUTER_LIPS], window_size)
+    margin = PAINT_MARGIN / WINDOW_WIDTH * window_size
+    element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(margin) + 1,) * 2)
+    paint = cv2.GaussianBlur(cv2.dilate(lips, element), (0, 0), margin / 2)
+    return np.stack([paint * _fade(window_size), inner, lips, _polygon(source_px[INNER_LIPS], window_size)])
+
+
+def _fade(size: int) -> np.ndarray:
+    """1 inside, 0 at the window's edge, so that a window never shows its outline."""
+    edge = np.clip(np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (0.08 * size), 0, 1)
+    return (edge[:, None] * edge).astype(np.float32)

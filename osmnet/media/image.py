@@ -1,0 +1,140 @@
+"""Portraits: any still picture to an RGB array."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 179_000_000  # more is a decompression bomb, not a portrait (twice the limit at which PIL warns)
+MAX_SIDE = 2048  # pixels
+
+# Everything a camera, a phone or a browser saves. Not EPS and the like, for which PIL starts other programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
+
+
+def load_portrait(portrait: str | os.PathLike[str] | Image.Image | np.ndarray, max_side: int = MAX_SIDE) -> np.ndarray:
+    """Load a picture as RGB, upright and not larger than needed.
+
+    The orientation that a camera wrote into the file (EXIF) is carried out, transparency is laid on white, grey,
+    palette, CMYK and 16-bit pictures become 8-bit RGB, and of an animation the first frame is taken. A picture whose
+    longer side exceeds `max_side` is scaled down with a Lanczos filter. The input is never modified.
+
+    Args:
+        portrait (`str`, `os.PathLike`, `PIL.Image.Image` or `np.ndarray`): A file, an opened picture, or an array of
+            shape `(H, W)`, `(H, W, 1)`, `(H, W, 3)` (RGB) or `(H, W, 4)` (RGBA): uint8, uint16, other integers of the
+            range of one of these, bool, or floats in [0, 1].
+        max_side (`int`): Longest side of the result, in pixels.
+
+    Returns:
+        `np.ndarray` of shape `(H, W, 3)`: uint8 RGB.
+
+    Raises:
+        ValueError: If the file is missing, empty, damaged or no picture, if it has more than 179 million pixels, or if
+            the array has another shape, type or range.
+    """
+    if max_side < 1:
+        raise ValueError(f"max_side must be at least 1 pixel, not {max_side}.")
+    if isinstance(portrait, str | os.PathLike):
+        return _load_file(Path(portrait), max_side)
+    if isinstance(portrait, Image.Image):
+        _check_pixels(portrait.size, "The given picture")
+        return _decode(portrait, max_side, "The given picture")
+    if isinstance(portrait, np.ndarray):
+        return _to_rgb_array(_from_array(portrait), max_side)
+    raise ValueError(f"A portrait must be a file, a PIL image or a numpy array, not {type(portrait).__name__}.")
+
+
+def _load_file(path: Path, max_side: int) -> np.ndarray:
+    try:
+        if path.is_dir():
+            raise ValueError(f"'{path}' is a folder: give the path of one picture.")
+        if not path.is_file():
+            raise ValueError(f"There is no file '{path}': check the path of the portrait.")
+        if path.stat().st_size == 0:
+            raise ValueError(f"'{path}' is empty (0 bytes): copy or save the picture again.")
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be read ({error.strerror}): check the path of the portrait.") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is checked below
+            Image.init()  # fills Image.OPEN, which knows the formats of this build of PIL
+            image = Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN])
+    except Image.DecompressionBombError as error:
+        raise ValueError(_too_large(f"'{path}'")) from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"'{path}' is not a picture that can be read: give a JPEG, PNG or WebP file.") from error
+    except Exception as error:  # PIL's readers raise almost anything on damaged data
+        raise ValueError(f"'{path}' is damaged ({error}): copy or save the picture again.") from error
+    with image:
+        _check_pixels(image.size, f"'{path}'")
+        # JPEG decodes at 1/2, 1/4 or 1/8 size in a fraction of the time; twice the wanted size keeps the quality.
+        scale = 2 * max_side / max(image.size)
+        if scale < 1:
+            image.draft(None, (round(image.width * scale), round(image.height * scale)))
+        return _decode(image, max_side, f"'{path}'")
+
+
+def _decode(image: Image.Image, max_side: int, name: str) -> np.ndarray:
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    except Exception as error:  # as above
+        raise ValueError(f"{name} is damaged ({error}): copy or save the picture again.") from error
+    return _to_rgb_array(image, max_side)
+
+
+def _check_pixels(size: tuple[int, int], name: str) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(_too_large(name))
+    if min(size) < 1:
+        raise ValueError(f"{name} has no pixels: give a whole picture.")
+
+
+def _too_large(name: str) -> str:
+    return f"{name} has more than {MAX_PIXELS // 1_000_000} million pixels: scale the portrait down first."
+
+
+def _to_rgb_array(image: Image.Image, max_side: int) -> np.ndarray:
+    rgb = _to_rgb(image)
+    scale = max_side / max(rgb.size)
+    if scale < 1:
+        size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
+        rgb = rgb.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return np.array(rgb)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # PIL would cut 16-bit grey off at 255
+        return _from_array(np.asarray(image)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or array.size == 0:
+        raise ValueError(f"A portrait array must have shape (H, W, 3), not {array.shape}.")
+    return Image.fromarray(_to_uint8(array))
+
+
+def _to_uint8(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype == bool:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all() or array.min() < -1e-3 or array.max() > 1 + 1e-3:
+            raise ValueError("A portrait array of floats must lie in [0, 1]: divide by 255, or convert it to uint8.")
+        return np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
+    if array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 65535:
+        if array.dtype != np.uint16 and array.max() <= 255:
+            return array.astype(np.uint8)
+        return np.round(array / 257).astype(np.uint8)  # 16 bits: 65535 / 255 = 257
+    raise ValueError(f"A portrait array must be uint8, uint16 or floats in [0, 1], not {array.dtype} of this range.")

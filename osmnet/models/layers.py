@@ -1,0 +1,122 @@
+"""Building blocks that more than one network uses."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class ResidualMLP(nn.Module):
+    """`x + W₂ gelu(W₁ norm(x))` on the last dimension."""
+
+    def __init__(self, dim: int) -> None:
+        """Build a block for vectors of `dim` numbers."""
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.linear_in = nn.Linear(dim, 2 * dim)
+        self.linear_out = nn.Linear(2 * dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map `(..., dim)` to `(..., dim)`."""
+        return x + self.linear_out(F.gelu(self.linear_in(self.norm(x))))
+
+
+class MelWindowEncoder(nn.Module):
+    """Encode each frame's mel window by itself: 2-D convolutions over time steps × bands.
+
+    The windows are not normalised on the way in: how loud a window is tells speech from silence, and silence must
+    close the mouth.
+    """
+
+    def __init__(self, mel_bins: int = 16, mel_window: int = 16, hidden_dim: int = 128) -> None:
+        """Build an encoder from `(mel_window, mel_bins)` windows to `hidden_dim` numbers."""
+        super().__init__()
+        if min(mel_bins, mel_window) < 8:
+            raise ValueError(f"mel_bins and mel_window must be at least 8, not {mel_bins} and {mel_window}.")
+        widths = (1, 16, 32, 64)
+        layers: list[nn.Module] = []
+        for width_in, width_out in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(width_in, width_out, 3, stride=2, padding=1), nn.LeakyReLU(0.1)]
+        self.convs = nn.Sequential(*layers)
+        self.linear = nn.Linear(widths[-1] * -(-mel_bins // 8) * -(-mel_window // 8), hidden_dim)
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.window_shape = (mel_window, mel_bins)
+
+    def forward(self, mel_windows: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, frames, mel_window, mel_bins)` to `(batch, frames, hidden_dim)`."""
+        if mel_windows.ndim != 4 or tuple(mel_windows.shape[2:]) != self.window_shape:
+            raise ValueError(
+                f"mel_windows must have shape (batch, frames, {self.window_shape[0]}, {self.window_shape[1]}), not "
+                f"{tuple(mel_windows.shape)}."
+            )
+        batch, frames = mel_windows.shape[:2]
+        x = mel_windows.to(self.linear.weight.dtype).flatten(0, 1).unsqueeze(1)  # (B·F, 1, window, bins)
+        x = self.linear(self.convs(x).flatten(1))  # (B·F, hidden)
+        return self.norm(x).unflatten(0, (batch, frames))  # (B, F, hidden)
+
+
+class AdaIN(nn.Module):
+    """Normalise a feature map, then scale and shift each channel as a driving vector says.
+
+    AdaIN takes the statistics of each channel by itself; the paper also calls for layer normalisation, and one
+    normalisation directly after another undoes the first. So the statistics here are layer normalisation's, of all
+    channels of one sample together: channels keep their means, which on a small map carry most of what is known, and
+    no sample depends on its neighbours in the batch.
+    """
+
+    def __init__(self, channels: int, driving_dim: int) -> None:
+        """Build the layer for maps of `channels` and driving vectors of `driving_dim` numbers."""
+        super().__init__()
+        self.norm = nn.GroupNorm(1, channels)
+        self.linear = nn.Linear(driving_dim, 2 * channels)
+
+    def forward(self, x: torch.Tensor, driving: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, channels, H, W)` and `(batch, driving_dim)` to `(batch, channels, H, W)`."""
+        scale, shift = self.linear(driving)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
+        return torch.addcmul(shift, self.norm(x), 1 + scale)
+
+
+class ConvBlock(nn.Module):
+    """A (transposed) convolution, AdaIN and a leaky ReLU."""
+
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, driving_dim: int) -> None:
+        """Wrap `conv`."""
+        super().__init__()
+        self.conv = conv
+        self.adain = AdaIN(conv.out_channels, driving_dim)
+
+    def forward(self, x: torch.Tensor, driving: torch.Tensor) -> torch.Tensor:
+        """Apply the block to `(batch, channels, H, W)` under `(batch, driving_dim)`."""
+        return F.leaky_relu(self.adain(self.conv(x), driving), 0.2, inplace=True)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolution blocks with a residual link; size and channels stay."""
+
+    def __init__(self, channels: int, driving_dim: int) -> None:
+        """Build a block of `channels`."""
+        super().__init__()
+        self.first = ConvBlock(nn.Conv2d(channels, channels, 3, padding=1), driving_dim)
+        self.second = ConvBlock(nn.Conv2d(channels, channels, 3, padding=1), driving_dim)
+
+    def forward(self, x: torch.Tensor, driving: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, channels, H, W)` to the same shape."""
+        return x + self.second(self.first(x, driving), driving)
+
+
+class UpBlock(nn.Module):
+    """Double the size by a transposed convolution with a residual link, then join a skip by concatenation."""
+
+    def __init__(self, in_channels: int, out_channels: int, skip_channels: int, driving_dim: int) -> None:
+        """Build a block from `in_channels` at half the size of its skip to `out_channels` at the skip's size."""
+        super().__init__()
+        up = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
+        self.up = ConvBlock(up, driving_dim)
+        self.link = nn.Conv2d(in_channels, out_channels, 1)
+        self.join = ConvBlock(nn.Conv2d(out_channels + skip_channels, out_channels, 3, padding=1), driving_dim)
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor, driving: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, in, H, W)` and `(batch, skip, 2H, 2W)` to `(batch, out, 2H, 2W)`."""
+        link = F.interpolate(self.link(x), scale_factor=2, mode="nearest")
+        return self.join(torch.cat([self.up(x, driving) + link, skip], 1), driving)

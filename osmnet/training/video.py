@@ -1,0 +1,286 @@
+"""Stage `video`: the video generator on mouth windows, driven by the true pose and expression of each clip."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from osmnet.data.dataset import Clip, is_held_out, load_clips
+from osmnet.face.morphable import FaceModel
+from osmnet.face.mouth import GUIDE_CHANNELS, WINDOW_WIDTH, apply_affine, cut_window, guide, window_affine
+from osmnet.face.pose import Similarity
+from osmnet.face.topology import mouth_opening
+from osmnet.face.warp import MeshWarp
+from osmnet.media.video import read_frames
+from osmnet.models.discriminator import PatchDiscriminator, d_loss, feature_matching_loss, g_loss
+from osmnet.models.video_generator import VideoGenerator
+
+CONTEXT = 1.5  # the cached window is this much wider than the network's: warping looks outside the window
+MIN_SIZE = 250  # clips with smaller crops are too soft to learn teeth from
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Settings of the stage."""
+
+    window_size: int = 128
+    base_channels: int = 24
+    batch_size: int = 8
+    steps: int = 12_000
+    adversarial_from: int = 6_000
+    learning_rate: float = 2e-4
+    ema: float = 0.999
+    weight_l1: float = 4.0  # the paper's λ_rec
+    weight_gradient: float = 4.0
+    weight_adversarial: float = 0.05
+    weight_feature: float = 1.0
+    weight_mask: float = 0.02
+    seed: int = 0
+
+
+class MouthClip:
+    """One clip's mouth windows, kept on disk and mapped into memory, with what is needed to warp between its frames."""
+
+    def __init__(self, clip: Clip, face_model: FaceModel, window_size: int):
+        self.fit = clip.fit(face_model)
+        self.size, self.window_size = clip.size, window_size
+        self.wide_size = round(window_size * CONTEXT)
+        anchor = face_model.mouth_anchor(self.fit.identity)
+        similarity = Similarity(*(np.asarray(part) for part in self.fit.similarity))
+        self.affine = window_affine(anchor, similarity, window_size)
+        wide = window_affine(anchor, similarity, self.wide_size, WINDOW_WIDTH * CONTEXT)
+        self.wide_affine = wide
+        cache = clip.folder / f"mouth-{self.wide_size}.npy"
+        if not cache.is_file():
+            frames = [cut_window(frame, a, self.wide_size) for frame, a in zip(read_frames(clip.video), wide, strict=False)]
+            part = cache.with_suffix(".part.npy")
+            np.save(part, np.stack(frames))
+            part.rename(cache)
+        self.windows = np.load(cache, mmap_mode="r")
+        opening = mouth_opening(self.fit.shape)[: len(self.windows)]
+        rank = opening.argsort().argsort() / max(len(opening) - 1, 1)
+        self.open_weight = (0.4 + rank) / (0.4 + rank).sum()
+        self.shut = np.flatnonzero(rank < 0.25)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def inner(self, window: np.ndarray) -> np.ndarray:
+        """The network's window out of the middle of a wide one."""
+        edge = (self.wide_size - self.window_size) // 2
+        return window[edge : edge + self.window_size, edge : edge + self.window_size]
+
+    def pair(self, source: int, target: int, context: int) -> dict[str, np.ndarray]:
+        """Warp one frame of the clip to another: the inputs of the network and the truth."""
+        at = lambda i: Similarity(*(part[i] for part in self.fit.similarity))  # noqa: E731
+        warp = MeshWarp(np.empty((self.size, self.size, 3), np.uint8), self.fit.shape[source], at(source))
+        target_px, origin = warp.points(self.fit.shape[target][None], at(slice(target, target + 1)))
+        placed = target_px[0].copy()
+        scale = np.sqrt(np.linalg.det(self.affine[target, :, :2]))
+        placed[:, :2] = apply_affine(self.affine[target][None], target_px[..., :2])[0]
+        placed[:, 2] *= scale
+        origin = apply_affine(self.wide_affine[source][None], origin)[0]
+        warp.size = self.window_size
+        grid = warp.grid(placed, origin).astype(np.float32) - np.float32(0.5)
+        wide = np.ascontiguousarray(self.windows[source])
+        warped = cv2.remap(wide, grid[..., 0], grid[..., 1], cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
+        source_px = apply_affine(self.affine[source][None], warp.source_points[None, :478, :2])[0]
+        around = np.clip(np.arange(target - context, target + context + 1), 0, len(self) - 1)
+        pose = self.fit.head_pose[around] - self.fit.head_pose[source]
+        return {
+            "source": self.inner(wide),
+            "target": self.inner(np.ascontiguousarray(self.windows[target])),
+            "warped": warped,
+            "guide": guide(placed[:478, :2], source_px, self.window_size),
+            "driving": np.concatenate([pose, self.fit.expression[around]], 1).astype(np.float32),
+        }
+
+
+class MouthPairs:
+    """Random pairs of frames of the same clip, mirrored half of the time."""
+
+    def __init__(self, clips: list[Clip], face_model: FaceModel, window_size: int, context: int):
+        self.clips = [MouthClip(clip, face_model, window_size) for clip in tqdm(clips, desc="mouth windows", unit="clip")]
+        lengths = np.sqrt([len(clip) for clip in self.clips])  # long clips count more, but not in proportion
+        self.share = lengths / lengths.sum()
+        self.context = context
+        self.mirror = face_model.mirror_expression().astype(np.float32)
+
+    def batch(self, size: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Draw a batch; pictures become floats in [-1, 1], `(size, channels, window, window)`."""
+        pairs = []
+        for index in rng.choice(len(self.clips), size, p=self.share):
+            clip = self.clips[index]
+            source = rng.choice(clip.shut) if rng.random() < 0.5 else rng.integers(len(clip))
+            pair = clip.pair(int(source), int(rng.choice(len(clip), p=clip.open_weight)), self.context)
+            if rng.random() < 0.5:
+                pair = self._flip(pair)
+            pairs.append(self._tint(pair, rng))
+        batch = {key: torch.from_numpy(np.stack([pair[key] for pair in pairs])) for key in pairs[0]}
+        for key in ("source", "target", "warped"):
+            batch[key] = batch[key].permute(0, 3, 1, 2).contiguous()
+        return batch
+
+    def _flip(self, pair: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        driving = pair["driving"] * np.array([-1, 1, -1, -1, 1, 1] + [1] * self.mirror.shape[0], np.float32)
+        driving[:, 6:] = driving[:, 6:] @ self.mirror
+        flipped = {key: np.ascontiguousarray(pair[key][:, ::-1]) for key in ("source", "target", "warped")}
+        return {**flipped, "guide": np.ascontiguousarray(pair["guide"][:, :, ::-1]), "driving": driving}
+
+    @staticmethod
+    def _tint(pair: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The same change of light and colour for all pictures of a pair."""
+        gain = rng.uniform(0.75, 1.2) * rng.uniform(0.93, 1.07, 3).astype(np.float32)
+        gamma = rng.uniform(0.8, 1.25)
+        table = 2 * np.clip((np.arange(256)[:, None] / 255) ** gamma * gain, 0, 1).astype(np.float32) - 1
+        tinted = {key: np.stack([table[pair[key][..., c], c] for c in range(3)], -1) for key in ("source", "target", "warped")}
+        return {**pair, **tinted}
+
+
+def _edges(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return image[..., :, 1:] - image[..., :, :-1], image[..., 1:, :] - image[..., :-1, :]
+
+
+def reconstruction_losses(sample: torch.Tensor, target: torch.Tensor, guide_map: torch.Tensor) -> dict[str, torch.Tensor]:
+    """L1 (Eq. 12) and L1 of the edges, where the network may paint; the inside of the mouth counts four times."""
+    weight = guide_map[:, :1] + 3 * guide_map[:, 1:2]
+    scale = weight.mean((1, 2, 3), keepdim=True) + 1e-3
+    difference = (sample - target).abs() * weight / scale
+    gradient = sum(
+        ((a - b).abs() * weight[..., : a.shape[-2], : a.shape[-1]] / scale).mean()
+        for a, b in zip(_edges(sample), _edges(target), strict=True)
+    )
+    return {"l1": difference.mean(), "gradient": gradient}
+
+
+@torch.no_grad()
+def validate(network: VideoGenerator, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """L1 in [0, 1] over the inside of the mouth on held-out speakers: warp alone and warp with network."""
+    network.eval()
+    totals = np.zeros(3)
+    for batch in batches:
+        sample = network(batch["source"], batch["driving"], batch["warped"], batch["guide"]).sample
+        inside = batch["guide"][:, 1:2]
+        for k, image in enumerate((batch["warped"], sample)):
+            totals[k] += float(((image - batch["target"]).abs() * inside).sum()) / 6
+        totals[2] += float(inside.sum())
+    network.train()
+    return {"val_l1_warp": totals[0] / totals[2], "val_l1": totals[1] / totals[2]}
+
+
+def sheet(network: VideoGenerator, batch: dict[str, torch.Tensor]) -> np.ndarray:
+    """Columns source, warp, network, truth; one row a pair; uint8."""
+    with torch.no_grad():
+        sample = network(batch["source"], batch["driving"], batch["warped"], batch["guide"]).sample
+    columns = torch.cat([batch["source"], batch["warped"], sample, batch["target"]], 3)
+    rows = torch.cat(list(columns), 1).permute(1, 2, 0)
+    return ((rows.clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
+
+
+def train(data: Path, out: Path, config: VideoConfig, work: Path) -> dict:
+    """Train the video generator and save its moving average.
+
+    Args:
+        data (`Path`): Made by `osmnet prepare`.
+        out (`Path`): Model folder with `face_model`; receives `video_generator`.
+        config (`VideoConfig`): Settings.
+        work (`Path`): Checkpoints, log and sheets; a run found there goes on.
+
+    Returns:
+        `dict`: Losses on held-out speakers.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    face_model = FaceModel.from_pretrained(out / "face_model")
+    clips = [clip for clip in load_clips(data) if clip.size >= MIN_SIZE]
+    network = VideoGenerator(
+        geometry="mesh", image_size=config.window_size, base_channels=config.base_channels, stem_stride=2,
+        guide_channels=GUIDE_CHANNELS,
+    )  # fmt: skip
+    context = network.config.window // 2
+    held_out = MouthPairs([c for c in clips if is_held_out(c.speaker)], face_model, config.window_size, context)
+    pairs = MouthPairs([c for c in clips if not is_held_out(c.speaker)], face_model, config.window_size, context)
+    rng = np.random.default_rng(1)
+    validation = [held_out.batch(8, rng) for _ in range(6)]
+
+    average = VideoGenerator.from_config(network.config).eval()
+    average.load_state_dict(network.state_dict())
+    discriminator = PatchDiscriminator(in_channels=4)
+    optimiser = torch.optim.Adam(network.parameters(), config.learning_rate, betas=(0.5, 0.99))
+    d_optimiser = torch.optim.Adam(discriminator.parameters(), config.learning_rate, betas=(0.5, 0.99))
+    step = _resume(work, network, average, discriminator)
+    rng = np.random.default_rng(config.seed + step)
+    log: dict[str, float] = {}
+    saved = time.monotonic()
+    progress = tqdm(range(step, config.steps), initial=step, total=config.steps, desc="video", mininterval=10)
+    for step in progress:
+        decay = 0.5 * (1 + np.cos(np.pi * step / config.steps)) * 0.95 + 0.05
+        adversarial = step >= config.adversarial_from
+        for group in (*optimiser.param_groups, *d_optimiser.param_groups):
+            group["lr"] = config.learning_rate * decay
+        batch = pairs.batch(config.batch_size, rng)
+        output = network(batch["source"], batch["driving"], batch["warped"], batch["guide"])
+        losses = reconstruction_losses(output.sample, batch["target"], batch["guide"])
+        losses["mask"] = (output.mask * (1 - batch["guide"][:, 1:2])).mean()
+        total = config.weight_l1 * losses["l1"] + config.weight_gradient * losses["gradient"] + config.weight_mask * losses["mask"]
+        if adversarial:
+            paint, inside = batch["guide"][:, :1], batch["guide"][:, 1:2]
+            # Only what the network may paint can differ: the warp's faults elsewhere would drown the rest.
+            fake = torch.cat([batch["target"] * (1 - paint) + output.sample * paint, inside], 1)
+            real = torch.cat([batch["target"], inside], 1)
+            losses["d"] = d_loss(discriminator(real)[0], discriminator(fake.detach())[0])
+            d_optimiser.zero_grad(set_to_none=True)
+            losses["d"].backward()
+            d_optimiser.step()
+            discriminator.requires_grad_(False)
+            fake_logits, fake_features = discriminator(fake)
+            with torch.no_grad():
+                real_features = discriminator(real)[1]
+            losses["g"] = g_loss(fake_logits)
+            losses["feature"] = feature_matching_loss(real_features, fake_features)
+            total = total + config.weight_adversarial * losses["g"] + config.weight_feature * losses["feature"]
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimiser.step()
+        discriminator.requires_grad_(True)
+        with torch.no_grad():
+            rate = min(config.ema, (step + 1) / (step + 10))
+            for slow, fast in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+                slow.lerp_(fast, 1 - rate) if slow.is_floating_point() else slow.copy_(fast)
+        for name, value in losses.items():
+            log[name] = 0.98 * log.get(name, float(value)) + 0.02 * float(value)
+        progress.set_postfix({k: f"{v:.3f}" for k, v in log.items()}, refresh=False)
+        if time.monotonic() - saved > 180 or step + 1 == config.steps:
+            saved = time.monotonic()
+            _save(work, out, step + 1, config, network, average, discriminator)
+            report = {"step": step + 1, **log, **validate(average, validation)}
+            with (work / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({k: round(v, 5) for k, v in report.items()}) + "\n")
+            cv2.imwrite(str(work / "sheet.png"), sheet(average, validation[0])[..., ::-1])
+    return validate(average, validation)
+
+
+def _save(work: Path, out: Path, step: int, config: VideoConfig, network: VideoGenerator, average: VideoGenerator,
+          discriminator: PatchDiscriminator) -> None:  # fmt: skip
+    for name, module in (("network", network), ("average", average), ("discriminator", discriminator)):
+        part = work / f"{name}.part"
+        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, part)
+        part.rename(work / f"{name}.safetensors")
+    (work / "state.json").write_text(json.dumps({"step": step, **asdict(config)}), encoding="utf-8")
+    average.save_pretrained(out / "video_generator")
+
+
+def _resume(work: Path, network: VideoGenerator, average: VideoGenerator, discriminator: PatchDiscriminator) -> int:
+    if not (work / "state.json").is_file():
+        return 0
+    for name, module in (("network", network), ("average", average), ("discriminator", discriminator)):
+        module.load_state_dict(load_file(work / f"{name}.safetensors"))
+    return json.loads((work / "state.json").read_text(encoding="utf-8"))["step"]
