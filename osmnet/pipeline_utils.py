@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 import osmnet
-from osmnet.models.modeling_utils import HUB_ERRORS, OSMNetModel, check_dtype, first_line, weights_name
+from osmnet.modeling_utils import HUB_ERRORS, OSMNetModel, check_dtype, first_line, weights_name
 
 INDEX_NAME = "model_index.json"
 LANDMARKER_NAME = "face_landmarker.task"
@@ -285,6 +285,19 @@ def packaged_weights() -> Path:
     raise ValueError(
         "This installation of osmnet has no weights; install it again, or give the folder or Hub id of a model."
     )
+
+
+def packaged_landmarker() -> Path:
+    """Return the face landmarker that came with the package, which is there even while the weights are being made.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "weights_card", package.parent / "weights_card"):
+        if (folder / LANDMARKER_NAME).is_file():
+            return folder / LANDMARKER_NAME
+    raise ValueError(f"This installation of osmnet has no {LANDMARKER_NAME}; make one with scripts/build_landmarker.py.")
 
 
 def resolve_device(

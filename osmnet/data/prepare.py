@@ -115,9 +115,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     bundle = args.landmarker
     if bundle is None:
-        from osmnet.pipeline_utils import packaged_weights
+        from osmnet.pipeline_utils import packaged_landmarker
 
-        bundle = packaged_weights() / "face_landmarker.task"
+        bundle = packaged_landmarker()
     table: dict[str, dict[str, str]] = {}
     if args.table:
         with args.table.open(encoding="utf-8") as file:

@@ -9,7 +9,7 @@ from torch import nn
 
 from osmnet.face.pose import Similarity, fit_similarity, pose_from_similarity
 from osmnet.face.topology import INNER_LIPS, NUM_VERTICES, STABLE, eye_opening, mouth_opening
-from osmnet.models.modeling_utils import OSMNetModel
+from osmnet.modeling_utils import OSMNetModel
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,8 @@ def mel_windows(waveform: np.ndarray) -> np.ndarray:
         ValueError: If `waveform` is not one-dimensional, empty or not finite.
 
     Source:
-        Sec. III: a frame of audio is 16 bands x 16 steps of log-mel.
+        OSM-Net, Sec. IV-A, implementation details: 25 fps and a mel spectrogram of 16 x 16 per frame. It leaves the
+        hop, the bands' limits and the scaling open; ours are above.
     """
     before = (MEL_WINDOW - STEPS_PER_FRAME) // 2  # 6
     mel = np.pad(mel_spectrogram(waveform), ((before, before), (0, 0)), constant_values=-1.0)

@@ -9,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
-from .modeling_utils import OSMNetModel
+from osmnet.modeling_utils import OSMNetModel
 
 
 class PatchDiscriminator(OSMNetModel):

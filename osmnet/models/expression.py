@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .layers import MelWindowEncoder
-from .modeling_utils import OSMNetModel
+from osmnet.modeling_utils import OSMNetModel
 
 DILATIONS = (1, 2, 4, 8)
 

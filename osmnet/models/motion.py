@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .layers import MelWindowEncoder, ResidualMLP
-from .modeling_utils import OSMNetModel
+from osmnet.modeling_utils import OSMNetModel
 
 NUM_RADIUS_QUANTILES = 33
 
@@ -131,7 +131,7 @@ class MotionSpace(OSMNetModel):
         The L1 norm is the mean, not the sum, of the absolute differences over the C numbers (and over the batch), so
         that its weight does not depend on `motion_dim`.
         """
-        return F.l1_loss(self(feature)[0], feature.float())
+        return F.l1_loss(self.reconstruct(self.attention(feature)), feature.float())
 
     @torch.no_grad()
     def sample(

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .layers import ConvBlock, ResidualBlock, UpBlock
-from .modeling_utils import OSMNetModel
+from osmnet.modeling_utils import OSMNetModel
 
 GEOMETRIES = ("mesh", "none")
 
@@ -145,8 +145,8 @@ class VideoGenerator(OSMNetModel):
         )
         self.conv_out = nn.Conv2d(widths[0], out_channels * stem_stride**2, 3, padding=1)
         with torch.no_grad():  # start with dull colours and, with a mesh, half of what the guide allows
-            self.conv_out.weight.mul_(0.1)
-            self.conv_out.bias.zero_()
+            for parameter in self.conv_out.parameters():
+                parameter.mul_(0.1)
 
     def encode_driving(self, driving_window: torch.Tensor) -> torch.Tensor:
         """Return the driving vectors `(batch, vector_dim)` of windows `(batch, window, driving_dim)`."""

@@ -21,7 +21,8 @@ PIXELS_PER_HEAD_UNIT = 71.0  # in a crop of 256 pixels: the paper's landmark los
 class ExpressionConfig:
     """Settings of the stage."""
 
-    steps: int = 2500
+    steps: int = 1500
+    align_steps: int = 500
     batch_size: int = 16
     frames: int = 64
     learning_rate: float = 5e-4
@@ -33,7 +34,12 @@ class ExpressionConfig:
     weight_mouth: float = 1.0
     weight_concordance: float = 1.0
     ema: float = 0.995
+    amplitude: float = 0.8
     seed: int = 0
+
+
+MAX_LAG = 6  # frames by which sound and picture of a clip may still be apart
+MIN_CORRELATION = 0.25  # below this the sound is not the face's
 
 
 class SpeechClip:
@@ -48,6 +54,21 @@ class SpeechClip:
         self.identity = fit.identity
         self.speaker = clip.speaker
         self.name = clip.name
+
+    def shift(self, frames: int) -> None:
+        """Move the sound against the picture: frame i gets the sound of frame i - `frames`."""
+        steps = frames * STEPS_PER_FRAME
+        silence = np.full((abs(steps), self.spectrogram.shape[1]), -1, np.float32)
+        if steps > 0:
+            self.spectrogram = np.concatenate([silence, self.spectrogram[:-steps]])
+        elif steps < 0:
+            self.spectrogram = np.concatenate([self.spectrogram[-steps:], silence])
+
+    def predict(self, network: ExpressionExtractor) -> torch.Tensor:
+        """β `(frames, 64)` that the network hears."""
+        mel = np.pad(self.spectrogram, ((6, 10), (0, 0)), constant_values=-1)
+        with torch.no_grad():
+            return network(torch.from_numpy(windows_of(mel))[None], torch.from_numpy(self.identity)[None])[0]
 
     def cut(self, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A random stretch at a random speed: mel windows `(frames, 16, 16)` and β `(frames, 64)`."""
@@ -123,10 +144,8 @@ def validate(network: ExpressionExtractor, face_model: FaceModel, clips: list[Sp
     network.eval()
     rows = []
     for clip in clips:
-        mel = np.pad(clip.spectrogram, ((6, 10), (0, 0)), constant_values=-1)
-        beta = network(torch.from_numpy(windows_of(mel))[None], torch.from_numpy(clip.identity)[None])[0]
         identity = torch.from_numpy(clip.identity)
-        predicted = face_model(identity, beta)
+        predicted = face_model(identity, clip.predict(network))
         truth = face_model(identity, torch.from_numpy(clip.expression))
         p, t = _mouth(predicted).numpy(), _mouth(truth).numpy()
         static = truth[:1].expand_as(truth)
@@ -141,8 +160,51 @@ def validate(network: ExpressionExtractor, face_model: FaceModel, clips: list[Sp
     return {name: float(np.average(rows[:, i], weights=rows[:, -1])) for i, name in enumerate(names)}
 
 
+@torch.no_grad()
+def align(network: ExpressionExtractor, face_model: FaceModel, clips: list[SpeechClip]) -> list[SpeechClip]:
+    """Move the sound of each clip to where the network expects it, and leave out clips whose sound is not the face's.
+
+    Args:
+        network (`ExpressionExtractor`): Trained for a little while: enough to tell when, if not yet how.
+        face_model (`FaceModel`): The linear face model.
+        clips (`list[SpeechClip]`): Changed in place.
+
+    Returns:
+        `list[SpeechClip]`: The clips kept.
+    """
+    network.eval()
+    kept = []
+    for clip in clips:
+        identity = torch.from_numpy(clip.identity)
+        heard = _mouth(face_model(identity, clip.predict(network))).numpy()
+        seen = _mouth(face_model(identity, torch.from_numpy(clip.expression))).numpy()
+        lags = {lag: _correlation(heard, seen, lag) for lag in range(-MAX_LAG, MAX_LAG + 1)}
+        best = max(lags, key=lambda lag: lags[lag] - 0.01 * abs(lag))
+        if lags[best] < lags[0] + 0.04:
+            best = 0
+        if lags[best] < MIN_CORRELATION:
+            tqdm.write(f"{clip.name}: left out, sound and lips agree only to {lags[best]:.2f}")
+            continue
+        if best:
+            tqdm.write(f"{clip.name}: sound moved by {-best} frames ({lags[0]:.2f} to {lags[best]:.2f})")
+        clip.shift(-best)
+        kept.append(clip)
+    return kept
+
+
+def _correlation(heard: np.ndarray, seen: np.ndarray, lag: int) -> float:
+    """Correlation of opening and width, weighted 3 : 1, when `heard` is taken `lag` frames later than `seen`."""
+    n = len(heard)
+    a, b = heard[max(lag, 0) : n + min(lag, 0)], seen[max(-lag, 0) : n + min(-lag, 0)]
+    values = [np.corrcoef(a[:, i], b[:, i])[0, 1] for i in range(2)]
+    return float(np.nan_to_num(0.75 * values[0] + 0.25 * values[1]))
+
+
 def train(data: Path, out: Path, config: ExpressionConfig) -> dict:
     """Train the expression extractor and save the moving average.
+
+    A short first round finds out how sound and picture of each clip are aligned; the second round, from the start, trains
+    on the aligned clips.
 
     Args:
         data (`Path`): Made by `osmnet prepare`.
@@ -152,10 +214,35 @@ def train(data: Path, out: Path, config: ExpressionConfig) -> dict:
     Returns:
         `dict`: Results on held-out speakers.
     """
-    torch.manual_seed(config.seed)
-    rng = np.random.default_rng(config.seed)
     face_model = FaceModel.from_pretrained(out / "face_model")
     clips = [SpeechClip(clip, face_model) for clip in tqdm(load_clips(data, speech=True), desc="clips", unit="clip")]
+    if config.align_steps:
+        rough, _ = _fit(clips, face_model, config, config.align_steps)
+        clips = align(rough, face_model, clips)
+    network, best = _fit(clips, face_model, config, config.steps)
+    held_out = [clip for clip in clips if is_held_out(clip.speaker)]
+    # One number is set by the held-out speakers: on its own training clips the network is louder than on new ones.
+    _set_amplitude(network, face_model, held_out or clips, config.amplitude)
+    best = {**best, **validate(network, face_model, held_out)} if held_out else best
+    network.save_pretrained(out / "expression_extractor")
+    return best
+
+
+def _set_amplitude(network: ExpressionExtractor, face_model: FaceModel, clips: list[SpeechClip], amplitude: float) -> None:
+    """Stretch the network's output around its mean so that mouths open as far as real ones: regression shrinks it."""
+    network.eval()
+    heard = [clip.predict(network) for clip in clips]
+    opening = lambda clip, beta: float(_mouth(face_model(torch.from_numpy(clip.identity), beta))[:, 0].std())  # noqa: E731
+    ratio = np.median([opening(c, b) / opening(c, torch.from_numpy(c.expression)) for c, b in zip(clips, heard, strict=True)])
+    mean, gain = torch.cat(heard).mean(0), float(np.clip(amplitude / ratio, 0.5, 2.5))
+    network.output_scale.mul_(gain)
+    network.output_bias.mul_(gain).add_((1 - gain) * mean)
+
+
+def _fit(clips: list[SpeechClip], face_model: FaceModel, config: ExpressionConfig, steps: int) -> tuple[ExpressionExtractor, dict]:
+    """One round of training; returns the moving average at its best step on held-out speakers."""
+    torch.manual_seed(config.seed)
+    rng = np.random.default_rng(config.seed)
     held_out = [clip for clip in clips if is_held_out(clip.speaker)]
     clips = [clip for clip in clips if not is_held_out(clip.speaker) and len(clip.expression) > config.frames // 2]
     # Every speaker counts alike up to a point: half-way between per clip and per second, then per speaker.
@@ -177,10 +264,10 @@ def train(data: Path, out: Path, config: ExpressionConfig) -> dict:
     landmark_weight = landmark_weight / landmark_weight.mean()
     best: dict[str, float] = {}
     log: dict[str, float] = {}
-    progress = tqdm(range(config.steps), desc="expression", mininterval=5)
+    progress = tqdm(range(steps), desc="expression", mininterval=5)
     for step in progress:
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * min(1, (step + 1) / 100) * (0.5 * (1 + np.cos(np.pi * step / config.steps)))
+            group["lr"] = config.learning_rate * min(1, (step + 1) / 100) * (0.5 * (1 + np.cos(np.pi * step / steps)))
         chosen = [clips[i] for i in rng.choice(len(clips), config.batch_size, p=weight)]
         cuts = [clip.cut(config.frames, rng) for clip in chosen]
         mel = torch.from_numpy(np.stack([c[0] for c in cuts]))
@@ -210,11 +297,12 @@ def train(data: Path, out: Path, config: ExpressionConfig) -> dict:
             for slow, fast in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
                 slow.lerp_(fast, 1 - rate) if slow.is_floating_point() else slow.copy_(fast)
         for name, value in losses.items():
-            log[name] = 0.98 * log.get(name, float(value)) + 0.02 * float(value)
-        if (step + 1) % 250 == 0 or step + 1 == config.steps:
-            result = validate(average, face_model, held_out)
+            log[name] = 0.98 * log.get(name, float(value.detach())) + 0.02 * float(value.detach())
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            result = validate(average, face_model, held_out or clips)
             tqdm.write(f"{step + 1}: " + " ".join(f"{k} {v:.3f}" for k, v in {**log, **result}.items()))
-            if result["opening"] + result["width"] > best.get("opening", -1) + best.get("width", -1):
+            if result["opening"] + result["width"] > best.get("opening", -2) + best.get("width", -2):
                 best = {"step": step + 1, **result}
-                average.save_pretrained(out / "expression_extractor")
-    return best
+                state = {name: value.clone() for name, value in average.state_dict().items()}
+    average.load_state_dict(state)
+    return average, best

@@ -256,7 +256,7 @@ def train(data: Path, out: Path, config: VideoConfig, work: Path) -> dict:
             for slow, fast in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
                 slow.lerp_(fast, 1 - rate) if slow.is_floating_point() else slow.copy_(fast)
         for name, value in losses.items():
-            log[name] = 0.98 * log.get(name, float(value)) + 0.02 * float(value)
+            log[name] = 0.98 * log.get(name, float(value.detach())) + 0.02 * float(value.detach())
         progress.set_postfix({k: f"{v:.3f}" for k, v in log.items()}, refresh=False)
         if time.monotonic() - saved > 180 or step + 1 == config.steps:
             saved = time.monotonic()

@@ -16,12 +16,17 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 # What the Hub client raises. HfHubHTTPError derives from the base error of the HTTP library below it, and that library
 # has changed between versions; OSError covers being offline and files that are not in the cache.
-HUB_ERRORS = (HfHubHTTPError.__bases__[0], HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError)
+HUB_ERRORS: tuple[type[Exception], ...] = (
+    HfHubHTTPError.__bases__[0],
+    HfHubHTTPError,
+    HFValidationError,
+    EntryNotFoundError,
+    OSError,
+)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -40,7 +45,7 @@ class OSMNetModel(ModelMixin, ConfigMixin):
     `_keep_in_fp32_modules` stay at least float32 under `dtype=`, `.to(...)`, `.half()` and `.bfloat16()`.
     """
 
-    config_name = "config.json"
+    config_name: Any = "config.json"
 
     @classmethod
     def from_pretrained(
@@ -119,6 +124,11 @@ class OSMNetModel(ModelMixin, ConfigMixin):
             )
         return config
 
+    @property
+    def config(self) -> Any:
+        """The constructor's arguments, as attributes: what `config.json` holds."""
+        return self._internal_dict
+
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], variant: str | None = None, safe_serialization: bool = True
     ) -> None:
@@ -141,7 +151,7 @@ class OSMNetModel(ModelMixin, ConfigMixin):
         except OSError as error:
             raise ValueError(f"Cannot write to the folder {folder} ({error}); choose another one.") from error
         try:
-            super().save_pretrained(temporary, variant=variant, max_shard_size="1000GB")
+            ModelMixin.save_pretrained(self, temporary, variant=variant, max_shard_size="1000GB")
             for file in sorted(temporary.iterdir()):
                 os.chmod(file, 0o644)
                 os.replace(file, folder / file.name)
@@ -150,13 +160,13 @@ class OSMNetModel(ModelMixin, ConfigMixin):
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast as `torch.nn.Module.to` does, keeping what `_keep_in_fp32_modules` names in float32."""
-        # Not super().to: diffusers' version warns that the kept tensors would be cast, and here they are not.
-        return nn.Module.to(self, *args, **kwargs)
+        # Past ModelMixin.to, which warns that the kept tensors would be cast: here they are not.
+        return super(ModelMixin, self).to(*args, **kwargs)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         kept = self._kept_in_fp32()
         before = {name: tensor.detach() for name, tensor in kept.items()}
-        super()._apply(fn, recurse)
+        super(ModelMixin, self)._apply(fn, recurse)
         for name, tensor in self._kept_in_fp32().items():
             if tensor.is_floating_point() and tensor.element_size() < 4:
                 # Taken from the tensor as it was: casting back would keep the rounding.

@@ -1,0 +1,51 @@
+"""Head motion read from a video."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from osmnet.face.crop import crop_box, to_crop
+from osmnet.face.landmarker import FaceLandmarker
+from osmnet.face.morphable import FaceModel
+from osmnet.media.video import read_frames
+
+REFERENCE_SIZE = 256
+SMOOTHING = 1.0  # frames: the landmarker's noise
+
+
+def head_motion_of(video: str | os.PathLike[str], bundle: Path, face_model: FaceModel, frames: int) -> np.ndarray:
+    """Poses of the largest face of a video, relative to its first.
+
+    Args:
+        video (`str` or `os.PathLike`): Any video with a face.
+        bundle (`Path`): The face landmarker.
+        face_model (`FaceModel`): The linear face model.
+        frames (`int`): Length wanted at 25 fps; a shorter video is played back and forth.
+
+    Returns:
+        `np.ndarray` of shape `(frames, 6)`: Yaw, pitch, roll [rad], tx, ty, tz [head units]; the first is 0.
+
+    Raises:
+        ValueError: If it is no video or shows no face.
+    """
+    found, height, width = [], 0, 0
+    with FaceLandmarker(bundle, mode="video") as landmarker:
+        for frame in read_frames(video):
+            height, width = frame.shape[:2]
+            faces = landmarker.detect(frame)
+            if faces:
+                found.append(faces[0])
+            elif found:
+                found.append(found[-1])  # a face that is hidden for a moment stays where it was
+            if len(found) >= frames:
+                break
+    if not found:
+        raise ValueError(f"No face was found in the video '{video}'; use one in which a face is clearly seen.")
+    landmarks = np.stack(found)
+    box = crop_box(landmarks, height, width)
+    pose = face_model.fit_track(to_crop(landmarks, box, REFERENCE_SIZE), REFERENCE_SIZE).head_pose
+    pose = gaussian_filter1d(pose, SMOOTHING, axis=0, mode="nearest")
+    back_and_forth = np.abs((np.arange(frames) + len(pose) - 1) % max(2 * len(pose) - 2, 1) - (len(pose) - 1))
+    return (pose - pose[0])[back_and_forth].astype(np.float32)
