@@ -13,7 +13,9 @@ import re
 import secrets
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
@@ -198,6 +200,21 @@ def _check_output(folder: Path) -> None:
         raise ValueError(f"The output folder '{folder}' cannot be written to; name another or change permissions.")
 
 
+@contextmanager
+def _only_our_messages() -> Iterator[None]:
+    """Keep Python's warnings and what native code writes to stderr (MediaPipe has much to say) off the screen."""
+    with warnings.catch_warnings(), open(os.devnull, "wb") as nowhere:
+        warnings.simplefilter("ignore")
+        sys.stderr.flush()
+        screen = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
 def _generate(arguments: argparse.Namespace) -> int:
     _check_file(arguments.portrait, "portrait", "a picture file")
     _check_file(arguments.speech, "speech", "an audio or video file")
@@ -226,27 +243,31 @@ def _generate(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"osmnet: --seed {seed} makes these videos again.\n")
 
     # 3. Encode and sample; nothing is rendered or written yet.
-    output = pipe(
-        arguments.portrait,
-        arguments.speech,
-        num_videos=arguments.num_videos,
-        epsilon=arguments.epsilon,
-        generator=torch.Generator().manual_seed(seed),
-        sampling=arguments.sampling,
-        full_frame=not arguments.crop,
-        size=arguments.size,
-        face=None if arguments.face is None else arguments.face - 1,
-        motion_scale=arguments.motion_scale,
-        expression_scale=arguments.expression_scale,
-        still=arguments.still,
-        blink=not arguments.no_blink,
-        yaw=math.radians(arguments.yaw),
-        pitch=math.radians(arguments.pitch),
-        roll=math.radians(arguments.roll),
-        head_motion=arguments.head_motion,
-        output_type="lazy",
-        progress=True,
-    )
+    with nullcontext() if arguments.debug else _only_our_messages():
+        output = pipe(
+            arguments.portrait,
+            arguments.speech,
+            num_videos=arguments.num_videos,
+            epsilon=arguments.epsilon,
+            generator=torch.Generator().manual_seed(seed),
+            sampling=arguments.sampling,
+            full_frame=not arguments.crop,
+            size=arguments.size,
+            face=None if arguments.face is None else arguments.face - 1,
+            motion_scale=arguments.motion_scale,
+            expression_scale=arguments.expression_scale,
+            still=arguments.still,
+            blink=not arguments.no_blink,
+            yaw=math.radians(arguments.yaw),
+            pitch=math.radians(arguments.pitch),
+            roll=math.radians(arguments.roll),
+            head_motion=arguments.head_motion,
+            output_type="lazy",
+            progress=True,
+        )
+    if arguments.face is None and output.source.num_faces > 1:
+        count = output.source.num_faces
+        sys.stderr.write(f"osmnet: The portrait shows {count} faces; the largest is taken (--face N takes another).\n")
 
     # 4. Render straight into the files.
     with tqdm(desc="rendering", unit="frame", file=sys.stderr, dynamic_ncols=True) as bar:

@@ -6,7 +6,6 @@ little: most failures are a missing system library or a version that another pac
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import tempfile
@@ -210,7 +209,6 @@ def main(model: str | None = None, revision: str | None = None) -> int:
     Returns:
         `int`: 0 when all is well, else 1.
     """
-    os.environ.setdefault("GLOG_minloglevel", "2")  # MediaPipe's notices would come between the lines
     findings = examine(model, revision)
     width = max(len(finding.name) for finding in findings)
     sys.stdout.write(f"osmnet {osmnet.__version__} in {Path(osmnet.__file__).parent}\n")

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 
 import osmnet
 from osmnet.face.crop import CropBox, crop_box, extract, to_crop
@@ -38,6 +39,9 @@ MAX_YAW_DEG = 60.0
 MAX_VIDEOS = 100
 # How sampled clips become a path (measured against real motion in docs/experiments.md).
 CLIP_CORRELATION, PULL, SMOOTHING = 0.8, 0.08, 1.2
+PAUSE = 9  # frames; shorter silences do not close the mouth
+SMILE_KEPT = 0.5  # of the portrait's own expression around the mouth; all of it would talk through a grin
+LIDS_MEET = 0.85  # lids move on a curve: a straight way of their whole distance would carry the upper past the lower
 MAX_TURN = math.radians(30)  # of sampled motion: further than people turn while they speak to a camera
 SHEET_COLUMNS, SHEET_SIDE = 8, 192
 TAKES_AT_ONCE = 4  # encoders that run side by side
@@ -210,8 +214,13 @@ class OSMNetPipelineOutput:
             "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        try:
+            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            raise ValueError(f"'{path}' cannot be written ({error.strerror}); choose another folder.") from error
+        finally:
+            temporary.unlink(missing_ok=True)
         return path
 
 
@@ -257,24 +266,22 @@ class OSMNetPipeline(PipelineLoader):
         Raises:
             ValueError: If the picture cannot be used; one sentence says why.
         """
-        if size is not None and (full_frame or not 64 <= size <= 2048):
-            raise ValueError("size is the side of the square, 64 to 2048 pixels; it goes with full_frame=False only.")
+        if size is not None:
+            _check_range("size", size, 64, 2048, whole=True)
+            if full_frame:
+                raise ValueError("size is the side of the square; leave it out, or give full_frame=False.")
         picture = load_portrait(portrait)
         with FaceLandmarker(self._bundle(), num_faces=8) as landmarker:
             faces = _find_faces(landmarker, picture)
             landmarks = _choose_face(faces, face)
             box = crop_box(landmarks, *picture.shape[:2])
             if full_frame:
+                width = picture.shape[1]
                 picture, box = _fit_frame(picture, box)
-            # A second look, at the square alone, is more exact than the one at the whole picture.
-            looked_at = extract(picture, box, DETECTION_SIZE)
-            again = landmarker.detect(looked_at)
-        if again:
-            finer = again[0] * (box.side / DETECTION_SIZE)
-        else:
-            finer = landmarks * (picture.shape[1] / load_portrait(portrait).shape[1]) - (box.left, box.top, 0)
+                landmarks = landmarks * (picture.shape[1] / width)
+            landmarks = _look_again(landmarker, picture, box, landmarks)
         side = box.side if full_frame else (size or DEFAULT_SIZE)
-        fit = self.face_model.fit(to_crop(finer + (box.left, box.top, 0), box, side), side)
+        fit = self.face_model.fit(to_crop(landmarks, box, side), side)
         yaw = math.degrees(fit.head_pose[0])
         if abs(yaw) > MAX_YAW_DEG:
             raise ValueError(
@@ -408,8 +415,17 @@ class OSMNetPipeline(PipelineLoader):
             parts.append(beta[start - first : start - first + step])
         expression = np.concatenate(parts)
         lips = expression - self.face_model.upper_face(expression)
-        lips *= expression_scale * speech.activity[:, None]
-        return (lips + self.face_model.upper_face(source.fit.expression)).astype(np.float32)
+        # Lips come to rest in pauses, not in the short gaps between words.
+        speaking = gaussian_filter1d(maximum_filter1d(speech.activity, PAUSE), 1.0)
+        lips *= expression_scale * speaking[:, None]
+        return (self._rest(source) + lips).astype(np.float32)
+
+    def _rest(self, source: Source) -> np.ndarray:
+        """β `(64,)` of the portrait's face when it is silent: its eyes, brows and some of its smile, lips together."""
+        fit = source.fit
+        upper = self.face_model.upper_face(fit.expression)
+        rest = upper + SMILE_KEPT * (fit.expression - upper)
+        return rest + self.face_model.close_lips(self.face_model.move(fit.shape, (rest - fit.expression)[None])[0])
 
     def render(
         self, source: Source, motion: Motion, *, expression: np.ndarray | None = None
@@ -427,7 +443,7 @@ class OSMNetPipeline(PipelineLoader):
         if expression is None:
             expression = self.extract_expression(source, motion.speech)
         renderer = Renderer(source, self.face_model, self.video_generator)
-        closing = float(eye_opening(source.fit.shape)) * self.face_model.array("blink")
+        closing = LIDS_MEET * float(eye_opening(source.fit.shape)) * self.face_model.array("blink")
         pose = absolute_pose(source, motion)
         takes = [renderer(p, expression + lids[:, None] * closing) for p, lids in zip(pose, motion.blink, strict=True)]
         for chunks in zip(*takes, strict=True):
@@ -522,7 +538,7 @@ class OSMNetPipeline(PipelineLoader):
     @property
     def name(self) -> str:
         """Which weights these are, for records."""
-        return self.video_generator.config.get("_name_or_path") or "unnamed"
+        return self.name_or_path or "unnamed"
 
     def _bundle(self) -> Path:
         if self.face_landmarker_path is None:
@@ -585,8 +601,11 @@ def _take_seeds(generator: torch.Generator | list[torch.Generator] | None, count
         if len(generator) != count:
             raise ValueError(f"{len(generator)} generators were given for {count} videos; give one, or one for each.")
         return tuple(each.initial_seed() for each in generator)
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(f"generator must be a torch.Generator or a list of them, not {type(generator).__name__}.")
     device = generator.device if generator is not None else "cpu"
-    draws = [torch.randint(0, 2**62, (), generator=generator, device=device, dtype=torch.int64) for _ in range(count)]
+    # 53 bits: every reader of the JSON files holds them exactly.
+    draws = [torch.randint(0, 2**53, (), generator=generator, device=device, dtype=torch.int64) for _ in range(count)]
     return tuple(int(draw) for draw in draws)
 
 
@@ -618,7 +637,9 @@ def _find_faces(landmarker: FaceLandmarker, picture: np.ndarray) -> list[np.ndar
 def _choose_face(faces: list[np.ndarray], face: int | None) -> np.ndarray:
     if not faces:
         raise ValueError("No face was found in the portrait; use a picture in which a face is clearly seen.")
-    if face is not None and not 0 <= face < len(faces):
+    if face is not None:
+        _check_range("face", face, 0, 100, whole=True)
+    if face is not None and face >= len(faces):
         raise ValueError(f"The portrait shows {len(faces)} face{'s' * (len(faces) > 1)}; there is no face {face + 1}.")
     if face is None and len(faces) > 1:
         warnings.warn(f"The portrait shows {len(faces)} faces; the largest is taken (choose with face=).", stacklevel=3)
@@ -629,6 +650,19 @@ def _choose_face(faces: list[np.ndarray], face: int | None) -> np.ndarray:
             f"The face is only {height:.0f} pixels high, and at least {MIN_FACE_PX} are needed; use a larger picture."
         )
     return landmarks
+
+
+def _look_again(landmarker: FaceLandmarker, picture: np.ndarray, box: CropBox, landmarks: np.ndarray) -> np.ndarray:
+    """Look at the square alone, which is more exact than a look at the whole picture: vertices in its pixels."""
+    scale = box.side / DETECTION_SIZE
+    found = [face * scale + (box.left, box.top, 0) for face in landmarker.detect(extract(picture, box, DETECTION_SIZE))]
+
+    def distance(face: np.ndarray) -> float:
+        return float(np.linalg.norm((face - landmarks)[:, :2].mean(0)))
+
+    nearest = min(found, key=distance, default=landmarks)
+    # The square may show a neighbour, too: only the face that was chosen will do.
+    return nearest if distance(nearest) < 0.3 * np.ptp(landmarks[:, 1]) else landmarks
 
 
 def _fit_frame(picture: np.ndarray, box: CropBox) -> tuple[np.ndarray, CropBox]:

@@ -55,6 +55,7 @@ class PipelineLoader:
                 raise ValueError(f"{name} must be a {class_name}, not a {type(components[name]).__name__}.")
             setattr(self, name, components[name])
         self.face_landmarker_path = Path(face_landmarker) if face_landmarker is not None else None
+        self.name_or_path: str | None = None  # from where it was loaded
 
     @classmethod
     def from_pretrained(
@@ -116,8 +117,12 @@ class PipelineLoader:
         components = {}
         for name, path in cls.components_classes.items():
             network = _import_class(path)
+            if not (folder / name).is_dir():
+                raise ValueError(f"{folder} lacks the folder of its component {name!r}; download the model again.")
             components[name] = network.from_pretrained(folder / name, dtype=dtype, variant=variant, device=device)
-        return cls(**components, face_landmarker=face_landmarker)
+        pipeline = cls(**components, face_landmarker=face_landmarker)
+        pipeline.name_or_path = _name_of(pretrained_model_name_or_path, folder)
+        return pipeline
 
     @classmethod
     def _find_folder(
@@ -270,6 +275,15 @@ class PipelineLoader:
     @classmethod
     def _component_names(cls) -> str:
         return ", ".join(cls.components_classes) or "none"
+
+
+def _name_of(source: str | os.PathLike[str] | None, folder: Path) -> str:
+    """Say where a model came from: its folder, its id and commit on the Hub, or the package."""
+    if source is None:
+        return f"weights of osmnet {osmnet.__version__}"
+    if not os.path.isdir(Path(source).expanduser()) and folder.parent.name == "snapshots":
+        return f"{source}@{folder.name}"  # in the Hub client's cache the folder's name is the commit
+    return os.fspath(source)
 
 
 def packaged_weights() -> Path:

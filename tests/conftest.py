@@ -37,6 +37,22 @@ def repository() -> Path:
     return REPOSITORY
 
 
+@pytest.fixture(scope="session")
+def tiny():
+    """A tiny pipeline with a mesh, see `dummies.py`; tests leave it as it is."""
+    from dummies import tiny_pipeline
+
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny, tmp_path_factory) -> Path:
+    """The folder of the tiny pipeline, saved; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def subprocess_environment() -> dict[str, str]:
     """Environment for a child process that imports the same osmnet as this process, whatever its working folder."""

@@ -41,6 +41,8 @@ def pipeline(monkeypatch):
     record = types.SimpleNamespace(loaded=None, called=None, saved=None, behave=None)
 
     class Output:
+        source = types.SimpleNamespace(num_faces=1)
+
         def save(self, folder, *, sheet, progress):
             record.saved = {"folder": folder, "sheet": sheet}
             if record.behave is not None:

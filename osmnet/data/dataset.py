@@ -2,15 +2,25 @@
 
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import soundfile
 
 from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.media.audio import mel_windows
+
+
+class _HasSpeaker(Protocol):
+    @property
+    def speaker(self) -> str: ...
+
+
+Spoken = TypeVar("Spoken", bound=_HasSpeaker)
 
 
 @dataclass(frozen=True)
@@ -91,13 +101,37 @@ def load_clips(folder: Path, speech: bool | None = None) -> list[Clip]:
     Raises:
         ValueError: If the folder has none.
     """
-    clips = [Clip(file.parent) for file in sorted(Path(folder).glob("*/clip.json"))]
-    clips = [clip for clip in clips if speech is None or clip.has_speech == speech]
+    clips = [Clip(file.parent) for file in sorted(Path(folder).glob("[!.]*/clip.json"))]
     if not clips:
         raise ValueError(f"No prepared clips in '{folder}'; make some with `osmnet prepare CLIPS --out {folder}`.")
-    return clips
+    chosen = [clip for clip in clips if speech is None or clip.has_speech == speech]
+    if not chosen:
+        wanted = "has" if speech else "is without"
+        raise ValueError(f"None of the {len(clips)} clips in '{folder}' {wanted} speech; prepare others.")
+    return chosen
 
 
 def is_held_out(speaker: str) -> bool:
     """Whether a speaker is kept from training: about one in eight, by name, so that every stage agrees."""
     return zlib.crc32(speaker.encode()) % 8 == 3
+
+
+def split_clips(clips: Sequence[Spoken]) -> tuple[list[Spoken], list[Spoken]]:
+    """Part clips by speaker into those to train on and those to validate on.
+
+    Args:
+        clips (sequence of `Clip` or of what else has a `speaker`): In any order.
+
+    Returns:
+        `tuple[list, list]`: The training clips, and the held-out ones. Without a held-out speaker (fine-tuning on
+        one person) the second list is the training clips again, so that there always is something to look at.
+
+    Raises:
+        ValueError: If there is nothing to train on.
+    """
+    training = [clip for clip in clips if not is_held_out(clip.speaker)]
+    held_out = [clip for clip in clips if is_held_out(clip.speaker)]
+    if not training:
+        names = ", ".join(sorted({clip.speaker for clip in clips})) or "none"
+        raise ValueError(f"No clips to train on: all speakers ({names}) are held out by name; add or rename some.")
+    return training, held_out or training

@@ -1,12 +1,48 @@
 """MediaPipe's face landmarker: pictures in, vertices in pixels out."""
 
 import os
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-os.environ.setdefault("GLOG_minloglevel", "2")  # its start-up notices would drown ours
+_stderr_lock = threading.Lock()
+
+
+@contextmanager
+def _native_notices_hidden() -> Iterator[None]:
+    """Send file descriptor 2 to nowhere for a moment.
+
+    MediaPipe and TensorFlow Lite write start-up notices straight to it, which no setting of theirs prevents and which
+    would tear our progress bar. What goes wrong comes as an exception all the same.
+    """
+    with _stderr_lock:  # two at once would each keep the other's nowhere as the real one
+        try:
+            kept = os.dup(2)
+        except OSError:  # a process without stderr
+            yield
+            return
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _release(task: Any) -> None:
+    try:
+        task.close()
+    except RuntimeError:
+        # At exit the thread that closes it is gone already. The process gives everything back anyway; without this the
+        # task's own `__del__` would try once more and complain.
+        task._handle = None
 
 
 class FaceLandmarker:
@@ -45,9 +81,12 @@ class FaceLandmarker:
             num_faces=num_faces,
         )
         try:
-            self._task = vision.FaceLandmarker.create_from_options(options)
+            with _native_notices_hidden():
+                self._task = vision.FaceLandmarker.create_from_options(options)
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"'{bundle}' is not a MediaPipe face landmarker bundle ({error}).") from error
+        self._release = weakref.finalize(self, _release, self._task)
+        self._started = False
 
     def detect(self, image: np.ndarray) -> list[np.ndarray]:
         """Find the faces of one picture (in video mode: of the next frame).
@@ -58,11 +97,13 @@ class FaceLandmarker:
         Returns:
             `list[np.ndarray]`: One `(478, 3)` float32 array in pixels for each face, largest face first.
         """
-        if self._video:
-            self._time_ms += 40
-            result = self._task.detect_for_video(self._image(image), self._time_ms)
-        else:
-            result = self._task.detect(self._image(image))
+        with nullcontext() if self._started else _native_notices_hidden():
+            if self._video:
+                self._time_ms += 40
+                result = self._task.detect_for_video(self._image(image), self._time_ms)
+            else:
+                result = self._task.detect(self._image(image))
+        self._started = True
         height, width = image.shape[:2]
         faces = [
             np.array([(p.x * width, p.y * height, p.z * width) for p in face], np.float32)
@@ -71,8 +112,8 @@ class FaceLandmarker:
         return sorted(faces, key=lambda face: -np.prod(np.ptp(face[:, :2], axis=0)))
 
     def close(self) -> None:
-        """Free the native task."""
-        self._task.close()
+        """Free the native task; closing twice does no harm."""
+        self._release()
 
     def __enter__(self) -> "FaceLandmarker":
         return self

@@ -8,8 +8,10 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from osmnet.face.pose import Similarity, fit_similarity, pose_from_similarity
-from osmnet.face.topology import INNER_LIPS, NUM_VERTICES, STABLE, eye_opening, mouth_opening
+from osmnet.face.topology import INNER_LIPS, NUM_VERTICES, STABLE, eye_opening, mouth_opening, opposite_lid
 from osmnet.modeling_utils import OSMNetModel
+
+LIP_REACH = 0.05  # head units: how far from its edge a lip is carried along
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,27 @@ class FaceModel(OSMNetModel):
             change (`np.ndarray` of shape `(frames, expression_dim)`): β wanted minus β of the shape.
 
         Returns:
-            `np.ndarray` of shape `(frames, 478, 3)`.
+            `np.ndarray` of shape `(frames, 478, 3)`; lips touch where the linear model would have them cross.
         """
         basis = self.array("expression_basis").reshape(change.shape[-1], -1)
-        return shape + (change @ basis).reshape(-1, NUM_VERTICES, 3)
+        return self._uncross_lips(shape + (change @ basis).reshape(-1, NUM_VERTICES, 3))
+
+    def _uncross_lips(self, shapes: np.ndarray) -> np.ndarray:
+        """Make lips that a linear model pushed through each other touch instead: `(frames, 478, 3)`."""
+        count = len(INNER_LIPS) // 2
+        lower, upper = INNER_LIPS[1:count], INNER_LIPS[opposite_lid(INNER_LIPS)][1:count]
+        crossing = np.maximum(shapes[:, upper, 1] - shapes[:, lower, 1], 0)  # y is down
+        if not crossing.any():
+            return shapes
+        mean = self.array("mean_shape")
+        is_lower = mean[:, 1] > mean[INNER_LIPS, 1].mean()
+        moved = shapes.copy()
+        for own, side, half in ((upper, ~is_lower, -0.5), (lower, is_lower, 0.5)):
+            # The whole lip follows its edge, less with distance.
+            near = np.exp(-0.5 * (np.linalg.norm(mean[side][:, None, :2] - mean[own][:, :2], axis=-1) / LIP_REACH) ** 2)
+            share = near / np.maximum(near.sum(1, keepdims=True), 1e-9) * near.max(1, keepdims=True)
+            moved[:, side, 1] += half * crossing @ share.T
+        return moved
 
     def fit(self, landmarks_px: np.ndarray, size: int) -> FaceFit:
         """Fit identity, expression and pose to a single picture.
@@ -151,6 +170,18 @@ class FaceModel(OSMNetModel):
         mirrored = basis[:, self.array("mirror").astype(int)] * np.array([-1, 1, 1])
         flat, mirrored = basis.reshape(len(basis), -1), mirrored.reshape(len(basis), -1)
         return np.linalg.solve(flat @ flat.T + 1e-6 * np.eye(len(flat)), flat @ mirrored.T).T
+
+    def close_lips(self, shape: np.ndarray) -> np.ndarray:
+        """The change of β that brings the inner lips of a shape `(478, 3)` together: `(64,)`.
+
+        The smallest change that does it (ridge regression on the gaps), so a smile stays one.
+        """
+        count = len(INNER_LIPS) // 2
+        lower, upper = INNER_LIPS[1:count], INNER_LIPS[opposite_lid(INNER_LIPS)][1:count]
+        gap = (shape[upper] - shape[lower]).ravel()
+        basis = self.array("expression_basis")
+        across = (basis[:, upper] - basis[:, lower]).reshape(len(basis), -1)  # (64, gaps)
+        return -across @ np.linalg.solve(across.T @ across + 1e-4 * np.eye(len(gap)), gap)
 
     def upper_face(self, expression: np.ndarray) -> np.ndarray:
         """The part of β that lies in eyes, brows and forehead: what sound does not tell and a portrait should keep."""

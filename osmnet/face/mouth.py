@@ -12,7 +12,9 @@ from osmnet.face.topology import INNER_LIPS, OUTER_LIPS
 
 WINDOW_WIDTH = 1.2  # head units
 DROP = 0.1  # the window's centre lies this much below the lips at rest, where the jaw will go
-PAINT_MARGIN = 0.07  # head units around the lips that the network may paint, too
+# Head units around the inside of the mouth that the network may paint, too. The lips themselves stay the warp's: a
+# network that may paint them learns to blur them.
+PAINT_MARGIN = 0.035
 GUIDE_CHANNELS = 4  # where to paint, inside of the mouth, lips, inside of the mouth in the source
 
 
@@ -115,7 +117,7 @@ def guide(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np.
     inner, lips = _polygon(target_px[INNER_LIPS], window_size), _polygon(target_px[OUTER_LIPS], window_size)
     margin = PAINT_MARGIN / WINDOW_WIDTH * window_size
     element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(margin) + 1,) * 2)
-    paint = cv2.GaussianBlur(cv2.dilate(lips, element), (0, 0), margin / 2)
+    paint = cv2.GaussianBlur(cv2.dilate(inner, element), (0, 0), margin / 2)
     return np.stack([paint * _fade(window_size), inner, lips, _polygon(source_px[INNER_LIPS], window_size)])
 
 

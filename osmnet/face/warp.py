@@ -19,7 +19,6 @@ from osmnet.face.topology import (
     LEFT_IRIS,
     NOSE,
     NUM_VERTICES,
-    OUTER_LIPS,
     OVAL,
     RIGHT_EYE,
     RIGHT_IRIS,
@@ -121,9 +120,9 @@ class MeshWarp:
         centre = self.similarity.place(middle[None])[0, :2]
         rest = self.similarity.place(self._hair_shape)[:, :2]
         ray = rest - centre
-        # How far along each ray the crop ends.
+        # How far along each ray the crop ends, but for its outermost pixels: those no triangle covers, so they stay.
         with np.errstate(divide="ignore"):
-            reach = np.where(ray > 0, (self.size - centre) / ray, np.where(ray < 0, -centre / ray, np.inf)).min(1)
+            reach = np.where(ray > 0, (self.size - 1 - centre) / ray, np.where(ray < 0, (1 - centre) / ray, np.inf)).min(1)
         self._border = centre + ray * reach[:, None]
         room = np.maximum(reach - MARGIN * self.size / np.linalg.norm(ray, axis=1), 0.5 * reach)
         self._hair = centre + ray * np.minimum(1.0, 0.8 * room)[:, None]

@@ -1,5 +1,6 @@
 """Stage `expression`: the expression extractor, sound of a clip to the expression of its face."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,13 +9,28 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from osmnet.data.dataset import Clip, is_held_out, load_clips
+from osmnet.data.dataset import load_clips, split_clips
 from osmnet.face.morphable import FaceModel
-from osmnet.face.topology import INNER_LIPS, LEFT_MOUTH_CORNER, LOWER_LIP, NOSE, RIGHT_MOUTH_CORNER, UPPER_LIP
-from osmnet.media.audio import MEL_WINDOW, STEPS_PER_FRAME, mel_spectrogram
+from osmnet.face.topology import (
+    CHIN,
+    INNER_LIPS,
+    LEFT_MOUTH_CORNER,
+    LOWER_LIP,
+    NOSE,
+    NUM_VERTICES,
+    OUTER_LIPS,
+    RIGHT_MOUTH_CORNER,
+    UPPER_LIP,
+)
 from osmnet.models.expression import ExpressionExtractor, expression_loss, landmark_loss, landmark_weights
+from osmnet.training.common import load_component, moving_average, set_learning_rate, update_average, update_log
+from osmnet.training.speech_clip import SpeechClip
 
 PIXELS_PER_HEAD_UNIT = 71.0  # in a crop of 256 pixels: the paper's landmark loss is in pixels
+MAX_LAG = 6  # frames by which sound and picture of a clip may still be apart
+MIN_CORRELATION = 0.25  # below this the sound is not the face's
+VALIDATE_EVERY = 100
+WARM_UP = 100
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,10 @@ class ExpressionConfig:
     weight_decay: float = 0.02
     hidden_dim: int = 128
     context_layers: int = 4
-    dropout: float = 0.2
+    dropout: float = 0.4
+    identity_noise: float = 0.7
+    identity_dropout: float = 0.5
+    own_mean: float = 0.2
     weight_landmark: float = 0.02  # the paper's λ_ldmk, Eq. 7
     weight_mouth: float = 1.0
     weight_concordance: float = 1.0
@@ -38,81 +57,137 @@ class ExpressionConfig:
     seed: int = 0
 
 
-MAX_LAG = 6  # frames by which sound and picture of a clip may still be apart
-MIN_CORRELATION = 0.25  # below this the sound is not the face's
+def train(data: Path, out: Path, config: ExpressionConfig) -> dict:
+    """Train the expression extractor and save the moving average.
+
+    A short first round finds out how sound and picture of each clip are aligned; the second round, from the start,
+    trains on the aligned clips.
+
+    Args:
+        data (`Path`): Made by `osmnet prepare`.
+        out (`Path`): Model folder with `face_model`; receives `expression_extractor`.
+        config (`ExpressionConfig`): Settings.
+
+    Returns:
+        `dict`: Results on held-out speakers.
+
+    Raises:
+        ValueError: If no clip can be used, or an earlier stage is missing.
+    """
+    face_model = load_component(FaceModel, out, "face_model")
+    clips = [SpeechClip(clip, face_model) for clip in tqdm(load_clips(data, speech=True), desc="clips", unit="clip")]
+    if config.align_steps:
+        rough, _ = _fit(clips, face_model, config, config.align_steps)
+        clips = align(rough, face_model, clips)
+    network, best = _fit(clips, face_model, config, config.steps)
+    _, held_out = split_clips(clips)
+    # One number is set by the held-out speakers: on its own training clips the network is louder than on new ones.
+    _set_amplitude(network, face_model, held_out, config.amplitude)
+    network.save_pretrained(out / "expression_extractor")
+    return {**best, **validate(network, face_model, held_out)}
 
 
-class SpeechClip:
-    """Spectrogram and expression of one clip."""
+def _fit(
+    clips: list[SpeechClip], face_model: FaceModel, config: ExpressionConfig, steps: int
+) -> tuple[ExpressionExtractor, dict]:
+    """One round of training; returns the moving average at its best step on held-out speakers."""
+    torch.manual_seed(config.seed)
+    rng = np.random.default_rng(config.seed)
+    training, held_out = split_clips(clips)
+    training = [clip for clip in training if len(clip) > config.frames // 2]
+    if not training:
+        raise ValueError(f"All training clips are shorter than {config.frames // 2} frames; set frames to fewer.")
+    share = _shares(training)
 
-    def __init__(self, clip: Clip, face_model: FaceModel):
-        fit = clip.fit(face_model)
-        frames = len(fit.expression)
-        spectrogram = mel_spectrogram(clip.speech())[: frames * STEPS_PER_FRAME]
-        self.spectrogram = np.pad(spectrogram, ((0, frames * STEPS_PER_FRAME - len(spectrogram)), (0, 0)), constant_values=-1)
-        self.expression = fit.expression
-        self.identity = fit.identity
-        self.speaker = clip.speaker
-        self.name = clip.name
-
-    def shift(self, frames: int) -> None:
-        """Move the sound against the picture: frame i gets the sound of frame i - `frames`."""
-        steps = frames * STEPS_PER_FRAME
-        silence = np.full((abs(steps), self.spectrogram.shape[1]), -1, np.float32)
-        if steps > 0:
-            self.spectrogram = np.concatenate([silence, self.spectrogram[:-steps]])
-        elif steps < 0:
-            self.spectrogram = np.concatenate([self.spectrogram[-steps:], silence])
-
-    def predict(self, network: ExpressionExtractor) -> torch.Tensor:
-        """β `(frames, 64)` that the network hears."""
-        mel = np.pad(self.spectrogram, ((6, 10), (0, 0)), constant_values=-1)
-        with torch.no_grad():
-            return network(torch.from_numpy(windows_of(mel))[None], torch.from_numpy(self.identity)[None])[0]
-
-    def cut(self, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A random stretch at a random speed: mel windows `(frames, 16, 16)` and β `(frames, 64)`."""
-        speed = rng.uniform(0.88, 1.14)
-        length = min(frames * speed, len(self.expression) - 1)
-        start = rng.uniform(0, len(self.expression) - 1 - length)
-        at = start + np.arange(frames) * length / frames
-        steps = (start * STEPS_PER_FRAME) + np.arange(-6, frames * STEPS_PER_FRAME + 10) * length / frames
-        mel = _interpolate(self.spectrogram, np.clip(steps, 0, len(self.spectrogram) - 1))
-        mel = _disturb(mel, rng)
-        return windows_of(mel), _interpolate(self.expression, at)
-
-
-def _interpolate(rows: np.ndarray, at: np.ndarray) -> np.ndarray:
-    below = np.minimum(at.astype(int), len(rows) - 2) if len(rows) > 1 else np.zeros(len(at), int)
-    part = (at - below)[:, None].astype(np.float32)
-    return rows[below] * (1 - part) + rows[np.minimum(below + 1, len(rows) - 1)] * part
-
-
-def _disturb(mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Another microphone, room and voice: equaliser, noise floor, pitch, reverberation, gain."""
-    bands = np.arange(mel.shape[1])
-    if rng.random() < 0.7:  # voice pitch and length of the vocal tract: bands move
-        position = np.clip(bands * rng.uniform(0.9, 1.1) + rng.uniform(-0.5, 0.5), 0, mel.shape[1] - 1)
-        mel = _interpolate(mel.T, position).T
-    if rng.random() < 0.4:  # a room: energy dies away at 10 to 60 dB a second
-        decay = np.float32(10 ** -rng.uniform(1.2, 2.5))
-        reverberant = mel.copy()
-        for i in range(1, len(mel)):
-            reverberant[i] = np.maximum(mel[i], reverberant[i - 1] - decay)
-        mel = reverberant
-    knots = rng.normal(0, 0.12, 4)
-    mel = mel + np.interp(bands, np.linspace(0, bands[-1], 4), knots) + rng.normal(0, 0.05)
-    if rng.random() < 0.7:
-        floor = rng.uniform(-1.0, -0.2) + np.interp(bands, np.linspace(0, bands[-1], 3), rng.normal(0, 0.15, 3))
-        mel = np.maximum(mel, floor + rng.normal(0, 0.04, mel.shape))
-    return np.maximum(mel, -1).astype(np.float32)
+    network = ExpressionExtractor(
+        identity_dim=face_model.config.identity_dim, expression_dim=face_model.config.expression_dim,
+        hidden_dim=config.hidden_dim, context_layers=config.context_layers, dropout=config.dropout,
+    )  # fmt: skip
+    average = moving_average(network)
+    optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    losses_of = _Losses(face_model, config)
+    best: dict[str, float] = {}
+    best_state = average.state_dict()
+    log: dict[str, float] = {}
+    for step in tqdm(range(steps), desc="expression", mininterval=5):
+        rate = config.learning_rate * min(1, (step + 1) / WARM_UP) * (0.5 * (1 + np.cos(np.pi * step / steps)))
+        set_learning_rate(optimiser, rate=rate)
+        chosen = [training[i] for i in rng.choice(len(training), config.batch_size, p=share)]
+        cuts = [clip.cut(config.frames, rng) for clip in chosen]
+        mel, truth = (torch.from_numpy(np.stack([cut[part] for cut in cuts])) for part in range(2))
+        identity = torch.from_numpy(np.stack([clip.identity for clip in chosen]))
+        total, losses = losses_of(network(mel, _blurred_identities(chosen, config, rng)), truth, identity)
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        update_average(average, network, step, config.ema)
+        update_log(log, losses)
+        if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == steps:
+            result = validate(average, face_model, held_out)
+            _say(f"{step + 1}: " + " ".join(f"{k} {v:.3f}" for k, v in {**log, **result}.items()))
+            if result["opening"] + result["width"] > best.get("opening", -2) + best.get("width", -2):
+                best = {"step": step + 1, **result}
+                best_state = {name: value.clone() for name, value in average.state_dict().items()}
+    average.load_state_dict(best_state)
+    return average, best
 
 
-def windows_of(mel: np.ndarray) -> np.ndarray:
-    """Windows of a spectrogram that already has its context: `(4 frames + 16, 16)` to `(frames, 16, 16)`."""
-    frames = (len(mel) - MEL_WINDOW) // STEPS_PER_FRAME
-    index = STEPS_PER_FRAME * np.arange(frames)[:, None] + np.arange(MEL_WINDOW)
-    return mel[index]
+def _blurred_identities(clips: list[SpeechClip], config: ExpressionConfig, rng: np.random.Generator) -> torch.Tensor:
+    """Identities `(batch, 40)` of random frames, noisy and often unknown: 60 faces must not be learnt by heart."""
+    identity = np.stack([clip.identities[rng.integers(len(clip.identities))] for clip in clips])
+    known = rng.random((len(clips), 1)) >= config.identity_dropout
+    noise = config.identity_noise * rng.normal(size=identity.shape)
+    return torch.from_numpy((known * identity + noise).astype(np.float32))
+
+
+def _say(line: str) -> None:
+    """Print a line above the progress bar, where it does not mix with the report on stdout."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def _shares(clips: list[SpeechClip]) -> np.ndarray:
+    """How often each clip is drawn: half-way between alike and by length, for clips and again for speakers."""
+    share = np.sqrt([len(clip) for clip in clips])
+    for speaker in {clip.speaker for clip in clips}:
+        same = np.array([clip.speaker == speaker for clip in clips])
+        share[same] /= np.sqrt(share[same].sum())
+    return share / share.sum()
+
+
+class _Losses:
+    """The paper's losses (Eq. 7-9), and two on the opening and width of the mouth."""
+
+    def __init__(self, face_model: FaceModel, config: ExpressionConfig):
+        self.face_model, self.config = face_model, config
+        # Components count by how much they move the mouth; the rest cannot be heard.
+        mouth = np.concatenate([INNER_LIPS, OUTER_LIPS, [CHIN]])
+        basis_norm = face_model.geometry["expression_basis"][:, mouth].flatten(1).norm(dim=1)
+        self.component_weights = basis_norm / basis_norm.max()
+        weights = landmark_weights(NUM_VERTICES, INNER_LIPS.tolist(), NOSE.tolist())
+        self.landmark_weights = weights / weights.mean()
+
+    def __call__(
+        self, expression: torch.Tensor, truth: torch.Tensor, identity: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        config = self.config
+        # Sound does not tell a speaker's habitual expression, so it counts little.
+        expression = expression - (1 - config.own_mean) * (expression - truth).mean(1, keepdim=True)
+        shape, true_shape = (self.face_model(identity[:, None], beta) for beta in (expression, truth))
+        mouth, true_mouth = _mouth(shape), _mouth(true_shape)
+        losses = {
+            "l2": expression_loss(expression, truth, self.component_weights),
+            "landmark": landmark_loss(
+                shape * PIXELS_PER_HEAD_UNIT, true_shape * PIXELS_PER_HEAD_UNIT, self.landmark_weights
+            ),
+            "mouth": 20 * F.l1_loss(mouth, true_mouth) + 20 * F.l1_loss(mouth.diff(dim=1), true_mouth.diff(dim=1)),
+            "concordance": concordance_loss(mouth, true_mouth),
+        }
+        total = (
+            losses["l2"] + config.weight_landmark * losses["landmark"] + config.weight_mouth * losses["mouth"]
+            + config.weight_concordance * losses["concordance"]
+        )  # fmt: skip
+        return total, losses
 
 
 def _mouth(shape: torch.Tensor) -> torch.Tensor:
@@ -123,7 +198,7 @@ def _mouth(shape: torch.Tensor) -> torch.Tensor:
 
 
 def concordance_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 - Lin's concordance over the frames: punishes what is uncorrelated and what is too small alike.
+    """1 - Lin's concordance over the frames, without its term for the means: punishes the uncorrelated and the small.
 
     Args:
         prediction (`torch.Tensor` of shape `(batch, frames, signals)`): Any unit.
@@ -139,8 +214,23 @@ def concordance_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Te
 
 
 @torch.no_grad()
+def _mouths(network: ExpressionExtractor, face_model: FaceModel, clip: SpeechClip) -> tuple[np.ndarray, np.ndarray]:
+    """Opening and width `(frames, 2)` of the mouth as the network hears it and as it was seen."""
+    identity = torch.from_numpy(clip.identity)
+    heard = _mouth(face_model(identity, clip.predict(network)))
+    seen = _mouth(face_model(identity, torch.from_numpy(clip.expression)))
+    return heard.numpy(), seen.numpy()
+
+
+@torch.no_grad()
 def validate(network: ExpressionExtractor, face_model: FaceModel, clips: list[SpeechClip]) -> dict[str, float]:
-    """Correlation and relative amplitude of opening and width on clips with their own sound, and mouth distance / static."""
+    """How clips' own sound moves their mouths.
+
+    Returns:
+        `dict[str, float]`: Correlations of opening and width with the truth, spread of the opening over the true one,
+        and `lmd_ratio`, the distance of the inner lips from the truth over that of lips that never move.
+    """
+    was_training = network.training
     network.eval()
     rows = []
     for clip in clips:
@@ -148,16 +238,18 @@ def validate(network: ExpressionExtractor, face_model: FaceModel, clips: list[Sp
         predicted = face_model(identity, clip.predict(network))
         truth = face_model(identity, torch.from_numpy(clip.expression))
         p, t = _mouth(predicted).numpy(), _mouth(truth).numpy()
-        static = truth[:1].expand_as(truth)
-        lips = lambda a, b: float((a - b)[:, INNER_LIPS].norm(dim=-1).mean())  # noqa: E731
+        error, movement = ((shape - truth)[:, INNER_LIPS].norm(dim=-1).mean() for shape in (predicted, truth[:1]))
         rows.append(
-            [np.corrcoef(p[:, 0], t[:, 0])[0, 1], np.corrcoef(p[:, 1], t[:, 1])[0, 1], p[:, 0].std() / t[:, 0].std(),
-             lips(predicted, truth) / lips(static, truth), len(p)]
-        )  # fmt: skip
-    rows = np.nan_to_num(np.array(rows))
-    names = ("opening", "width", "amplitude", "lmd_ratio")
-    network.train()
-    return {name: float(np.average(rows[:, i], weights=rows[:, -1])) for i, name in enumerate(names)}
+            {
+                "opening": _correlate(p[:, 0], t[:, 0]),
+                "width": _correlate(p[:, 1], t[:, 1]),
+                "amplitude": p[:, 0].std() / max(t[:, 0].std(), 1e-6),
+                "lmd_ratio": float(error) / max(float(movement), 1e-6),
+            }
+        )
+    network.train(was_training)
+    lengths = [len(clip) for clip in clips]
+    return {name: float(np.average([row[name] for row in rows], weights=lengths)) for name in rows[0]}
 
 
 @torch.no_grad()
@@ -175,20 +267,22 @@ def align(network: ExpressionExtractor, face_model: FaceModel, clips: list[Speec
     network.eval()
     kept = []
     for clip in clips:
-        identity = torch.from_numpy(clip.identity)
-        heard = _mouth(face_model(identity, clip.predict(network))).numpy()
-        seen = _mouth(face_model(identity, torch.from_numpy(clip.expression))).numpy()
+        heard, seen = _mouths(network, face_model, clip)
         lags = {lag: _correlation(heard, seen, lag) for lag in range(-MAX_LAG, MAX_LAG + 1)}
         best = max(lags, key=lambda lag: lags[lag] - 0.01 * abs(lag))
         if lags[best] < lags[0] + 0.04:
             best = 0
         if lags[best] < MIN_CORRELATION:
-            tqdm.write(f"{clip.name}: left out, sound and lips agree only to {lags[best]:.2f}")
+            _say(f"{clip.name}: left out, sound and lips agree only to {lags[best]:.2f}")
             continue
         if best:
-            tqdm.write(f"{clip.name}: sound moved by {-best} frames ({lags[0]:.2f} to {lags[best]:.2f})")
+            _say(f"{clip.name}: sound moved by {-best} frames ({lags[0]:.2f} to {lags[best]:.2f})")
         clip.shift(-best)
         kept.append(clip)
+    if not kept:
+        raise ValueError(
+            "In no clip do sound and lips agree; are these the voices of the faces? align_steps=0 trains without asking."
+        )
     return kept
 
 
@@ -196,113 +290,23 @@ def _correlation(heard: np.ndarray, seen: np.ndarray, lag: int) -> float:
     """Correlation of opening and width, weighted 3 : 1, when `heard` is taken `lag` frames later than `seen`."""
     n = len(heard)
     a, b = heard[max(lag, 0) : n + min(lag, 0)], seen[max(-lag, 0) : n + min(-lag, 0)]
-    values = [np.corrcoef(a[:, i], b[:, i])[0, 1] for i in range(2)]
-    return float(np.nan_to_num(0.75 * values[0] + 0.25 * values[1]))
+    return 0.75 * _correlate(a[:, 0], b[:, 0]) + 0.25 * _correlate(a[:, 1], b[:, 1])
 
 
-def train(data: Path, out: Path, config: ExpressionConfig) -> dict:
-    """Train the expression extractor and save the moving average.
-
-    A short first round finds out how sound and picture of each clip are aligned; the second round, from the start, trains
-    on the aligned clips.
-
-    Args:
-        data (`Path`): Made by `osmnet prepare`.
-        out (`Path`): Model folder with `face_model`; receives `expression_extractor`.
-        config (`ExpressionConfig`): Settings.
-
-    Returns:
-        `dict`: Results on held-out speakers.
-    """
-    face_model = FaceModel.from_pretrained(out / "face_model")
-    clips = [SpeechClip(clip, face_model) for clip in tqdm(load_clips(data, speech=True), desc="clips", unit="clip")]
-    if config.align_steps:
-        rough, _ = _fit(clips, face_model, config, config.align_steps)
-        clips = align(rough, face_model, clips)
-    network, best = _fit(clips, face_model, config, config.steps)
-    held_out = [clip for clip in clips if is_held_out(clip.speaker)]
-    # One number is set by the held-out speakers: on its own training clips the network is louder than on new ones.
-    _set_amplitude(network, face_model, held_out or clips, config.amplitude)
-    best = {**best, **validate(network, face_model, held_out)} if held_out else best
-    network.save_pretrained(out / "expression_extractor")
-    return best
+def _correlate(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation; 0 where one of the two does not vary."""
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-12))
 
 
-def _set_amplitude(network: ExpressionExtractor, face_model: FaceModel, clips: list[SpeechClip], amplitude: float) -> None:
+def _set_amplitude(
+    network: ExpressionExtractor, face_model: FaceModel, clips: list[SpeechClip], amplitude: float
+) -> None:
     """Stretch the network's output around its mean so that mouths open as far as real ones: regression shrinks it."""
     network.eval()
-    heard = [clip.predict(network) for clip in clips]
-    opening = lambda clip, beta: float(_mouth(face_model(torch.from_numpy(clip.identity), beta))[:, 0].std())  # noqa: E731
-    ratio = np.median([opening(c, b) / opening(c, torch.from_numpy(c.expression)) for c, b in zip(clips, heard, strict=True)])
-    mean, gain = torch.cat(heard).mean(0), float(np.clip(amplitude / ratio, 0.5, 2.5))
+    spread = [[mouth[:, 0].std() for mouth in _mouths(network, face_model, clip)] for clip in clips]
+    ratio = np.median([heard / max(seen, 1e-6) for heard, seen in spread])
+    gain = float(np.clip(amplitude / max(ratio, 1e-6), 0.5, 2.5))
+    mean = torch.cat([clip.predict(network) for clip in clips]).mean(0)
     network.output_scale.mul_(gain)
     network.output_bias.mul_(gain).add_((1 - gain) * mean)
-
-
-def _fit(clips: list[SpeechClip], face_model: FaceModel, config: ExpressionConfig, steps: int) -> tuple[ExpressionExtractor, dict]:
-    """One round of training; returns the moving average at its best step on held-out speakers."""
-    torch.manual_seed(config.seed)
-    rng = np.random.default_rng(config.seed)
-    held_out = [clip for clip in clips if is_held_out(clip.speaker)]
-    clips = [clip for clip in clips if not is_held_out(clip.speaker) and len(clip.expression) > config.frames // 2]
-    # Every speaker counts alike up to a point: half-way between per clip and per second, then per speaker.
-    weight = np.sqrt([len(clip.expression) for clip in clips])
-    for speaker in {clip.speaker for clip in clips}:
-        same = np.array([clip.speaker == speaker for clip in clips])
-        weight[same] /= np.sqrt(weight[same].sum())
-    weight /= weight.sum()
-
-    network = ExpressionExtractor(
-        identity_dim=face_model.config.identity_dim, expression_dim=face_model.config.expression_dim,
-        hidden_dim=config.hidden_dim, context_layers=config.context_layers, dropout=config.dropout,
-    )  # fmt: skip
-    average = ExpressionExtractor.from_config(network.config).eval()
-    average.load_state_dict(network.state_dict())
-    optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    basis_norm = face_model.geometry["expression_basis"].flatten(1).norm(dim=1)
-    landmark_weight = landmark_weights(478, INNER_LIPS.tolist(), NOSE.tolist())
-    landmark_weight = landmark_weight / landmark_weight.mean()
-    best: dict[str, float] = {}
-    log: dict[str, float] = {}
-    progress = tqdm(range(steps), desc="expression", mininterval=5)
-    for step in progress:
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * min(1, (step + 1) / 100) * (0.5 * (1 + np.cos(np.pi * step / steps)))
-        chosen = [clips[i] for i in rng.choice(len(clips), config.batch_size, p=weight)]
-        cuts = [clip.cut(config.frames, rng) for clip in chosen]
-        mel = torch.from_numpy(np.stack([c[0] for c in cuts]))
-        truth = torch.from_numpy(np.stack([c[1] for c in cuts]))
-        identity = torch.from_numpy(np.stack([clip.identity for clip in chosen]))
-        noisy = identity + 0.5 * torch.randn_like(identity)  # 60 faces must not be learnt by heart
-        beta = network(mel, noisy)
-        shape = face_model(identity[:, None], beta)
-        true_shape = face_model(identity[:, None], truth)
-        mouth, true_mouth = _mouth(shape), _mouth(true_shape)
-        losses = {
-            "l2": expression_loss(beta, truth, basis_norm / basis_norm.max()),
-            "landmark": landmark_loss(shape * PIXELS_PER_HEAD_UNIT, true_shape * PIXELS_PER_HEAD_UNIT, landmark_weight),
-            "mouth": 20 * F.l1_loss(mouth, true_mouth) + 20 * F.l1_loss(mouth.diff(dim=1), true_mouth.diff(dim=1)),
-            "concordance": concordance_loss(mouth, true_mouth),
-        }
-        total = (
-            losses["l2"] + config.weight_landmark * losses["landmark"] + config.weight_mouth * losses["mouth"]
-            + config.weight_concordance * losses["concordance"]
-        )  # fmt: skip
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        with torch.no_grad():
-            rate = min(config.ema, (step + 1) / (step + 10))
-            for slow, fast in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-                slow.lerp_(fast, 1 - rate) if slow.is_floating_point() else slow.copy_(fast)
-        for name, value in losses.items():
-            log[name] = 0.98 * log.get(name, float(value.detach())) + 0.02 * float(value.detach())
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            result = validate(average, face_model, held_out or clips)
-            tqdm.write(f"{step + 1}: " + " ".join(f"{k} {v:.3f}" for k, v in {**log, **result}.items()))
-            if result["opening"] + result["width"] > best.get("opening", -2) + best.get("width", -2):
-                best = {"step": step + 1, **result}
-                state = {name: value.clone() for name, value in average.state_dict().items()}
-    average.load_state_dict(state)
-    return average, best

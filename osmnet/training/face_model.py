@@ -67,7 +67,7 @@ def fit_mean(neutrals: np.ndarray, rounds: int = 4) -> tuple[np.ndarray, np.ndar
 
 
 def _principal(samples: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.ndarray, float]:
-    """Weighted principal components times their standard deviation, `(count, features)`, and the variance they hold."""
+    """Weighted principal components times their standard deviation `(count, features)`, and the share they hold."""
     scaled = samples * np.sqrt(weights / weights.sum())[:, None]
     if len(scaled) < scaled.shape[1]:
         u, singular, vt = np.linalg.svd(scaled, full_matrices=False)
@@ -76,10 +76,14 @@ def _principal(samples: np.ndarray, weights: np.ndarray, count: int) -> tuple[np
         variance, axes = np.linalg.eigh(scaled.T @ scaled)
         variance, axes = variance[::-1], axes.T[::-1]
     count = min(count, len(axes))
-    return axes[:count] * np.sqrt(np.maximum(variance[:count], 1e-12))[:, None], variance[:count].sum() / variance.sum()
+    return axes[:count] * np.sqrt(np.maximum(variance[:count], 1e-12))[:, None], variance[
+        :count
+    ].sum() / variance.sum()
 
 
-def fit_face_model(tracks: list[np.ndarray], identity_dim: int = 40, expression_dim: int = 64) -> tuple[FaceModel, dict]:
+def fit_face_model(
+    tracks: list[np.ndarray], identity_dim: int = 40, expression_dim: int = 64
+) -> tuple[FaceModel, dict]:
     """Fit S̄, B_id and B_exp (OSM-Net, Eq. 6) to tracked clips.
 
     Args:
@@ -125,8 +129,10 @@ def fit_face_model(tracks: list[np.ndarray], identity_dim: int = 40, expression_
     return model, {"identity_variance": float(identity_share), "expression_variance": float(expression_share)}
 
 
-def _blink(change: np.ndarray, opening: np.ndarray, weight: np.ndarray, basis: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """β of lids that close by one head unit: the regression of the eyes' surroundings on how far the lids are closed."""
+def _blink(
+    change: np.ndarray, opening: np.ndarray, weight: np.ndarray, basis: np.ndarray, mean: np.ndarray
+) -> np.ndarray:
+    """β of lids that close by one head unit: the regression of the eyes' surroundings on how far lids are closed."""
     closed = np.minimum(opening, 0)  # blinks, not eyes wide open
     per_unit = (change * (weight * closed)[:, None]).sum(0) / (weight * closed**2).sum()
     direction = -per_unit.reshape(NUM_VERTICES, 3)

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from osmnet.data.dataset import Clip, is_held_out, load_clips
+from osmnet.data.dataset import Clip, load_clips, split_clips
 from osmnet.face.morphable import FaceModel
 from osmnet.models.motion import (
     AudioMotionEncoder,
@@ -19,6 +19,7 @@ from osmnet.models.motion import (
     compose_clips,
     kl_loss,
 )
+from osmnet.training.common import load_component, set_learning_rate
 
 TRACK_SMOOTHING = 1.0  # frames; the landmarker's noise is not motion
 CUT_DEG = 12.0  # a head that turns further than this in one frame has been cut to another take
@@ -89,10 +90,14 @@ def train(data: Path, out: Path, config: MotionConfig) -> dict:
         `dict`: How well clips are decoded, how many bases are used, and how sampled motion compares with real motion.
     """
     torch.manual_seed(config.seed)
-    face_model = FaceModel.from_pretrained(out / "face_model")
+    face_model = load_component(FaceModel, out, "face_model")
     clips = load_clips(data)
-    tracks = {clip.name: smooth_track(clip.fit(face_model).head_pose) for clip in tqdm(clips, desc="tracks", unit="clip")}
-    training = [c for c in clips if not is_held_out(c.speaker)]
+    training, _ = split_clips(clips)
+    if not any(clip.has_speech for clip in training):
+        raise ValueError(f"None of the {len(training)} training clips in '{data}' has speech; prepare some that do.")
+    tracks = {
+        clip.name: smooth_track(clip.fit(face_model).head_pose) for clip in tqdm(clips, desc="tracks", unit="clip")
+    }
     poses = np.concatenate([relative_clips(tracks[c.name], config.clip_length) for c in training])
     mirrored = poses * np.array([-1, 1, -1, -1, 1, 1], np.float32)
     poses = torch.from_numpy(np.concatenate([poses, mirrored]))
@@ -106,8 +111,7 @@ def train(data: Path, out: Path, config: MotionConfig) -> dict:
     parameters = [*encoder.parameters(), *space.parameters(), *decoder.parameters()]
     optimiser = torch.optim.Adam(parameters, config.learning_rate)
     for step in tqdm(range(config.steps), desc="motion", mininterval=5):
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * 0.5 * (1 + np.cos(np.pi * step / config.steps))
+        set_learning_rate(optimiser, rate=config.learning_rate * 0.5 * (1 + np.cos(np.pi * step / config.steps)))
         batch = poses[torch.randint(len(poses), (config.batch_size,))]
         feature = encoder(batch)
         mixed, weights = space(feature)
@@ -120,7 +124,12 @@ def train(data: Path, out: Path, config: MotionConfig) -> dict:
             # Bases that no clip uses would be drawn when sampling: keep them all at work.
             "usage": (usage * (usage * config.num_bases + 1e-9).log()).sum(),
         }
-        total = losses["pose"] + losses["pose_mixed"] + config.weight_basis * losses["basis"] + config.weight_usage * losses["usage"]
+        total = (
+            losses["pose"]
+            + losses["pose_mixed"]
+            + config.weight_basis * losses["basis"]
+            + config.weight_usage * losses["usage"]
+        )
         optimiser.zero_grad(set_to_none=True)
         total.backward()
         optimiser.step()
@@ -145,7 +154,9 @@ def _aligned(clip: Clip, track: np.ndarray, length: int) -> tuple[np.ndarray, np
     return poses - poses[:, :1], mel[starts[:, None] + np.arange(length)]
 
 
-def _train_audio(clips: list[Clip], tracks: dict, encoder: MotionEncoder, space: MotionSpace, config: MotionConfig) -> AudioMotionEncoder:
+def _train_audio(
+    clips: list[Clip], tracks: dict, encoder: MotionEncoder, space: MotionSpace, config: MotionConfig
+) -> AudioMotionEncoder:
     pairs = [_aligned(c, tracks[c.name], config.clip_length) for c in clips if c.has_speech]
     poses, mels = (torch.from_numpy(np.concatenate([pair[i] for pair in pairs])) for i in range(2))
     with torch.no_grad():
@@ -188,10 +199,14 @@ def sample_statistics(
 ) -> dict[str, float]:
     """Spread, speed and jerk of sampled motion over those of the real motion of the same clips with speech."""
     space, decoder, audio = (
-        cls.from_pretrained(model / name)
-        for cls, name in ((MotionSpace, "motion_space"), (MotionDecoder, "motion_decoder"), (AudioMotionEncoder, "audio_motion_encoder"))
+        load_component(cls, model, name)
+        for cls, name in (
+            (MotionSpace, "motion_space"),
+            (MotionDecoder, "motion_decoder"),
+            (AudioMotionEncoder, "audio_motion_encoder"),
+        )
     )
-    face_model = FaceModel.from_pretrained(model / "face_model")
+    face_model = load_component(FaceModel, model, "face_model")
     length = decoder.config.clip_length
     real, fake = [], []
     for clip in load_clips(data, speech=True):
@@ -207,4 +222,7 @@ def sample_statistics(
         real.append(list(motion_statistics(track).values()))
         fake.append(np.mean([list(motion_statistics(path.numpy()).values()) for path in paths], 0))
     ratio = np.mean(fake, 0) / np.mean(real, 0)
-    return {**dict(zip(("spread", "speed", "jerk"), ratio.round(3).tolist(), strict=True)), "real_spread_deg": np.mean(real, 0)[0]}
+    return {
+        **dict(zip(("spread", "speed", "jerk"), ratio.round(3).tolist(), strict=True)),
+        "real_spread_deg": np.mean(real, 0)[0],
+    }

@@ -1,21 +1,29 @@
-"""`osmnet train STAGE`: from prepared clips to a model folder, one stage at a time, in this order.
+"""`osmnet train STAGE`: from prepared clips to a model folder, one stage at a time, in this order (docs/training.md).
 
-    face-model   mean face, identity and expression bases            (seconds)
-    motion       motion space and audio motion encoder               (minutes)
-    expression   expression extractor                                (minutes)
-    video        video generator on mouth windows                    (hours; goes on where it stopped)
-    export       a folder that `OSMNetPipeline.from_pretrained` loads
+- face-model: mean face, identity and expression bases (seconds)
+- motion: motion space and audio motion encoder (minutes)
+- expression: expression extractor (minutes)
+- video: video generator on mouth windows (hours; goes on where it stopped)
+- export: a folder that `OSMNetPipeline.from_pretrained` loads
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 STAGES = ("face-model", "motion", "expression", "video", "export")
+KINDS = {int: "a whole number", float: "a number"}
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def export(model: Path, landmarker: Path, out: Path) -> dict:
@@ -28,15 +36,21 @@ def export(model: Path, landmarker: Path, out: Path) -> dict:
 
     Returns:
         `dict`: Size of each file in bytes.
+
+    Raises:
+        ValueError: If a component is missing (says which stage makes it) or not whole, or `out` cannot be written.
     """
     from importlib import import_module
 
     from osmnet.pipeline import OSMNetPipeline
+    from osmnet.training.common import load_component
 
     components = {}
     for name, path in OSMNetPipeline.components_classes.items():
         module, _, class_name = path.partition(":")
-        components[name] = getattr(import_module(module), class_name).from_pretrained(model / name)
+        components[name] = load_component(getattr(import_module(module), class_name), model, name)
+    if not landmarker.is_file():
+        raise ValueError(f"No face landmarker at '{landmarker}'; build it with scripts/build_landmarker.py.")
     pipe = OSMNetPipeline(**components, face_landmarker=landmarker)
     pipe.save_pretrained(out)
     pipe.to(dtype=torch.float16).save_pretrained(out, variant="fp16")
@@ -56,13 +70,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--landmarker", type=Path, help="export: a .task bundle (default: the one in the package)")
     parser.add_argument("--threads", type=int, help="CPU threads for PyTorch")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the stage, e.g. steps=2000"
-    )
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="a setting of motion, expression or video, e.g. steps=2000; a wrong name lists them all",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     if args.stage != "export" and args.data is None:
         parser.error(f"{args.stage} needs --data, a folder made by `osmnet prepare`.")
     if args.stage == "export" and args.out is None:
         parser.error("export needs --out, the folder to write.")
+    if args.stage in ("face-model", "export") and args.set:
+        parser.error(f"{args.stage} has no settings: leave --set out.")
     if args.threads:
         torch.set_num_threads(args.threads)
     report = _run(args)
@@ -71,39 +88,45 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> dict:
+    # Each stage imports only what it needs.
     if args.stage == "face-model":
-        from osmnet.training.face_model import train
+        from osmnet.training import face_model
 
-        return train(args.data, args.model)
+        return face_model.train(args.data, args.model)
     if args.stage == "motion":
-        from osmnet.training.motion import MotionConfig, train
+        from osmnet.training import motion
 
-        return train(args.data, args.model, _configured(MotionConfig(), args.set))
+        return motion.train(args.data, args.model, _configured(motion.MotionConfig(), args.set))
     if args.stage == "expression":
-        from osmnet.training.expression import ExpressionConfig, train
+        from osmnet.training import expression
 
-        return train(args.data, args.model, _configured(ExpressionConfig(), args.set))
+        return expression.train(args.data, args.model, _configured(expression.ExpressionConfig(), args.set))
     if args.stage == "video":
-        from osmnet.training.video import VideoConfig, train
+        from osmnet.training import video
 
-        return train(args.data, args.model, _configured(VideoConfig(), args.set), args.work or args.model / "work-video")
+        work = args.work or args.model / "work-video"
+        return video.train(args.data, args.model, _configured(video.VideoConfig(), args.set), work)
     from osmnet.pipeline_utils import packaged_landmarker
 
     return export(args.model, args.landmarker or packaged_landmarker(), args.out)
 
 
-def _configured(config: object, settings: list[str]) -> object:
+def _configured(config: Config, settings: list[str]) -> Config:
     """A stage's settings with some of them changed by `NAME=VALUE`."""
     kinds = {entry.name: type(getattr(config, entry.name)) for entry in dataclasses.fields(config)}
     changes = {}
     for setting in settings:
-        name, _, value = setting.partition("=")
+        name, equals, value = setting.partition("=")
         if name not in kinds:
             raise ValueError(f"There is no setting '{name}'; there are {', '.join(sorted(kinds))}.")
+        if not equals:
+            raise ValueError(f"The setting {name} has no value; write {name}=VALUE.")
         try:
             changes[name] = kinds[name](value)
         except ValueError:
-            raise ValueError(f"The setting {name} must be a {kinds[name].__name__}, not '{value}'.") from None
+            raise ValueError(f"The setting {name} must be {KINDS[kinds[name]]}, not '{value}'.") from None
+        if not math.isfinite(changes[name]) or changes[name] < (name in ("steps", "batch_size")):
+            raise ValueError(f"The setting {name} is out of its range: '{value}'.")
     return dataclasses.replace(config, **changes)
 
 
