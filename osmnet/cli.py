@@ -25,7 +25,7 @@ import osmnet
 EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
-MAX_VIDEOS = 100
+MAX_VIDEOS, MAX_EPSILON = 100, 100.0
 MIN_SIZE, MAX_SIZE = 64, 2048
 MAX_TURN_DEG = 60.0
 
@@ -60,13 +60,15 @@ def _number(low: float, high: float, whole: bool = False) -> Callable[[str], flo
 
 
 def _radius(text: str) -> float:
-    """Parse ε; it has no upper end, so it needs a sentence of its own."""
+    """Parse ε; people will try what is not in its range, so it has sentences of its own."""
     try:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
     if not math.isfinite(value) or value < 0:
         raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0 (1 is the usual radius)")
+    if value > MAX_EPSILON:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MAX_EPSILON:g} (1 is the usual radius)")
     return value
 
 

@@ -36,9 +36,9 @@ MAX_FRAME = 1280  # longest side of a whole picture
 DETECTION_SIZE = 512  # the second, finer look at the face
 MIN_FACE_PX = 48
 MAX_YAW_DEG = 60.0
-MAX_VIDEOS = 100
+MAX_VIDEOS, MAX_EPSILON = 100, 100.0
 # How sampled clips become a path (measured against real motion in docs/experiments.md).
-CLIP_CORRELATION, PULL, SMOOTHING = 0.8, 0.08, 1.2
+CLIP_CORRELATION, PULL, SMOOTHING = 0.8, 0.12, 1.2
 PAUSE = 9  # frames; shorter silences do not close the mouth
 SMILE_KEPT = 0.5  # of the portrait's own expression around the mouth; all of it would talk through a grin
 LIDS_MEET = 0.85  # lids move on a curve: a straight way of their whole distance would carry the upper past the lower
@@ -337,8 +337,8 @@ class OSMNetPipeline(PipelineLoader):
         Args:
             speech (`Speech`): From `encode_speech`.
             num_videos (`int`): Number of takes, 1 to 100.
-            epsilon (`float`): Radius ε ≥ 0: 0 is the most likely motion, the same in every take; 1 holds 95 % of real
-                motion.
+            epsilon (`float`): Radius ε, 0 to 100: 0 is the most likely motion, the same in every take; 1 holds 95 % of
+                real motion.
             generator (`torch.Generator` or a list of them, *optional*): Source of randomness: one for all takes, or
                 one for each.
             sampling (`"span" | "ball"`): Towards other learned motions, or in any direction of the feature space.
@@ -358,7 +358,7 @@ class OSMNetPipeline(PipelineLoader):
             ValueError: If an argument is out of its range.
         """
         _check_range("num_videos", num_videos, 1, MAX_VIDEOS, whole=True)
-        _check_range("epsilon", epsilon, 0, math.inf)
+        _check_range("epsilon", epsilon, 0, MAX_EPSILON)
         _check_range("motion_scale", motion_scale, 0, 10)
         if sampling not in ("span", "ball"):
             raise ValueError(f"sampling must be 'span' or 'ball', not {sampling!r}.")
@@ -385,7 +385,9 @@ class OSMNetPipeline(PipelineLoader):
             speech.center, float(epsilon), generators, len(generators), sampling, CLIP_CORRELATION
         )  # (N, clips, C)
         decoded = [self.motion_decoder(take.to(self.device)).float().cpu() for take in features]  # N × (clips, T, 6)
-        path = compose_clips(torch.stack(decoded), PULL, SMOOTHING)[:, : speech.num_frames]
+        # The centre decodes to a slight nod on average; composed over seconds, the head would sink.
+        steady = self.motion_decoder(speech.center.to(self.device)).float().cpu().mean(0)  # (T, 6)
+        path = compose_clips(torch.stack(decoded) - steady, PULL, SMOOTHING)[:, : speech.num_frames]
         turn = MAX_TURN * torch.tanh(path[..., :3] / MAX_TURN)
         return torch.cat([turn, path[..., 3:]], -1).numpy()
 
@@ -507,7 +509,12 @@ class OSMNetPipeline(PipelineLoader):
         if output_type not in ("np", "pil", "lazy"):
             raise ValueError(f"output_type must be 'np', 'pil' or 'lazy', not {output_type!r}.")
         # 1. Encode the portrait: self.face_model.
-        source = portrait if isinstance(portrait, Source) else self.encode_source(portrait, full_frame=full_frame, size=size, face=face)
+        if isinstance(portrait, Source):
+            if full_frame > portrait.full_frame or size not in (None, portrait.size) or face is not None:
+                raise ValueError("The portrait is encoded already: give full_frame, size and face to encode_source.")
+            source = portrait
+        else:
+            source = self.encode_source(portrait, full_frame=full_frame, size=size, face=face)
         # 2. Encode the speech: self.audio_motion_encoder, self.motion_space.
         if not isinstance(speech, Speech):
             speech = self.encode_speech(speech, sampling_rate)

@@ -61,7 +61,10 @@ def test_vertices_follow_the_pixels():
     image[80:84, 120:124] = 255  # its middle is at (122, 82)
     box = CropBox(50, 40, 100)
     seen = extract(image, box, 400)[..., 0].astype(float)
-    centre = np.array([(seen.sum(0) * (np.arange(400) + 0.5)).sum(), (seen.sum(1) * (np.arange(400) + 0.5)).sum()]) / seen.sum()
+    centre = (
+        np.array([(seen.sum(0) * (np.arange(400) + 0.5)).sum(), (seen.sum(1) * (np.arange(400) + 0.5)).sum()])
+        / seen.sum()
+    )
     moved = to_crop(np.array([[122.0, 82.0, 5.0]]), box, 400)
     np.testing.assert_allclose(moved[0, :2], centre, atol=0.05)
     assert moved[0, 2] == pytest.approx(20) and moved.dtype == np.float32

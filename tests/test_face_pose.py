@@ -35,7 +35,9 @@ def test_rotation_is_roll_after_yaw_after_pitch_about_the_camera_axes():
 
 def test_rotations_are_proper():
     rotation = rotation_from_euler(np.random.default_rng(0).uniform(-3, 3, (50, 3)))
-    np.testing.assert_allclose(rotation @ np.swapaxes(rotation, -1, -2), np.broadcast_to(np.eye(3), (50, 3, 3)), atol=1e-12)
+    np.testing.assert_allclose(
+        rotation @ np.swapaxes(rotation, -1, -2), np.broadcast_to(np.eye(3), (50, 3, 3)), atol=1e-12
+    )
     np.testing.assert_allclose(np.linalg.det(rotation), 1)
 
 
@@ -84,7 +86,11 @@ def test_fit_similarity_is_the_least_squares_one():
     least = error(*best)
     for _ in range(50):
         small = 1e-3 * rng.normal(size=7)
-        moved = best.scale * (1 + small[0]), rotation_from_euler(small[1:4]) @ best.rotation, best.translation + small[4:]
+        moved = (
+            best.scale * (1 + small[0]),
+            rotation_from_euler(small[1:4]) @ best.rotation,
+            best.translation + small[4:],
+        )
         assert error(*moved) > least
 
 
@@ -109,7 +115,7 @@ def test_the_pose_of_a_picture_does_not_depend_on_its_size():
 
 
 def test_position_and_distance_by_hand():
-    # A head whose origin is 18 pixels right of the centre and 9 above it, 36 pixels to the unit: half a unit, a quarter.
+    # The origin is 18 pixels right of the centre and 9 above it, 36 pixels to the unit: half a unit, a quarter.
     similarity = Similarity(np.float64(36.0), np.eye(3), np.array([64 + 18.0, 64 - 9.0, 5.0]))
     nominal = 128 / HEAD_UNITS_PER_CROP
     expected = [0, 0, 0, 0.5, -0.25, CAMERA_DISTANCE * (nominal / 36 - 1)]

@@ -160,6 +160,13 @@ def test_the_public_steps_make_what_the_call_makes(tiny, out):
     assert np.array_equal(direct.frames, out.frames)
 
 
+def test_what_is_encoded_is_not_encoded_again(tiny, source, voice):
+    for options in ({"full_frame": True}, {"size": 128}, {"face": 0}):
+        with pytest.raises(ValueError, match="encoded already"):
+            tiny(source, voice, **options)
+    tiny(source, voice, size=SIDE, still=True, output_type="lazy")
+
+
 @pytest.mark.parametrize("chunk", [1, 5, 64])
 def test_chunked_is_whole(tiny, source, voice, out, monkeypatch, chunk):
     assert renderer.CHUNK != chunk
@@ -179,7 +186,9 @@ def test_output_types_show_the_same(tiny, source, voice, out, tmp_path):
     written = [kind.save(tmp_path / str(i), sheet=False) for i, kind in enumerate((lazy, pil, out))]
     for paths in zip(*written, strict=True):
         if paths[0].suffix == ".mp4":
-            assert paths[0].read_bytes() == paths[1].read_bytes() == paths[2].read_bytes()
+            videos = [np.stack(list(read_frames(path))).astype(int) for path in paths]
+            # x264 itself varies by a little from time to time.
+            assert np.abs(videos[0] - videos[1]).mean() < 0.3 and np.abs(videos[0] - videos[2]).mean() < 0.3
 
 
 # Files

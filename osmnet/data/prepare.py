@@ -31,7 +31,7 @@ CUT = 0.25  # a face that jumps by more than this part of its own size from one 
 
 
 def _track(video: Path, bundle: Path) -> tuple[list[tuple[int, np.ndarray]], tuple[int, int]]:
-    """Follow the largest face: its longest unbroken run as (frame number, vertices), and height and width of frames."""
+    """Follow the largest face: its longest unbroken run as (frame number, vertices), and the height and width."""
     shape = (0, 0)
     runs: list[list[tuple[int, np.ndarray]]] = [[]]
     with FaceLandmarker(bundle, mode="video") as landmarker:
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
 
         bundle = packaged_landmarker()
     if args.workers < 1:
-        parser.error("--workers must be at least 1")
+        raise ValueError(f"--workers must be at least 1, not {args.workers}.")
     table = read_table(args.table) if args.table else {}
     videos = [video for video in find_videos(args.clips) if not (args.out / video.stem / "clip.json").is_file()]
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""Face geometry: landmarks, pose, the linear face model, the mesh warp and the crop. Conventions: docs/conventions.md."""
+"""Face geometry: landmarks, pose, linear face model, mesh warp, mouth window, crop. See docs/conventions.md."""

@@ -94,7 +94,8 @@ def paste(picture: np.ndarray, crop: np.ndarray, box: CropBox) -> np.ndarray:
     height, width = picture.shape[:2]
     left, top, side = box
     if crop.shape[0] != side:
-        crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA if crop.shape[0] > side else cv2.INTER_CUBIC)
+        shrinks = crop.shape[0] > side
+        crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     pasted = picture.copy()
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
     pasted[y0:y1, x0:x1] = crop[y0 - top : y1 - top, x0 - left : x1 - left]

@@ -67,7 +67,7 @@ class FaceLandmarker:
             import mediapipe
             from mediapipe.tasks.python import BaseOptions, vision
         except (ImportError, OSError) as error:
-            raise ValueError(f"MediaPipe cannot be loaded ({error}); run `osmnet doctor` to see what is missing.") from error
+            raise ValueError(f"MediaPipe cannot be loaded ({error}); `osmnet doctor` says what is missing.") from error
         if not Path(bundle).is_file():
             raise ValueError(f"No face landmarker at '{bundle}'; build it with scripts/build_landmarker.py.")
         self._image = lambda array: mediapipe.Image(

@@ -36,8 +36,8 @@ class FaceFit:
 class FaceModel(OSMNetModel):
     """Mean face, identity basis and expression basis.
 
-    The paper uses the Basel Face Model; this one is our own, fitted by `osmnet train face-model` to clips, so that it may
-    be given away (`docs/paper_map.md`). Coefficients are in standard deviations of the clips it was fitted to.
+    The paper uses the Basel Face Model; this one is our own, fitted by `osmnet train face-model` to clips, so that
+    it may be given away (`docs/paper_map.md`). Coefficients are in standard deviations of the clips it was fitted to.
 
     Args:
         identity_dim (`int`): Number of identity components.
@@ -109,7 +109,8 @@ class FaceModel(OSMNetModel):
         moved = shapes.copy()
         for own, side, half in ((upper, ~is_lower, -0.5), (lower, is_lower, 0.5)):
             # The whole lip follows its edge, less with distance.
-            near = np.exp(-0.5 * (np.linalg.norm(mean[side][:, None, :2] - mean[own][:, :2], axis=-1) / LIP_REACH) ** 2)
+            distance = np.linalg.norm(mean[side][:, None, :2] - mean[own][:, :2], axis=-1)
+            near = np.exp(-0.5 * (distance / LIP_REACH) ** 2)
             share = near / np.maximum(near.sum(1, keepdims=True), 1e-9) * near.max(1, keepdims=True)
             moved[:, side, 1] += half * crossing @ share.T
         return moved
@@ -187,10 +188,11 @@ class FaceModel(OSMNetModel):
         """The part of β that lies in eyes, brows and forehead: what sound does not tell and a portrait should keep."""
         y = self.array("mean_shape")[:, 1]
         bridge, nostrils = y[6], y[2]
-        keep = np.clip((nostrils - y) / (nostrils - bridge), 0, 1)[:, None]  # 1 above the bridge of the nose, 0 below it
+        keep = np.clip((nostrils - y) / (nostrils - bridge), 0, 1)[:, None]  # 1 above the bridge, 0 below the nose
         basis = self.array("expression_basis")
         flat = basis.reshape(len(basis), -1)
-        project = np.linalg.solve(flat @ flat.T + 1e-6 * np.eye(len(flat)), flat @ (basis * keep).reshape(len(flat), -1).T)
+        kept = (basis * keep).reshape(len(flat), -1)
+        project = np.linalg.solve(flat @ flat.T + 1e-6 * np.eye(len(flat)), flat @ kept.T)
         return (expression @ project.T).astype(np.float32)
 
 

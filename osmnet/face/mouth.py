@@ -1,7 +1,7 @@
 """The mouth window: the small square around the mouth that the video generator paints, carried along with the head.
 
-The window is 1.2 head units wide, upright in the head's own roll and fixed to the skull (not to the jaw), so the network
-always finds the upper teeth in the same place and at the same size, whatever the size of the picture.
+The window is 1.2 head units wide, upright in the head's own roll and fixed to the skull (not to the jaw), so the
+network always finds the upper teeth in the same place and at the same size, whatever the size of the picture.
 """
 
 import cv2
@@ -18,7 +18,9 @@ PAINT_MARGIN = 0.035
 GUIDE_CHANNELS = 4  # where to paint, inside of the mouth, lips, inside of the mouth in the source
 
 
-def window_affine(anchor: np.ndarray, similarity: Similarity, window_size: int, width: float = WINDOW_WIDTH) -> np.ndarray:
+def window_affine(
+    anchor: np.ndarray, similarity: Similarity, window_size: int, width: float = WINDOW_WIDTH
+) -> np.ndarray:
     """Maps from pixels of the crop to pixels of the mouth window.
 
     Args:
@@ -28,7 +30,7 @@ def window_affine(anchor: np.ndarray, similarity: Similarity, window_size: int, 
         width (`float`): Side of the window in head units.
 
     Returns:
-        `np.ndarray` of shape `(frames, 2, 3)`: Affine maps of continuous pixel coordinates (first pixel's centre at 0.5).
+        `np.ndarray` of shape `(frames, 2, 3)`: Affine maps of pixel coordinates (the first pixel's centre is 0.5).
     """
     centre = similarity.place(np.broadcast_to(anchor + (0, DROP, 0), (len(similarity.scale), 1, 3)))[:, 0, :2]
     roll = euler_from_rotation(similarity.rotation)[:, 2]
@@ -68,7 +70,7 @@ def paint_window(image: np.ndarray, painted: np.ndarray, mask: np.ndarray, affin
     Args:
         image (`np.ndarray` of shape `(size, size, 3)`): uint8, changed.
         painted (`np.ndarray` of shape `(window_size, window_size, 3)`): float32, colours in [0, 255] times `mask`.
-        mask (`np.ndarray` of shape `(window_size, window_size)`): float32 in [0, 1]; how much of the picture is covered.
+        mask (`np.ndarray` of shape `(window_size, window_size)`): float32 in [0, 1]; how much is covered.
         affine (`np.ndarray` of shape `(2, 3)`): From the picture to the window.
     """
     window = painted.shape[0]

@@ -3,8 +3,8 @@
 Convention:
     Camera axes: x right, y down, z away from the camera (right-handed). Weak perspective: a point `v` of the head
     (head units) lies at `scale * R @ v + translation` in pixels. `R = Rz(roll) Ry(-yaw) Rx(-pitch)` acts on column
-    vectors, so positive yaw turns the face to the right of the picture, positive pitch lifts it, positive roll tilts it
-    clockwise as seen. The head's origin lies inside the head, near the joint on which it turns.
+    vectors, so positive yaw turns the face to the right of the picture, positive pitch lifts it, positive roll tilts
+    it clockwise as seen. The head's origin lies inside the head, near the joint on which it turns.
 """
 
 from typing import NamedTuple
@@ -78,7 +78,8 @@ def fit_similarity(shape: np.ndarray, points_px: np.ndarray) -> Similarity:
         `Similarity`: One for each leading index of `points_px`.
 
     Source:
-        S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991, Eq. 40-42.
+        S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991,
+        Eq. 40-42.
     """
     shape = np.asarray(shape, float)
     points = np.asarray(points_px, float)
@@ -107,7 +108,8 @@ def pose_from_similarity(similarity: Similarity, size: int) -> np.ndarray:
     nominal = size / HEAD_UNITS_PER_CROP
     position = (similarity.translation[..., :2] - size / 2) / similarity.scale[..., None]
     depth = CAMERA_DISTANCE * (nominal / similarity.scale - 1)
-    return np.concatenate([euler_from_rotation(similarity.rotation), position, depth[..., None]], -1).astype(np.float32)
+    angles = euler_from_rotation(similarity.rotation)
+    return np.concatenate([angles, position, depth[..., None]], -1).astype(np.float32)
 
 
 def similarity_from_pose(head_pose: np.ndarray, size: int) -> Similarity:

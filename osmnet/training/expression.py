@@ -28,7 +28,8 @@ from osmnet.training.speech_clip import SpeechClip
 
 PIXELS_PER_HEAD_UNIT = 71.0  # in a crop of 256 pixels: the paper's landmark loss is in pixels
 MAX_LAG = 6  # frames by which sound and picture of a clip may still be apart
-MIN_CORRELATION = 0.25  # below this the sound is not the face's
+NEARLY_SHUT = 0.3  # share of the frames with the smallest openings
+MIN_CORRELATION = 0.2  # below this the sound is not the face's
 VALIDATE_EVERY = 100
 WARM_UP = 100
 
@@ -37,8 +38,8 @@ WARM_UP = 100
 class ExpressionConfig:
     """Settings of the stage."""
 
-    steps: int = 1500
-    align_steps: int = 500
+    steps: int = 500
+    align_steps: int = 300
     batch_size: int = 16
     frames: int = 64
     learning_rate: float = 5e-4
@@ -53,7 +54,7 @@ class ExpressionConfig:
     weight_mouth: float = 1.0
     weight_concordance: float = 1.0
     ema: float = 0.995
-    amplitude: float = 0.8
+    amplitude: float = 0.7
     seed: int = 0
 
 
@@ -281,7 +282,7 @@ def align(network: ExpressionExtractor, face_model: FaceModel, clips: list[Speec
         kept.append(clip)
     if not kept:
         raise ValueError(
-            "In no clip do sound and lips agree; are these the voices of the faces? align_steps=0 trains without asking."
+            "In no clip do sound and lips agree; are these voices of these faces? align_steps=0 trains all the same."
         )
     return kept
 
@@ -302,11 +303,17 @@ def _correlate(a: np.ndarray, b: np.ndarray) -> float:
 def _set_amplitude(
     network: ExpressionExtractor, face_model: FaceModel, clips: list[SpeechClip], amplitude: float
 ) -> None:
-    """Stretch the network's output around its mean so that mouths open as far as real ones: regression shrinks it."""
+    """Stretch the network's output so that mouths open as far as real ones: regression shrinks it.
+
+    What stays in place is the mouth as it is when it is nearly shut, so that it opens further but does not close
+    harder: stretched around its mean, it would spend half of the time pressed shut.
+    """
     network.eval()
-    spread = [[mouth[:, 0].std() for mouth in _mouths(network, face_model, clip)] for clip in clips]
-    ratio = np.median([heard / max(seen, 1e-6) for heard, seen in spread])
+    mouths = [_mouths(network, face_model, clip) for clip in clips]
+    ratio = np.median([heard[:, 0].std() / max(seen[:, 0].std(), 1e-6) for heard, seen in mouths])
     gain = float(np.clip(amplitude / max(ratio, 1e-6), 0.5, 2.5))
-    mean = torch.cat([clip.predict(network) for clip in clips]).mean(0)
+    expression = torch.cat([clip.predict(network) for clip in clips])
+    opening = np.concatenate([heard[:, 0] for heard, _ in mouths])
+    nearly_shut = expression[torch.from_numpy(opening <= np.quantile(opening, NEARLY_SHUT))].mean(0)
     network.output_scale.mul_(gain)
-    network.output_bias.mul_(gain).add_((1 - gain) * mean)
+    network.output_bias.mul_(gain).add_((1 - gain) * nearly_shut)

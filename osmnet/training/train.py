@@ -13,17 +13,12 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 STAGES = ("face-model", "motion", "expression", "video", "export")
 KINDS = {int: "a whole number", float: "a number"}
-
-Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def export(model: Path, landmarker: Path, out: Path) -> dict:
@@ -75,11 +70,11 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     args = parser.parse_args(argv)
     if args.stage != "export" and args.data is None:
-        parser.error(f"{args.stage} needs --data, a folder made by `osmnet prepare`.")
+        raise ValueError(f"{args.stage} needs --data, a folder made by `osmnet prepare`.")
     if args.stage == "export" and args.out is None:
-        parser.error("export needs --out, the folder to write.")
+        raise ValueError("export needs --out, the folder to write.")
     if args.stage in ("face-model", "export") and args.set:
-        parser.error(f"{args.stage} has no settings: leave --set out.")
+        raise ValueError(f"{args.stage} has no settings: leave --set out.")
     if args.threads:
         torch.set_num_threads(args.threads)
     report = _run(args)
@@ -111,7 +106,7 @@ def _run(args: argparse.Namespace) -> dict:
     return export(args.model, args.landmarker or packaged_landmarker(), args.out)
 
 
-def _configured(config: Config, settings: list[str]) -> Config:
+def _configured(config: Any, settings: list[str]) -> Any:
     """A stage's settings with some of them changed by `NAME=VALUE`."""
     kinds = {entry.name: type(getattr(config, entry.name)) for entry in dataclasses.fields(config)}
     changes = {}
