@@ -78,7 +78,9 @@ def main() -> None:
     rows = {clip.name: measure(pipe, clip) for clip in load_clips(args.data, speech=True) if is_held_out(clip.speaker)}
     names = list(next(iter(rows.values())))
     weights = [row["frames"] for row in rows.values()]
-    rows["mean, by length"] = {name: float(np.average([r[name] for r in rows.values()], weights=weights)) for name in names}
+    rows["mean, by length"] = {
+        name: float(np.average([r[name] for r in rows.values()], weights=weights)) for name in names
+    }
     width = max(map(len, rows))
     sys.stdout.write(f"{'':{width}} " + " ".join(f"{name:>15}" for name in names) + "\n")
     for clip, row in rows.items():

@@ -14,8 +14,7 @@ import secrets
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
@@ -202,21 +201,6 @@ def _check_output(folder: Path) -> None:
         raise ValueError(f"The output folder '{folder}' cannot be written to; name another or change permissions.")
 
 
-@contextmanager
-def _only_our_messages() -> Iterator[None]:
-    """Keep Python's warnings and what native code writes to stderr (MediaPipe has much to say) off the screen."""
-    with warnings.catch_warnings(), open(os.devnull, "wb") as nowhere:
-        warnings.simplefilter("ignore")
-        sys.stderr.flush()
-        screen = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(screen, 2)
-            os.close(screen)
-
-
 def _generate(arguments: argparse.Namespace) -> int:
     _check_file(arguments.portrait, "portrait", "a picture file")
     _check_file(arguments.speech, "speech", "an audio or video file")
@@ -245,7 +229,9 @@ def _generate(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"osmnet: --seed {seed} makes these videos again.\n")
 
     # 3. Encode and sample; nothing is rendered or written yet.
-    with nullcontext() if arguments.debug else _only_our_messages():
+    with warnings.catch_warnings():
+        if not arguments.debug:
+            warnings.simplefilter("ignore")  # they come with a line of code; what matters is said below
         output = pipe(
             arguments.portrait,
             arguments.speech,

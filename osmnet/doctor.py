@@ -32,7 +32,6 @@ MODULES = {
     "pillow": "PIL",
     "opencv-contrib-python": "cv2",
     "mediapipe": "mediapipe",
-    "librosa": "librosa",
     "numba": "numba",
     "av": "av",
     "matplotlib": "matplotlib",

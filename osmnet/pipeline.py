@@ -38,7 +38,7 @@ MIN_FACE_PX = 48
 MAX_YAW_DEG = 60.0
 MAX_VIDEOS, MAX_EPSILON = 100, 100.0
 # How sampled clips become a path (measured against real motion in docs/experiments.md).
-CLIP_CORRELATION, PULL, SMOOTHING = 0.8, 0.12, 1.2
+CLIP_CORRELATION, PULL, SMOOTHING = 0.8, 0.085, 1.2
 PAUSE = 9  # frames; shorter silences do not close the mouth
 SMILE_KEPT = 0.5  # of the portrait's own expression around the mouth; all of it would talk through a grin
 LIDS_MEET = 0.85  # lids move on a curve: a straight way of their whole distance would carry the upper past the lower
@@ -210,7 +210,11 @@ class OSMNetPipelineOutput:
             "frames": len(pose),
             "head_pose_columns": ["yaw [rad]", "pitch [rad]", "roll [rad]", "tx", "ty", "tz [head units]"],
             "head_pose": [[round(float(value), 5) for value in row] for row in pose],
-            "versions": {"osmnet": osmnet.__version__, "torch": torch.__version__, "python": platform.python_version()},
+            "versions": {
+                "osmnet": osmnet.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
             "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         temporary = path.with_name(f".{path.name}.part")
@@ -256,7 +260,8 @@ class OSMNetPipeline(PipelineLoader):
         Args:
             portrait (`str`, `os.PathLike`, `PIL.Image.Image` or `np.ndarray`): A picture with a face.
             full_frame (`bool`): Render the whole picture (at up to 1280 pixels) instead of the square around the head.
-            size (`int`, *optional*): Side of that square in pixels, 64 to 2048; 256 if not given. Not with `full_frame`.
+            size (`int`, *optional*): Side of that square in pixels, 64 to 2048; 256 if not given. Not with
+                `full_frame`.
             face (`int`, *optional*): Which face of several, 0 is the largest. Not given: the largest, with a warning
                 that says how many there are.
 
@@ -365,7 +370,8 @@ class OSMNetPipeline(PipelineLoader):
         if still and head_motion is not None:
             raise ValueError("still and head_motion exclude each other; leave one out.")
         frames = speech.num_frames
-        offset = np.stack([_curve(name, turn, frames) for name, turn in (("yaw", yaw), ("pitch", pitch), ("roll", roll))], -1)
+        turns = {"yaw": yaw, "pitch": pitch, "roll": roll}
+        offset = np.stack([_curve(name, turn, frames) for name, turn in turns.items()], -1)
         seeds = _take_seeds(generator, num_videos)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         if head_motion is not None:
@@ -380,7 +386,9 @@ class OSMNetPipeline(PipelineLoader):
         lids = np.stack([blink_curve(frames, each) if blink else np.zeros(frames, np.float32) for each in generators])
         return Motion(head_pose, lids, speech, seeds, float(epsilon), how)
 
-    def _sample_path(self, speech: Speech, epsilon: float, generators: list[torch.Generator], sampling: str) -> np.ndarray:
+    def _sample_path(
+        self, speech: Speech, epsilon: float, generators: list[torch.Generator], sampling: str
+    ) -> np.ndarray:
         features = self.motion_space.sample(
             speech.center, float(epsilon), generators, len(generators), sampling, CLIP_CORRELATION
         )  # (N, clips, C)
@@ -429,9 +437,7 @@ class OSMNetPipeline(PipelineLoader):
         rest = upper + SMILE_KEPT * (fit.expression - upper)
         return rest + self.face_model.close_lips(self.face_model.move(fit.shape, (rest - fit.expression)[None])[0])
 
-    def render(
-        self, source: Source, motion: Motion, *, expression: np.ndarray | None = None
-    ) -> Iterator[np.ndarray]:
+    def render(self, source: Source, motion: Motion, *, expression: np.ndarray | None = None) -> Iterator[np.ndarray]:
         """Render takes, a few frames of each at a time, so that memory does not grow with the length of the speech.
 
         Args:
@@ -482,7 +488,8 @@ class OSMNetPipeline(PipelineLoader):
             speech (`str`, `os.PathLike`, `np.ndarray`, `tuple` or `Speech`): See `encode_speech`.
             num_videos (`int`): See `sample_motion`, as for all up to `head_motion`.
             epsilon (`float`): Radius ε of the motion around the most likely one.
-            generator (`torch.Generator` or a list of them, *optional*): The same seed gives the same frames on the same device.
+            generator (`torch.Generator` or a list of them, *optional*): The same seed gives the same frames on the
+                same device.
             sampling (`"span" | "ball"`): How the ball is sampled.
             motion_scale (`float`): Factor of the head's movement.
             expression_scale (`float`): Factor of the mouth's movement.
@@ -520,8 +527,9 @@ class OSMNetPipeline(PipelineLoader):
             speech = self.encode_speech(speech, sampling_rate)
         # 3. Sample motion: self.motion_space, self.motion_decoder.
         motion = self.sample_motion(
-            speech, num_videos=num_videos, epsilon=epsilon, generator=generator, sampling=sampling, motion_scale=motion_scale,
-            still=still, blink=blink, yaw=yaw, pitch=pitch, roll=roll, head_motion=head_motion,
+            speech, num_videos=num_videos, epsilon=epsilon, generator=generator, sampling=sampling,
+            motion_scale=motion_scale, still=still, blink=blink, yaw=yaw, pitch=pitch, roll=roll,
+            head_motion=head_motion,
         )  # fmt: skip
         # 4. Predict the mouth and render: self.expression_extractor, self.video_generator.
         expression = self.extract_expression(source, speech, expression_scale)
@@ -561,8 +569,8 @@ def absolute_pose(source: Source, motion: Motion) -> np.ndarray:
 def blink_curve(frames: int, generator: torch.Generator) -> np.ndarray:
     """Natural blinks: how far the lids are closed in every frame.
 
-    Pauses between blinks are log-normal with a median of 3.2 s (people who speak blink some 15 to 25 times a minute); lids
-    close in about 0.1 s and open in about 0.2 s.
+    Pauses between blinks are log-normal with a median of 3.2 s (people who speak blink some 15 to 25 times a minute);
+    lids close in about 0.1 s and open in about 0.2 s.
 
     Args:
         frames (`int`): Length at 25 fps.
@@ -649,7 +657,8 @@ def _choose_face(faces: list[np.ndarray], face: int | None) -> np.ndarray:
     if face is not None and face >= len(faces):
         raise ValueError(f"The portrait shows {len(faces)} face{'s' * (len(faces) > 1)}; there is no face {face + 1}.")
     if face is None and len(faces) > 1:
-        warnings.warn(f"The portrait shows {len(faces)} faces; the largest is taken (choose with face=).", stacklevel=3)
+        message = f"The portrait shows {len(faces)} faces; the largest is taken (choose with face=)."
+        warnings.warn(message, stacklevel=3)
     landmarks = faces[face or 0]
     height = np.ptp(landmarks[:, 1])
     if height < MIN_FACE_PX:
@@ -662,7 +671,8 @@ def _choose_face(faces: list[np.ndarray], face: int | None) -> np.ndarray:
 def _look_again(landmarker: FaceLandmarker, picture: np.ndarray, box: CropBox, landmarks: np.ndarray) -> np.ndarray:
     """Look at the square alone, which is more exact than a look at the whole picture: vertices in its pixels."""
     scale = box.side / DETECTION_SIZE
-    found = [face * scale + (box.left, box.top, 0) for face in landmarker.detect(extract(picture, box, DETECTION_SIZE))]
+    seen = landmarker.detect(extract(picture, box, DETECTION_SIZE))
+    found = [face * scale + (box.left, box.top, 0) for face in seen]
 
     def distance(face: np.ndarray) -> float:
         return float(np.linalg.norm((face - landmarks)[:, :2].mean(0)))

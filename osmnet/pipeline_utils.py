@@ -311,7 +311,9 @@ def packaged_landmarker() -> Path:
     for folder in (package / "weights_card", package.parent / "weights_card"):
         if (folder / LANDMARKER_NAME).is_file():
             return folder / LANDMARKER_NAME
-    raise ValueError(f"This installation of osmnet has no {LANDMARKER_NAME}; make one with scripts/build_landmarker.py.")
+    raise ValueError(
+        f"This installation of osmnet has no {LANDMARKER_NAME}; make one with scripts/build_landmarker.py."
+    )
 
 
 def resolve_device(

@@ -66,7 +66,9 @@ class Renderer:
         self.uses_mesh = video_generator.config.geometry == "mesh"
         self.window_size = video_generator.config.image_size
         if not self.uses_mesh:
-            self._source_image = self._to_network([cv2.resize(source.crop, (self.window_size,) * 2, interpolation=cv2.INTER_AREA)])
+            self._source_image = self._to_network(
+                [cv2.resize(source.crop, (self.window_size,) * 2, interpolation=cv2.INTER_AREA)]
+            )
             return
         fit = source.fit
         self.warp = MeshWarp(source.crop, fit.shape, fit.similarity)

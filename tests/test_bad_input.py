@@ -1,4 +1,4 @@
-"""Every wrong input is refused by one clear sentence, from the pipeline and from the command line, and leaves nothing."""
+"""Every wrong input is refused by one clear sentence, by the pipeline and the command line, and leaves nothing."""
 
 import errno
 import os
@@ -70,8 +70,16 @@ OPTIONS = {
     "yaw NaN": ({"yaw": float("nan")}, ("--yaw", "nan"), "yaw"),
     "no such sampling": ({"sampling": "grid"}, ("--sampling", "grid"), "sampling.*grid"),
     "head motion of a text": ({"head_motion": "text.jpg"}, ("--head-motion", "text.jpg"), "text.jpg'.*video"),
-    "head motion of a sound": ({"head_motion": "voice.wav"}, ("--head-motion", "voice.wav"), "voice.wav' is not a video"),
-    "head motion of nobody": ({"head_motion": "mute.mp4"}, ("--head-motion", "mute.mp4"), "No face was found in the video"),
+    "head motion of a sound": (
+        {"head_motion": "voice.wav"},
+        ("--head-motion", "voice.wav"),
+        "voice.wav' is not a video",
+    ),
+    "head motion of nobody": (
+        {"head_motion": "mute.mp4"},
+        ("--head-motion", "mute.mp4"),
+        "No face was found in the video",
+    ),
     "head motion missing": ({"head_motion": "missing.mp4"}, ("--head-motion", "missing.mp4"), "no .*missing.mp4"),
     "still and head motion": (
         {"head_motion": "mute.mp4", "still": True},
@@ -118,7 +126,12 @@ def _png_header(width, height):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 def refused_by_pipeline(tiny, inputs, folder, pattern, portrait="face.png", speech="voice.wav", **options):
@@ -387,7 +400,9 @@ def test_models(tiny_folder, inputs, tmp_path, capfd, monkeypatch, case):
 @pytest.mark.parametrize("name", ["./not here", "face.png", "folder"])
 def test_folders_that_are_no_model(inputs, tmp_path, capfd, monkeypatch, name):
     monkeypatch.chdir(inputs)
-    refused_by_command(capfd, inputs, name, tmp_path / "out", f"{Path(name).name} (is not a folder|has no model_index.json)")
+    refused_by_command(
+        capfd, inputs, name, tmp_path / "out", f"{Path(name).name} (is not a folder|has no model_index.json)"
+    )
 
 
 def test_a_variant_that_is_not_there(tiny_folder, inputs, tmp_path, capfd, monkeypatch):
@@ -399,7 +414,9 @@ def test_a_variant_that_is_not_there(tiny_folder, inputs, tmp_path, capfd, monke
 
 
 def test_50_megapixels_work(tiny_folder, inputs, tmp_path, capfd):
-    Image.fromarray(portrait(200)).resize((7100, 7100), Image.Resampling.NEAREST).save(tmp_path / "huge.jpg", quality=80)
+    Image.fromarray(portrait(200)).resize((7100, 7100), Image.Resampling.NEAREST).save(
+        tmp_path / "huge.jpg", quality=80
+    )
     arguments = ["--model", tiny_folder, "--seed", "1", "-n", "1", "--no-sheet", "--output", tmp_path / "out"]
     assert run(["generate", tmp_path / "huge.jpg", inputs / "voice.wav", "--crop", "--size", "64", *arguments]) == 0
     assert capfd.readouterr().out.split() == [str(tmp_path / "out" / f"take-1.{kind}") for kind in ("mp4", "json")]

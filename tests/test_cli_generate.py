@@ -112,7 +112,7 @@ def test_crop_and_size(generate, size):
 
 
 @pytest.mark.parametrize(
-    "name", ["with space", 'quote " and \' too', "Grüße été 日本 🎬", "-leading dash", "per %d cent", "a,b;c&d$(e)"]
+    "name", ["with space", "quote \" and ' too", "Grüße été 日本 🎬", "-leading dash", "per %d cent", "a,b;c&d$(e)"]
 )
 def test_paths_of_all_kinds(generate, inputs, tmp_path, monkeypatch, name):
     folder = tmp_path / name
@@ -220,7 +220,9 @@ def test_a_real_process(tiny_folder, inputs, tmp_path, subprocess_environment):
     command = [sys.executable, "-P", "-m", "osmnet", *argv, "--model", tiny_folder, "--output", tmp_path / "out"]
     result = subprocess.run(command, env=subprocess_environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines() == [str(tmp_path / "out" / n) for n in ("take-1.mp4", "take-1.json", "sheet.png")]
+    assert result.stdout.splitlines() == [
+        str(tmp_path / "out" / n) for n in ("take-1.mp4", "take-1.json", "sheet.png")
+    ]
     lines = [line for line in result.stderr.replace("\r", "\n").splitlines() if line.strip()]
     assert lines[0].startswith("osmnet: The portrait shows 2 faces")
     assert all(line.startswith("rendering") for line in lines[1:]), result.stderr

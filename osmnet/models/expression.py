@@ -12,8 +12,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import MelWindowEncoder
 from osmnet.modeling_utils import OSMNetModel
+
+from .layers import MelWindowEncoder
 
 DILATIONS = (1, 2, 4, 8)
 

@@ -14,8 +14,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import MelWindowEncoder, ResidualMLP
 from osmnet.modeling_utils import OSMNetModel
+
+from .layers import MelWindowEncoder, ResidualMLP
 
 NUM_RADIUS_QUANTILES = 33
 

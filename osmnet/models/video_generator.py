@@ -14,8 +14,9 @@ from diffusers.utils import BaseOutput
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import ConvBlock, ResidualBlock, UpBlock
 from osmnet.modeling_utils import OSMNetModel
+
+from .layers import ConvBlock, ResidualBlock, UpBlock
 
 GEOMETRIES = ("mesh", "none")
 

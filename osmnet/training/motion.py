@@ -16,7 +16,6 @@ from osmnet.models.motion import (
     MotionDecoder,
     MotionEncoder,
     MotionSpace,
-    compose_clips,
     kl_loss,
 )
 from osmnet.training.common import load_component, set_learning_rate
@@ -63,18 +62,6 @@ def relative_clips(head_pose: np.ndarray, length: int) -> np.ndarray:
     starts = unbroken_starts(head_pose, length)
     clips = head_pose[starts[:, None] + np.arange(length)]
     return (clips - clips[:, :1]).astype(np.float32)
-
-
-def motion_statistics(path: np.ndarray, fps: float = 25.0) -> dict[str, float]:
-    """Spread [deg], speed [deg / frame] and jerk [deg / frame³] of head turns `(frames, ≥ 3)` in radians."""
-    turn = np.rad2deg(path[:, :3])
-    window = int(4 * fps)
-    spread = [turn[i : i + window].std(0).mean() for i in range(0, max(len(turn) - window, 1), window)]
-    return {
-        "spread": float(np.mean(spread)),
-        "speed": float(np.abs(np.diff(turn, axis=0)).mean()),
-        "jerk": float(np.abs(np.diff(turn, n=3, axis=0)).mean()),
-    }
 
 
 def train(data: Path, out: Path, config: MotionConfig) -> dict:
@@ -191,38 +178,3 @@ def _calibrate(clips: list[Clip], tracks: dict, encoder: MotionEncoder, space: M
     decoder.linear_in.weight *= unit
     probabilities = torch.linspace(0, 1, len(space.radius_quantiles))
     space.radius_quantiles.copy_((distance / unit).quantile(probabilities).clamp(max=1))
-
-
-@torch.no_grad()
-def sample_statistics(
-    model: Path, data: Path, epsilon: float, correlation: float, pull: float, smoothing: float, sampling: str = "span"
-) -> dict[str, float]:
-    """Spread, speed and jerk of sampled motion over those of the real motion of the same clips with speech."""
-    space, decoder, audio = (
-        load_component(cls, model, name)
-        for cls, name in (
-            (MotionSpace, "motion_space"),
-            (MotionDecoder, "motion_decoder"),
-            (AudioMotionEncoder, "audio_motion_encoder"),
-        )
-    )
-    face_model = load_component(FaceModel, model, "face_model")
-    length = decoder.config.clip_length
-    real, fake = [], []
-    for clip in load_clips(data, speech=True):
-        track = smooth_track(clip.fit(face_model).head_pose)
-        if len(track) < 100:
-            continue
-        mel = torch.from_numpy(clip.mel_windows())
-        count = (len(mel) - 1) // (length - 1)
-        index = torch.arange(count)[:, None] * (length - 1) + torch.arange(length)
-        centre = space.reconstruct(audio(mel[index]).exp())
-        features = space.sample(centre, epsilon, torch.Generator().manual_seed(1), 2, sampling, correlation)
-        paths = compose_clips(decoder(features.flatten(0, 1)).unflatten(0, features.shape[:2]), pull, smoothing)
-        real.append(list(motion_statistics(track).values()))
-        fake.append(np.mean([list(motion_statistics(path.numpy()).values()) for path in paths], 0))
-    ratio = np.mean(fake, 0) / np.mean(real, 0)
-    return {
-        **dict(zip(("spread", "speed", "jerk"), ratio.round(3).tolist(), strict=True)),
-        "real_spread_deg": np.mean(real, 0)[0],
-    }
