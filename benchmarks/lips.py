@@ -2,10 +2,10 @@
 
     python benchmarks/lips.py --data DATASET [--model FOLDER] [--json FILE]
 
-DATASET is made by `osmnet prepare`. For every held-out clip with speech the first frame is the portrait and the clip's own sound
-drives it (ε = 0, no blinks); the rendered frames are tracked again and compared with the tracked clip: correlation of the
-opening and the width of the mouth at the best lag within ±3 frames, amplitude of the opening over the real one's, and the
-distance of the lips (LMD, head removed) over that of a face that never moves.
+DATASET is made by `osmnet prepare`. For every held-out clip with speech the first frame is the portrait and the clip's
+own sound drives it (ε = 0, no blinks); the rendered frames are tracked again and compared with the tracked clip:
+correlation of the opening and the width of the mouth at the best lag within ±3 frames, amplitude of the opening over
+the real one's, and the distance of the lips (LMD, head removed) over that of a face that never moves.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     python benchmarks/motion.py --data DATASET [--model FOLDER] [--takes 2]
 
-DATASET is made by `osmnet prepare`. For every clip with speech of at least four seconds, takes are sampled for its own sound and
-compared with its tracked head: spread (standard deviation of yaw, pitch and roll in stretches of four seconds), speed and jerk
-(mean absolute first and third difference), each as a ratio to the real clips'; the spread between takes; and, on five minutes of
-sound made of those clips, the largest angles, which show whether a head drifts away.
+DATASET is made by `osmnet prepare`. For every clip with speech of at least four seconds, takes are sampled for its own
+sound and compared with its tracked head: spread (standard deviation of yaw, pitch and roll in stretches of four
+seconds), speed and jerk (mean absolute first and third difference), each as a ratio to the real clips'; the spread
+between takes; and, on five minutes of sound made of those clips, the largest angles: does a head drift away?
 """
 
 import argparse

@@ -20,13 +20,16 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 import osmnet
 from osmnet.face.crop import CropBox, crop_box, extract, to_crop
 from osmnet.face.landmarker import FaceLandmarker
+from osmnet.face.morphable import FaceModel
 from osmnet.face.motion_track import head_motion_of
 from osmnet.face.topology import eye_opening
 from osmnet.media.audio import FPS, load_speech, mel_windows, speech_activity
 from osmnet.media.image import load_portrait
 from osmnet.media.sheet import MAX_TAKES, contact_sheet
 from osmnet.media.video import VideoWriter
-from osmnet.models.motion import compose_clips
+from osmnet.models.expression import ExpressionExtractor
+from osmnet.models.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace, compose_clips
+from osmnet.models.video_generator import VideoGenerator
 from osmnet.pipeline_utils import PipelineLoader
 from osmnet.renderer import Renderer, Source
 
@@ -246,6 +249,14 @@ class OSMNetPipeline(PipelineLoader):
         "expression_extractor": "osmnet.models.expression:ExpressionExtractor",
         "video_generator": "osmnet.models.video_generator:VideoGenerator",
     }
+
+    face_model: FaceModel
+    motion_encoder: MotionEncoder
+    motion_space: MotionSpace
+    audio_motion_encoder: AudioMotionEncoder
+    motion_decoder: MotionDecoder
+    expression_extractor: ExpressionExtractor
+    video_generator: VideoGenerator
 
     def encode_source(
         self,
@@ -642,10 +653,10 @@ def _find_faces(landmarker: FaceLandmarker, picture: np.ndarray) -> list[np.ndar
         if faces:
             break
     distinct: list[np.ndarray] = []
-    for found in sorted(faces, key=lambda f: -np.prod(np.ptp(f[:, :2], axis=0))):
-        centre = found[:, :2].mean(0)
+    for candidate in sorted(faces, key=lambda f: -np.prod(np.ptp(f[:, :2], axis=0))):
+        centre = candidate[:, :2].mean(0)
         if all(np.linalg.norm(centre - other[:, :2].mean(0)) > 0.5 * np.ptp(other[:, 1]) for other in distinct):
-            distinct.append(found)
+            distinct.append(candidate)
     return distinct
 
 
@@ -695,5 +706,5 @@ def _fit_frame(picture: np.ndarray, box: CropBox) -> tuple[np.ndarray, CropBox]:
 def _thumbnail(image: np.ndarray) -> np.ndarray:
     picture = Image.fromarray(image)
     factor = SHEET_SIDE / max(picture.size)
-    size = tuple(max(round(length * factor), 1) for length in picture.size)
+    size = max(round(picture.width * factor), 1), max(round(picture.height * factor), 1)
     return np.asarray(picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0))

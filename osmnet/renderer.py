@@ -1,4 +1,4 @@
-"""From pose and expression to frames: the mesh warp, the video generator on top of it, the way back into the picture."""
+"""From pose and expression to frames: the mesh warp, the video generator on top of it, and back into the picture."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

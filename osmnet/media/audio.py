@@ -371,7 +371,7 @@ def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _mel_filters() -> np.ndarray:
-    """Triangular mel filters `(16, 257)`; equal to librosa's (tests), whose import costs a second for these few lines."""
+    """Triangular mel filters `(16, 257)`; equal to librosa's, whose import would cost a second."""
     lowest, highest = _hz_to_mel(np.array([_MEL_FMIN, _MEL_FMAX]))
     edges = _mel_to_hz(np.linspace(float(lowest), float(highest), NUM_MELS + 2))[:, None]  # Hz
     bins = np.fft.rfftfreq(_N_FFT, 1 / SAMPLING_RATE)[None]
