@@ -226,7 +226,6 @@ def _generate(arguments: argparse.Namespace) -> int:
     seed = arguments.seed
     if seed is None:
         seed = secrets.randbelow(2**31)
-        sys.stderr.write(f"osmnet: --seed {seed} makes these videos again.\n")
 
     # 3. Encode and sample; nothing is rendered or written yet.
     with warnings.catch_warnings():
@@ -253,6 +252,8 @@ def _generate(arguments: argparse.Namespace) -> int:
             output_type="lazy",
             progress=True,
         )
+    if arguments.seed is None:  # said only now: a wrong input above gets one sentence
+        sys.stderr.write(f"osmnet: --seed {seed} makes these videos again.\n")
     if arguments.face is None and output.source.num_faces > 1:
         count = output.source.num_faces
         sys.stderr.write(f"osmnet: The portrait shows {count} faces; the largest is taken (--face N takes another).\n")

@@ -109,10 +109,7 @@ class OSMNetModel(ModelMixin, ConfigMixin):
     @classmethod
     def _checked_config(cls, path: Path) -> dict[str, Any]:
         """Read a `config.json` and refuse one of another class or with arguments this class does not have."""
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not readable JSON ({error}); restore it or download it again.") from error
+        config = read_json(path)
         if not isinstance(config, dict) or config.get("_class_name", cls.__name__) != cls.__name__:
             name = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
             raise ValueError(f"{path} describes a {name}, not a {cls.__name__}; load it with its own class.")
@@ -177,6 +174,14 @@ class OSMNetModel(ModelMixin, ConfigMixin):
         names = set(self._keep_in_fp32_modules or ())
         tensors = dict(self.named_parameters()) | dict(self.named_buffers())
         return {name: tensor for name, tensor in tensors.items() if names & set(name.split("."))}
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds, or raise `ValueError` if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error}); restore it or download it again.") from error
 
 
 def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:

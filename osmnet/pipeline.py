@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d
+from tqdm import tqdm
 
 import osmnet
 from osmnet.face.crop import CropBox, crop_box, extract, to_crop
@@ -31,7 +32,7 @@ from osmnet.models.expression import ExpressionExtractor
 from osmnet.models.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace, compose_clips
 from osmnet.models.video_generator import VideoGenerator
 from osmnet.pipeline_utils import PipelineLoader
-from osmnet.renderer import Renderer, Source
+from osmnet.renderer import CHUNK, Renderer, Source
 
 DEFAULT_SIZE = 256  # of the square, where the whole picture is not asked for
 MAX_CROP = 768  # largest square rendered within a whole picture; larger pictures are scaled down
@@ -119,7 +120,8 @@ class OSMNetPipelineOutput:
         motion (`Motion`): What was sampled.
         source (`Source`): The encoded portrait.
         model (`str`): Which weights were used.
-        seed (`int`, *optional*): Seed of the generator given.
+        seed (`int`, *optional*): Seed of the generator given; `None` if it had been drawn from before, for then its
+            seed alone does not make these takes again (`motion.seeds` do).
     """
 
     frames: Any
@@ -193,7 +195,11 @@ class OSMNetPipelineOutput:
     def _chunks(self, takes: range) -> Iterator[np.ndarray]:
         if self.frames is None:
             return self._render(self.motion.take(slice(takes.start, takes.stop)))
-        return iter([np.stack([np.stack([np.asarray(image) for image in self.frames[take]]) for take in takes])])
+        count = self.head_pose.shape[1]
+        parts = (slice(start, start + CHUNK) for start in range(0, count, CHUNK))
+        return (
+            np.stack([[np.asarray(image) for image in self.frames[take][part]] for take in takes]) for part in parts
+        )
 
     def _writer(self, path: Path) -> VideoWriter:
         comment = COMMENT.format(version=osmnet.__version__)
@@ -400,10 +406,12 @@ class OSMNetPipeline(PipelineLoader):
     def _sample_path(
         self, speech: Speech, epsilon: float, generators: list[torch.Generator], sampling: str
     ) -> np.ndarray:
-        features = self.motion_space.sample(
-            speech.center, float(epsilon), generators, len(generators), sampling, CLIP_CORRELATION
-        )  # (N, clips, C)
-        decoded = [self.motion_decoder(take.to(self.device)).float().cpu() for take in features]  # N × (clips, T, 6)
+        decoded = []
+        for generator in generators:  # one take at a time: an hour's features of one are 50 MB
+            features = self.motion_space.sample(
+                speech.center, float(epsilon), generator, sampling=sampling, correlation=CLIP_CORRELATION
+            )  # (1, clips, C)
+            decoded.append(self.motion_decoder(features[0].to(self.device)).float().cpu())  # (clips, T, 6)
         # The centre decodes to a slight nod on average; composed over seconds, the head would sink.
         steady = self.motion_decoder(speech.center.to(self.device)).float().cpu().mean(0)  # (T, 6)
         path = compose_clips(torch.stack(decoded) - steady, PULL, SMOOTHING)[:, : speech.num_frames]
@@ -457,10 +465,17 @@ class OSMNetPipeline(PipelineLoader):
             expression (`np.ndarray` of shape `(frames, 64)`, *optional*): β; from `extract_expression` if not given.
 
         Yields:
-            `np.ndarray` of shape `(num_videos, chunk, height, width, 3)`: uint8 frames in order.
+            `np.ndarray` of shape `(num_videos, chunk, height, width, 3)`: uint8 frames in order; 16 a chunk, or
+            fewer of large ones.
+
+        Raises:
+            ValueError: When the first chunk is asked for, if `expression` has another shape.
         """
         if expression is None:
             expression = self.extract_expression(source, motion.speech)
+        expected = (motion.head_pose.shape[1], self.face_model.config.expression_dim)
+        if np.shape(expression) != expected:
+            raise ValueError(f"expression must have shape {expected}, not {np.shape(expression)}.")
         renderer = Renderer(source, self.face_model, self.video_generator)
         closing = LIDS_MEET * float(eye_opening(source.fit.shape)) * self.face_model.array("blink")
         pose = absolute_pose(source, motion)
@@ -537,6 +552,7 @@ class OSMNetPipeline(PipelineLoader):
         if not isinstance(speech, Speech):
             speech = self.encode_speech(speech, sampling_rate)
         # 3. Sample motion: self.motion_space, self.motion_decoder.
+        seed = _known_seed(generator)
         motion = self.sample_motion(
             speech, num_videos=num_videos, epsilon=epsilon, generator=generator, sampling=sampling,
             motion_scale=motion_scale, still=still, blink=blink, yaw=yaw, pitch=pitch, roll=roll,
@@ -546,17 +562,18 @@ class OSMNetPipeline(PipelineLoader):
         expression = self.extract_expression(source, speech, expression_scale)
         output = OSMNetPipelineOutput(
             frames=None, head_pose=absolute_pose(source, motion), expression=expression, motion=motion, source=source,
-            model=self.name, seed=generator.initial_seed() if isinstance(generator, torch.Generator) else None,
+            model=self.name, seed=seed,
             _render=lambda takes: self.render(source, takes, expression=expression),
         )  # fmt: skip
         if output_type == "lazy":
             return output
-        chunks = self.render(source, motion, expression=expression)
-        if progress:
-            from tqdm import tqdm
-
-            chunks = tqdm(chunks, total=math.ceil(speech.num_frames / 16), desc="rendering", unit="chunk")
-        output.frames = np.concatenate(list(chunks), 1)  # (N, frames, H, W, 3)
+        output.frames = np.empty((motion.num_videos, speech.num_frames, *source.frame_size, 3), np.uint8)
+        done = 0
+        with tqdm(total=speech.num_frames, desc="rendering", unit="frame", disable=not progress) as bar:
+            for chunk in self.render(source, motion, expression=expression):  # (N, chunk, H, W, 3)
+                output.frames[:, done : done + chunk.shape[1]] = chunk
+                done += chunk.shape[1]
+                bar.update(chunk.shape[1])
         if output_type == "pil":
             output.frames = [[Image.fromarray(frame) for frame in take] for take in output.frames]
         return output
@@ -635,29 +652,46 @@ def _take_seeds(generator: torch.Generator | list[torch.Generator] | None, count
     return tuple(int(draw) for draw in draws)
 
 
+def _known_seed(generator: Any) -> int | None:
+    """The seed of a generator that nothing has been drawn from yet."""
+    if not isinstance(generator, torch.Generator):
+        return None
+    seed = generator.initial_seed()
+    fresh = torch.Generator(generator.device).manual_seed(seed)
+    return seed if torch.equal(fresh.get_state(), generator.get_state()) else None
+
+
 def _find_faces(landmarker: FaceLandmarker, picture: np.ndarray) -> list[np.ndarray]:
     """All faces of a picture, largest first; small ones are looked for in overlapping parts of it."""
     faces = landmarker.detect(picture)
-    if faces:
-        return faces
+    smallest = MIN_FACE_PX if faces else 0  # beside a face that is there, only one that could be chosen counts
     height, width = picture.shape[:2]
     side = min(height, width, max(height, width) // 2 + 1)
     for part in (side, side // 2):
-        if part < 2 * MIN_FACE_PX:
+        # The larger parts always: beside a large face the look at the whole misses the small ones.
+        if part < 2 * MIN_FACE_PX or (faces and part < side):
             break
+        found = []
         tops, lefts = ({*range(0, length - part, part // 2), length - part} for length in (height, width))
         for top in sorted(tops):
             for left in sorted(lefts):
-                found = landmarker.detect(picture[top : top + part, left : left + part])
-                faces += [face + np.array([left, top, 0], np.float32) for face in found]
-        if faces:
-            break
-    distinct: list[np.ndarray] = []
-    for candidate in sorted(faces, key=lambda f: -np.prod(np.ptp(f[:, :2], axis=0))):
-        centre = candidate[:, :2].mean(0)
-        if all(np.linalg.norm(centre - other[:, :2].mean(0)) > 0.5 * np.ptp(other[:, 1]) for other in distinct):
-            distinct.append(candidate)
-    return distinct
+                seen = landmarker.detect(picture[top : top + part, left : left + part])
+                found += [face + np.array([left, top, 0], np.float32) for face in seen]
+        for face in sorted(found, key=_face_area, reverse=True):  # parts overlap and cut faces: what is new counts
+            new = all(_face_distance(face, other) > 0.5 for other in faces)
+            if new and np.ptp(face[:, 1]) >= smallest:
+                faces.append(face)
+    return sorted(faces, key=_face_area, reverse=True)
+
+
+def _face_area(face: np.ndarray) -> float:
+    return float(np.prod(np.ptp(face[:, :2], axis=0)))
+
+
+def _face_distance(face: np.ndarray, other: np.ndarray) -> float:
+    """Distance between the middles of two faces, in heights of the larger."""
+    apart = np.linalg.norm((face - other)[:, :2].mean(0))
+    return float(apart / max(np.ptp(face[:, 1]), np.ptp(other[:, 1])))
 
 
 def _choose_face(faces: list[np.ndarray], face: int | None) -> np.ndarray:

@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 import osmnet
-from osmnet.modeling_utils import HUB_ERRORS, OSMNetModel, check_dtype, first_line, weights_name
+from osmnet.modeling_utils import HUB_ERRORS, OSMNetModel, check_dtype, first_line, read_json, weights_name
 
 INDEX_NAME = "model_index.json"
 LANDMARKER_NAME = "face_landmarker.task"
@@ -165,10 +165,7 @@ class PipelineLoader:
         path = folder / INDEX_NAME
         if not path.is_file():
             raise ValueError(f"{folder} has no {INDEX_NAME}, so it is not a saved pipeline; give the folder of one.")
-        try:
-            index = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not readable JSON ({error}); restore it or download it again.") from error
+        index = read_json(path)
         class_name = index.get("_class_name") if isinstance(index, dict) else type(index).__name__
         if class_name != cls.__name__:
             raise ValueError(f"{path} describes a {class_name}, not a {cls.__name__}; give the folder of one.")

@@ -14,7 +14,8 @@ from osmnet.face.pose import Similarity, similarity_from_pose
 from osmnet.face.warp import MeshWarp
 from osmnet.models.video_generator import VideoGenerator
 
-CHUNK = 16  # frames rendered at a time
+CHUNK = 16  # frames rendered at a time,
+CHUNK_BYTES = 2**24  # and fewer of large ones: several takes are in memory at once
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,10 @@ class Renderer:
         """
         around = np.clip(np.arange(-self.context, len(head_pose) + self.context), 0, len(head_pose) - 1)
         driving = np.concatenate([head_pose - self.source.fit.head_pose, expression], 1).astype(np.float32)[around]
-        for start in range(0, len(head_pose), CHUNK):
-            stop = min(start + CHUNK, len(head_pose))
+        height, width = self.source.frame_size
+        step = min(CHUNK, max(CHUNK_BYTES // (3 * height * width), 1))
+        for start in range(0, len(head_pose), step):
+            stop = min(start + step, len(head_pose))
             window = torch.from_numpy(driving[start : stop + 2 * self.context])[None].to(self.network.device)
             with torch.inference_mode():
                 vectors = self.network.driving_encoder.encode_sequence(window)[0]

@@ -333,6 +333,15 @@ def test_the_ring_of_hair_moves_with_the_head_the_halo_by_half_and_the_border_no
     assert np.abs(rings[2]).max() == 0
 
 
+@pytest.mark.parametrize("side", [2.2, 2.6, 3.6])
+def test_nothing_is_folded_away_around_the_face_of_a_tight_crop(image, shape, side):
+    # A crop this many head units wide; a ring within the face would come out as a second chin.
+    warp = MeshWarp(image, shape, similarity_from_pose(np.array([0, 0, 0, 0, 0, 10 * (side / 3.6 - 1)]), SIZE))
+    a, b, c = np.moveaxis(warp.source_points[TRIANGLES[-6 * len(OVAL) :], :2], 1, 0)
+    turn = np.linalg.det(np.stack([b - a, c - a], 1))
+    assert (turn < 0).all() or (turn > 0).all()
+
+
 def test_a_rendered_head_is_measured_in_the_pose_it_was_given(repository):
     """The signs of docs/conventions.md, closed through the picture: warp a portrait, look at it again."""
     weights = repository / "weights_card"

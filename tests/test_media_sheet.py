@@ -66,6 +66,12 @@ def test_unusual_counts_and_formats_are_drawn(num_videos, columns, frames, heigh
     assert 300 < sheet.width < 3_000 and sheet.height < 20_000
 
 
+def test_pictures_of_the_first_takes_are_enough():
+    takes, times_s, head_pose = inputs(MAX_TAKES + 2, 2, 5, 16, 48)
+    few = contact_sheet(takes[:MAX_TAKES], times_s, head_pose)
+    np.testing.assert_array_equal(np.asarray(few), np.asarray(contact_sheet(takes, times_s, head_pose)))
+
+
 def test_shapes_that_do_not_fit_are_refused():
     takes, times_s, head_pose = inputs()
     for bad, reason in (

@@ -15,6 +15,7 @@ import osmnet
 from osmnet import renderer
 from osmnet.face.topology import eye_opening, mouth_opening
 from osmnet.media.audio import load_speech
+from osmnet.media.sheet import MAX_TAKES
 from osmnet.media.video import VideoWriter, read_frames
 from osmnet.pipeline import OSMNetPipeline, blink_curve
 from osmnet.pipeline_utils import _name_of
@@ -34,6 +35,11 @@ def source(tiny):
 @pytest.fixture(scope="module")
 def voice(tiny):
     return tiny.encode_speech(speech(1.0), SAMPLING_RATE)
+
+
+@pytest.fixture(scope="module")
+def speech_start(tiny):
+    return tiny.encode_speech(speech(0.2), SAMPLING_RATE)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +102,18 @@ def test_a_take_does_not_depend_on_how_many_there_are(tiny, voice, out):
         assert motion.seeds[:both] == out.motion.seeds[:both]
         assert np.array_equal(motion.head_pose[:both], out.motion.head_pose[:both])
         assert np.array_equal(motion.blink[:both], out.motion.blink[:both])
+
+
+def test_only_a_seed_that_makes_the_takes_again_is_recorded(tiny, source, voice):
+    generator = seeded()
+    first, second = (tiny(source, voice, generator=generator, output_type="lazy") for _ in range(2))
+    assert (first.seed, second.seed) == (SEED, None)
+    assert second.motion.seeds != first.motion.seeds
+
+
+def test_more_takes_than_a_sheet_shows_are_saved(tiny, source, speech_start, tmp_path):
+    out = tiny(source, speech_start, num_videos=MAX_TAKES + 1, generator=seeded(), output_type="lazy")
+    assert len(out.save(tmp_path)) == 2 * (MAX_TAKES + 1) + 1
 
 
 def test_one_generator_a_take(tiny, source, voice, out):
@@ -166,6 +184,18 @@ def test_what_is_encoded_is_not_encoded_again(tiny, source, voice):
         with pytest.raises(ValueError, match="encoded already"):
             tiny(source, voice, **options)
     tiny(source, voice, size=SIDE, still=True, output_type="lazy")
+
+
+def test_expression_of_another_length_is_refused(tiny, source, voice):
+    motion = tiny.sample_motion(voice, generator=seeded())
+    with pytest.raises(ValueError, match=r"expression must have shape \(25, 64\), not \(4, 64\)"):
+        next(tiny.render(source, motion, expression=np.zeros((4, 64))))
+
+
+def test_large_frames_come_in_small_chunks(tiny, source, voice, monkeypatch):
+    monkeypatch.setattr(renderer, "CHUNK_BYTES", 3 * 3 * SIDE * SIDE + 1)
+    motion = tiny.sample_motion(voice, num_videos=2, generator=seeded())
+    assert {chunk.shape[1] for chunk in tiny.render(source, motion)} == {3, 1}  # 8 times 3, and the last of 25
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 64])

@@ -9,6 +9,8 @@ from scipy.ndimage import gaussian_filter1d
 from osmnet.face.crop import crop_box, to_crop
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceModel
+from osmnet.face.pose import fit_similarity, pose_from_similarity
+from osmnet.face.topology import STABLE
 from osmnet.media.video import read_frames
 
 REFERENCE_SIZE = 256
@@ -45,7 +47,8 @@ def head_motion_of(video: str | os.PathLike[str], bundle: Path, face_model: Face
         raise ValueError(f"No face was found in the video '{video}'; use one in which a face is clearly seen.")
     landmarks = np.stack(found)
     box = crop_box(landmarks, height, width)
-    pose = face_model.fit_track(to_crop(landmarks, box, REFERENCE_SIZE), REFERENCE_SIZE).head_pose
+    stable_px = to_crop(landmarks[:, STABLE], box, REFERENCE_SIZE)
+    pose = pose_from_similarity(fit_similarity(face_model.array("mean_shape")[STABLE], stable_px), REFERENCE_SIZE)
     pose = gaussian_filter1d(pose, SMOOTHING, axis=0, mode="nearest")
     back_and_forth = np.abs((np.arange(frames) + len(pose) - 1) % max(2 * len(pose) - 2, 1) - (len(pose) - 1))
     return (pose - pose[0])[back_and_forth].astype(np.float32)

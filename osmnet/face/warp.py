@@ -6,6 +6,8 @@ crop and stays, so that a crop can be pasted back without a seam. The triangles 
 z-buffer, and every pixel looks up where it came from.
 """
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 
@@ -62,7 +64,15 @@ TRIANGLES = np.concatenate(
 ).astype(np.int32)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile a function at its first call, and keep the result on disk where there is a folder to write to."""
+    try:
+        return numba.njit(cache=True, nogil=True, fastmath=True)(function)
+    except RuntimeError:  # a read-only installation and no home folder, as in some containers
+        return numba.njit(nogil=True, fastmath=True)(function)
+
+
+@_compiled
 def _rasterise(
     points: np.ndarray, triangles: np.ndarray, origin: np.ndarray, grid: np.ndarray, depth: np.ndarray
 ) -> None:
@@ -111,7 +121,7 @@ def _padded(image: np.ndarray) -> np.ndarray:
     return np.pad(wide, ((0, 0), (0, 0), (0, 1))).astype(np.float32).reshape(len(wide), -1)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@_compiled
 def _sample(padded: np.ndarray, grid: np.ndarray, down: np.ndarray, across: np.ndarray, frame: np.ndarray) -> None:
     """Fill `frame` with the colours at `grid` (pixels of the image) by Lanczos interpolation."""
     height, width = frame.shape[:2]
@@ -172,7 +182,11 @@ class MeshWarp:
             reach = np.where(ray == 0, np.inf, reach).min(1)
         self._border = centre + ray * reach[:, None]
         room = np.maximum(reach - MARGIN * self.size / np.linalg.norm(ray, axis=1), 0.5 * reach)
-        self._hair = centre + ray * np.minimum(1.0, 0.8 * room)[:, None]
+        # In a tight crop the ring comes nearer, but never within the face: what is folded away under the chin would
+        # come out below it as a second chin as soon as the head is raised.
+        edge = ((self.similarity.place(oval)[:, :2] - centre) * ray).sum(1) / (ray**2).sum(1)
+        outside = edge + 0.25 * np.maximum(reach - edge, 0)
+        self._hair = centre + ray * np.maximum(np.minimum(1.0, 0.8 * room), np.minimum(1.0, outside))[:, None]
         self._halo = (self._hair + self._border) / 2
         self._hair_at_rest = rest
         # 1 above the chin's height, falling towards the neck.
@@ -244,7 +258,7 @@ class MeshWarp:
         # What no triangle covers (the corners) stays.
         grid[..., 0] = np.arange(self.size, dtype=np.float32) + 0.5
         grid[..., 1] = (np.arange(self.size, dtype=np.float32) + 0.5)[:, None]
-        depth = np.full((self.size, self.size), np.inf, np.float32)
+        depth = np.full((self.size, self.size), np.finfo(np.float32).max, np.float32)  # fastmath knows no infinity
         _rasterise(target, TRIANGLES, origin, grid, depth)
         return grid
 

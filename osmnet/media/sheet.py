@@ -33,7 +33,8 @@ def contact_sheet(
     their motion can be compared by eye. Of more than 24 takes, the first 24 are shown.
 
     Args:
-        takes (`Sequence[np.ndarray]`): One array of shape `(columns, H, W, 3)`, uint8 RGB, per take, all of one shape.
+        takes (`Sequence[np.ndarray]`): One array of shape `(columns, H, W, 3)`, uint8 RGB, per take, all of one shape;
+            only the first 24 takes are needed.
         times_s (`np.ndarray` of shape `(columns,)`): Moment of each column in seconds, ascending.
         head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Yaw, pitch, roll in radians (and the translation,
             which is not drawn) at 25 fps.
@@ -51,7 +52,7 @@ def contact_sheet(
     head_pose = np.asarray(head_pose, np.float64)
     _check_shapes(takes, times_s, head_pose)
     shown = takes[:MAX_TAKES]
-    sheet = _draw(shown, times_s, np.rad2deg(head_pose[: len(shown), :, :3]), title, len(takes))
+    sheet = _draw(shown, times_s, np.rad2deg(head_pose[: len(shown), :, :3]), title, len(head_pose))
     if path is not None:
         _save(sheet, Path(path))
     return sheet
@@ -66,8 +67,10 @@ def _check_shapes(takes: Sequence[np.ndarray], times_s: np.ndarray, head_pose: n
             raise ValueError(f"Take {number} must be {expected}, not {take.dtype} of shape {take.shape}.")
     if times_s.shape != (len(takes[0]),):
         raise ValueError(f"times_s must hold one moment for each of {len(takes[0])} columns, not {times_s.shape}.")
-    if head_pose.ndim != 3 or head_pose.shape[0] != len(takes) or head_pose.shape[1] < 1 or head_pose.shape[2] != 6:
-        raise ValueError(f"head_pose must have shape ({len(takes)}, frames, 6), not {head_pose.shape}.")
+    if head_pose.ndim != 3 or head_pose.shape[1] < 1 or head_pose.shape[2] != 6:
+        raise ValueError(f"head_pose must have shape (num_videos, frames, 6), not {head_pose.shape}.")
+    if len(takes) != len(head_pose) and not MAX_TAKES <= len(takes) < len(head_pose):
+        raise ValueError(f"There are pictures of {len(takes)} takes, but head_pose holds {len(head_pose)}.")
 
 
 def _draw(

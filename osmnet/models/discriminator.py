@@ -60,14 +60,24 @@ class PatchDiscriminator(OSMNetModel):
         return self.conv_out(x), features
 
 
-def d_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """Return the hinge loss of the discriminator for its logits on real and generated pictures."""
-    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+def d_loss(real: torch.Tensor, fake: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the hinge loss of the discriminator.
+
+    Args:
+        real (`torch.Tensor` of shape `(batch, 1, h, w)`): Logits of real pictures.
+        fake (`torch.Tensor` of the same shape): Logits of generated ones.
+        weight (`torch.Tensor` of the same shape, *optional*): How much each patch counts.
+    """
+    return _mean(F.relu(1 - real), weight) + _mean(F.relu(1 + fake), weight)
 
 
-def g_loss(fake: torch.Tensor) -> torch.Tensor:
-    """Return the hinge loss of the network that generated the pictures with these logits."""
-    return -fake.mean()
+def g_loss(fake: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the hinge loss of the generator for logits of what it made; `weight` as in `d_loss`."""
+    return -_mean(fake, weight)
+
+
+def _mean(values: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    return values.mean() if weight is None else (values * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
 def feature_matching_loss(real: Sequence[torch.Tensor], fake: Sequence[torch.Tensor]) -> torch.Tensor:

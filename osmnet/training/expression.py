@@ -227,6 +227,11 @@ def _mouths(network: ExpressionExtractor, face_model: FaceModel, clip: SpeechCli
 def validate(network: ExpressionExtractor, face_model: FaceModel, clips: list[SpeechClip]) -> dict[str, float]:
     """How clips' own sound moves their mouths.
 
+    Args:
+        network (`ExpressionExtractor`): Put into evaluation mode meanwhile.
+        face_model (`FaceModel`): The linear face model.
+        clips (`list[SpeechClip]`): At least one; long ones count more.
+
     Returns:
         `dict[str, float]`: Correlations of opening and width with the truth, spread of the opening over the true one,
         and `lmd_ratio`, the distance of the inner lips from the truth over that of lips that never move.
@@ -264,6 +269,9 @@ def align(network: ExpressionExtractor, face_model: FaceModel, clips: list[Speec
 
     Returns:
         `list[SpeechClip]`: The clips kept.
+
+    Raises:
+        ValueError: If there is none.
     """
     network.eval()
     kept = []

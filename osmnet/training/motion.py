@@ -74,7 +74,10 @@ def train(data: Path, out: Path, config: MotionConfig) -> dict:
         config (`MotionConfig`): Settings.
 
     Returns:
-        `dict`: How well clips are decoded, how many bases are used, and how sampled motion compares with real motion.
+        `dict`: The losses of the last step, and how many bases are in use.
+
+    Raises:
+        ValueError: If no training clip has speech, or an earlier stage is missing.
     """
     torch.manual_seed(config.seed)
     face_model = load_component(FaceModel, out, "face_model")

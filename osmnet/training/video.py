@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from osmnet.data.dataset import Clip, load_clips, split_clips
@@ -37,14 +38,14 @@ class VideoConfig:
     window_size: int = 128
     base_channels: int = 24
     batch_size: int = 8
-    steps: int = 6_500
-    adversarial_from: int = 3_000
+    steps: int = 7_000
+    adversarial_from: int = 2_500
     learning_rate: float = 2e-4
     ema: float = 0.999
     weight_l1: float = 4.0  # the paper's λ_rec
     weight_gradient: float = 4.0
-    weight_adversarial: float = 0.1
-    weight_feature: float = 1.0
+    weight_adversarial: float = 0.3
+    weight_feature: float = 4.0
     weight_mask: float = 0.01
     seed: int = 0
 
@@ -292,7 +293,10 @@ def _adversarial_losses(
     # Only what the network may paint can differ: the warp's faults elsewhere would drown the rest.
     fake = torch.cat([batch["target"] * (1 - paint) + output.sample * paint, inside], 1)
     real = torch.cat([batch["target"], inside], 1)
-    d = d_loss(discriminator(real)[0], discriminator(fake.detach())[0])
+    real_logits, fake_logits = discriminator(real)[0], discriminator(fake.detach())[0]
+    # Most patches hold nothing that could be fake; they would teach the discriminator to be undecided.
+    weight = F.adaptive_max_pool2d(paint, real_logits.shape[-2:])
+    d = d_loss(real_logits, fake_logits, weight)
     d_optimiser.zero_grad(set_to_none=True)
     d.backward()
     d_optimiser.step()
@@ -301,7 +305,7 @@ def _adversarial_losses(
     with torch.no_grad():
         real_features = discriminator(real)[1]
     discriminator.requires_grad_(True)
-    return {"d": d, "g": g_loss(fake_logits), "feature": feature_matching_loss(real_features, fake_features)}
+    return {"d": d, "g": g_loss(fake_logits, weight), "feature": feature_matching_loss(real_features, fake_features)}
 
 
 def _save(work: Path, step: int, config: VideoConfig, modules: dict[str, torch.nn.Module]) -> None:
