@@ -125,6 +125,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="the same seed gives the same videos (default: a new one, which is printed)",
     )
     takes.add_argument(
+        "--take-seed",
+        type=_number(0, 2**63 - 1, whole=True),
+        metavar="SEED",
+        help="make one take again: the take_seed of its JSON file (instead of --seed and --num-videos)",
+    )
+    takes.add_argument(
         "--sampling",
         choices=("span", "ball"),
         default="span",
@@ -210,6 +216,8 @@ def _generate(arguments: argparse.Namespace) -> int:
             raise ValueError("--still and --head-motion exclude each other; leave one out.")
     if arguments.size is not None and not arguments.crop:
         raise ValueError("--size is the side of the square around the head; add --crop, or leave --size out.")
+    if arguments.take_seed is not None and arguments.seed is not None:
+        raise ValueError("--take-seed makes one take again and --seed a series of them; leave one out.")
     _check_output(arguments.output)
 
     # 1. Heavy imports only now: wrong arguments above are refused in a moment.
@@ -226,6 +234,10 @@ def _generate(arguments: argparse.Namespace) -> int:
     seed = arguments.seed
     if seed is None:
         seed = secrets.randbelow(2**31)
+    num_videos = arguments.num_videos
+    generator: torch.Generator | list[torch.Generator] = torch.Generator().manual_seed(seed)
+    if arguments.take_seed is not None:
+        num_videos, generator = 1, [torch.Generator().manual_seed(arguments.take_seed)]
 
     # 3. Encode and sample; nothing is rendered or written yet.
     with warnings.catch_warnings():
@@ -234,9 +246,9 @@ def _generate(arguments: argparse.Namespace) -> int:
         output = pipe(
             arguments.portrait,
             arguments.speech,
-            num_videos=arguments.num_videos,
+            num_videos=num_videos,
             epsilon=arguments.epsilon,
-            generator=torch.Generator().manual_seed(seed),
+            generator=generator,
             sampling=arguments.sampling,
             full_frame=not arguments.crop,
             size=arguments.size,
@@ -250,9 +262,8 @@ def _generate(arguments: argparse.Namespace) -> int:
             roll=math.radians(arguments.roll),
             head_motion=arguments.head_motion,
             output_type="lazy",
-            progress=True,
         )
-    if arguments.seed is None:  # said only now: a wrong input above gets one sentence
+    if arguments.seed is None and arguments.take_seed is None:  # said only now: a wrong input above gets one sentence
         sys.stderr.write(f"osmnet: --seed {seed} makes these videos again.\n")
     if arguments.face is None and output.source.num_faces > 1:
         count = output.source.num_faces

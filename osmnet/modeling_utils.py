@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -46,6 +46,11 @@ class OSMNetModel(ModelMixin, ConfigMixin):
     """
 
     config_name: Any = "config.json"
+
+    if TYPE_CHECKING:  # diffusers' base class is untyped
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Call `forward`."""
 
     @classmethod
     def from_pretrained(

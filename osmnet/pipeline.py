@@ -23,7 +23,7 @@ from osmnet.face.crop import CropBox, crop_box, extract, to_crop
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceModel
 from osmnet.face.motion_track import head_motion_of
-from osmnet.face.topology import eye_opening
+from osmnet.face.topology import OVAL, eye_opening
 from osmnet.media.audio import FPS, load_speech, mel_windows, speech_activity
 from osmnet.media.image import load_portrait
 from osmnet.media.sheet import MAX_TAKES, contact_sheet
@@ -36,9 +36,12 @@ from osmnet.renderer import CHUNK, Renderer, Source
 
 DEFAULT_SIZE = 256  # of the square, where the whole picture is not asked for
 MAX_CROP = 768  # largest square rendered within a whole picture; larger pictures are scaled down
-MAX_FRAME = 1280  # longest side of a whole picture
+MAX_FRAME = 1280  # of a whole picture: no more pixels than a square of this side
+MAX_PICTURE = 4096  # longest side that is looked at: small faces in large pictures need it
 DETECTION_SIZE = 512  # the second, finer look at the face
 MIN_FACE_PX = 48
+MAX_OUTSIDE = 0.2  # share of the face's outline that may lie outside the picture
+SURE_FIT = 0.04  # head units; upright faces misfit the mean face by 0.01 to 0.04, those on their head by 0.04 to 0.08
 MAX_YAW_DEG = 60.0
 MAX_VIDEOS, MAX_EPSILON = 100, 100.0
 # How sampled clips become a path (measured against real motion in docs/experiments.md).
@@ -46,7 +49,10 @@ CLIP_CORRELATION, PULL, SMOOTHING = 0.8, 0.085, 1.2
 PAUSE = 9  # frames; shorter silences do not close the mouth
 SMILE_KEPT = 0.5  # of the portrait's own expression around the mouth; all of it would talk through a grin
 LIDS_MEET = 0.85  # lids move on a curve: a straight way of their whole distance would carry the upper past the lower
-MAX_TURN = math.radians(30)  # of sampled motion: further than people turn while they speak to a camera
+# Sampled motion stays below these turns [rad] and translations [head units]: further than people move while they speak
+# to a camera, and further than the square around the head leaves room for.
+MAX_MOTION = (*3 * (math.radians(30),), 0.45, 0.35, 1.2)
+MAX_TURN_DEG = 45.0  # of a head in all, where it began nearer: past it the warp has nothing left to show
 SHEET_COLUMNS, SHEET_SIDE = 8, 192
 TAKES_AT_ONCE = 4  # encoders that run side by side
 COMMENT = "AI-generated talking head, made with osmnet {version}"
@@ -276,7 +282,8 @@ class OSMNetPipeline(PipelineLoader):
 
         Args:
             portrait (`str`, `os.PathLike`, `PIL.Image.Image` or `np.ndarray`): A picture with a face.
-            full_frame (`bool`): Render the whole picture (at up to 1280 pixels) instead of the square around the head.
+            full_frame (`bool`): Render the whole picture (scaled to at most 1280 × 1280 pixels in all) instead of the
+                square around the head.
             size (`int`, *optional*): Side of that square in pixels, 64 to 2048; 256 if not given. Not with
                 `full_frame`.
             face (`int`, *optional*): Which face of several, 0 is the largest. Not given: the largest, with a warning
@@ -292,24 +299,25 @@ class OSMNetPipeline(PipelineLoader):
             _check_range("size", size, 64, 2048, whole=True)
             if full_frame:
                 raise ValueError("size is the side of the square; leave it out, or give full_frame=False.")
-        picture = load_portrait(portrait)
+        picture = load_portrait(portrait, max_side=MAX_PICTURE)
         with FaceLandmarker(self._bundle(), num_faces=8) as landmarker:
             faces = _find_faces(landmarker, picture)
-            landmarks = _choose_face(faces, face)
+            landmarks = _choose_face(faces, face, picture.shape[:2])
             box = crop_box(landmarks, *picture.shape[:2])
             if full_frame:
                 width = picture.shape[1]
                 picture, box = _fit_frame(picture, box)
                 landmarks = landmarks * (picture.shape[1] / width)
             landmarks = _look_again(landmarker, picture, box, landmarks)
+            _check_upright(landmarker, self.face_model, extract(picture, box, DETECTION_SIZE))
         side = box.side if full_frame else (size or DEFAULT_SIZE)
         fit = self.face_model.fit(to_crop(landmarks, box, side), side)
-        yaw = math.degrees(fit.head_pose[0])
-        if abs(yaw) > MAX_YAW_DEG:
-            raise ValueError(
-                f"The face is turned {abs(yaw):.0f}° to the side, and past {MAX_YAW_DEG:.0f}° too little of it shows; "
-                "use a picture that is nearer to frontal."
-            )
+        for turn, where in zip(np.degrees(np.abs(fit.head_pose[:2])), ("to the side", "up or down"), strict=True):
+            if turn > MAX_YAW_DEG:
+                raise ValueError(
+                    f"The face is turned {turn:.0f}° {where}, and past {MAX_YAW_DEG:.0f}° too little of it shows; use "
+                    "a picture that is nearer to frontal."
+                )
         return Source(picture, extract(picture, box, side), box, fit, full_frame, len(faces))
 
     @torch.inference_mode()
@@ -415,8 +423,8 @@ class OSMNetPipeline(PipelineLoader):
         # The centre decodes to a slight nod on average; composed over seconds, the head would sink.
         steady = self.motion_decoder(speech.center.to(self.device)).float().cpu().mean(0)  # (T, 6)
         path = compose_clips(torch.stack(decoded) - steady, PULL, SMOOTHING)[:, : speech.num_frames]
-        turn = MAX_TURN * torch.tanh(path[..., :3] / MAX_TURN)
-        return torch.cat([turn, path[..., 3:]], -1).numpy()
+        limits = torch.tensor(MAX_MOTION)
+        return (limits * torch.tanh(path / limits)).numpy()
 
     @torch.inference_mode()
     def extract_expression(self, source: Source, speech: Speech, expression_scale: float = 1.0) -> np.ndarray:
@@ -543,7 +551,7 @@ class OSMNetPipeline(PipelineLoader):
             raise ValueError(f"output_type must be 'np', 'pil' or 'lazy', not {output_type!r}.")
         # 1. Encode the portrait: self.face_model.
         if isinstance(portrait, Source):
-            if full_frame > portrait.full_frame or size not in (None, portrait.size) or face is not None:
+            if (full_frame and not portrait.full_frame) or size not in (None, portrait.size) or face is not None:
                 raise ValueError("The portrait is encoded already: give full_frame, size and face to encode_source.")
             source = portrait
         else:
@@ -590,8 +598,12 @@ class OSMNetPipeline(PipelineLoader):
 
 
 def absolute_pose(source: Source, motion: Motion) -> np.ndarray:
-    """Poses in the source's camera: those of the portrait plus the motion; `(num_videos, frames, 6)`."""
-    return source.fit.head_pose + motion.head_pose
+    """Poses in the source's camera: those of the portrait plus the motion, `(num_videos, frames, 6)`, within 45°."""
+    own = source.fit.head_pose
+    limit = np.maximum(np.abs(own[:3]), math.radians(MAX_TURN_DEG))
+    pose = own + motion.head_pose
+    pose[..., :3] = np.clip(pose[..., :3], -limit, limit)
+    return pose
 
 
 def blink_curve(frames: int, generator: torch.Generator) -> np.ndarray:
@@ -630,9 +642,15 @@ def _check_range(name: str, value: float, low: float, high: float, whole: bool =
 
 def _curve(name: str, turn: HeadTurn, frames: int) -> np.ndarray:
     """A constant or a curve as `(frames,)` float32."""
-    curve = np.asarray(turn, np.float32)
-    if curve.shape not in ((), (frames,)) or not np.isfinite(curve).all():
-        raise ValueError(f"{name} must be a number or {frames} finite numbers (one a frame), not shape {curve.shape}.")
+    expected = f"{name} must be a finite number or {frames} of them, one a frame"
+    try:
+        curve = np.asarray(turn, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{expected}, not {turn!r}.") from error
+    if curve.shape not in ((), (frames,)):
+        raise ValueError(f"{expected}, not of shape {curve.shape}.")
+    if not np.isfinite(curve).all():
+        raise ValueError(f"{expected}; there is NaN or infinity in it.")
     if np.abs(curve).max(initial=0) > math.radians(MAX_YAW_DEG):
         raise ValueError(f"{name} must stay within ±{MAX_YAW_DEG:.0f}° ({math.radians(MAX_YAW_DEG):.2f} rad).")
     return np.broadcast_to(curve, (frames,))
@@ -694,13 +712,13 @@ def _face_distance(face: np.ndarray, other: np.ndarray) -> float:
     return float(apart / max(np.ptp(face[:, 1]), np.ptp(other[:, 1])))
 
 
-def _choose_face(faces: list[np.ndarray], face: int | None) -> np.ndarray:
+def _choose_face(faces: list[np.ndarray], face: int | None, size: tuple[int, int]) -> np.ndarray:
     if not faces:
         raise ValueError("No face was found in the portrait; use a picture in which a face is clearly seen.")
     if face is not None:
         _check_range("face", face, 0, 100, whole=True)
     if face is not None and face >= len(faces):
-        raise ValueError(f"The portrait shows {len(faces)} face{'s' * (len(faces) > 1)}; there is no face {face + 1}.")
+        raise ValueError(f"The portrait shows {len(faces)} face{'s' * (len(faces) > 1)}; choose one of them.")
     if face is None and len(faces) > 1:
         message = f"The portrait shows {len(faces)} faces; the largest is taken (choose with face=)."
         warnings.warn(message, stacklevel=3)
@@ -710,7 +728,25 @@ def _choose_face(faces: list[np.ndarray], face: int | None) -> np.ndarray:
         raise ValueError(
             f"The face is only {height:.0f} pixels high, and at least {MIN_FACE_PX} are needed; use a larger picture."
         )
+    oval, (height, width) = landmarks[OVAL, :2], size
+    outside = np.mean((oval < 0).any(1) | (oval[:, 0] > width) | (oval[:, 1] > height))
+    if outside > MAX_OUTSIDE:
+        raise ValueError(
+            f"{100 * outside:.0f} % of the face's outline lies outside the picture; use one that shows the whole face."
+        )
     return landmarks
+
+
+def _check_upright(landmarker: FaceLandmarker, face_model: FaceModel, crop: np.ndarray) -> None:
+    """Refuse a face that stands on its head: the landmarker fits it the wrong way up, with the mouth on the eyes."""
+    misfits = []
+    for image in (crop, np.ascontiguousarray(np.rot90(crop, 2))):
+        faces = landmarker.detect(image)
+        misfits.append(face_model.misfit(faces[0]) if faces else math.inf)
+        if misfits[0] < SURE_FIT:
+            return
+    if misfits[1] < 0.75 * misfits[0]:
+        raise ValueError("The face stands on its head; turn the picture round.")
 
 
 def _look_again(landmarker: FaceLandmarker, picture: np.ndarray, box: CropBox, landmarks: np.ndarray) -> np.ndarray:
@@ -729,7 +765,7 @@ def _look_again(landmarker: FaceLandmarker, picture: np.ndarray, box: CropBox, l
 
 def _fit_frame(picture: np.ndarray, box: CropBox) -> tuple[np.ndarray, CropBox]:
     """Scale a whole picture so that neither it nor the square in it is too large to render."""
-    factor = min(1.0, MAX_CROP / box.side, MAX_FRAME / max(picture.shape[:2]))
+    factor = min(1.0, MAX_CROP / box.side, MAX_FRAME / math.sqrt(picture.shape[0] * picture.shape[1]))
     if factor < 1:
         height, width = (max(round(length * factor), 2) for length in picture.shape[:2])
         picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))

@@ -57,7 +57,7 @@ OPTIONS = {
     "1000 videos": ({"num_videos": 1000}, ("--num-videos", "1000"), "num.videos.*from 1 to 100|1000"),
     "-3 videos": ({"num_videos": -3}, ("--num-videos", "-3"), "num.videos.*from 1 to 100"),
     "half a video": ({"num_videos": 1.5}, ("--num-videos", "1.5"), "num.videos.*whole number"),
-    "no such face": ({"face": 1}, ("--face", "2"), "shows 1 face; there is no face 2"),
+    "no such face": ({"face": 1}, ("--face", "2"), "shows 1 face; choose one of them"),
     "motion scale below 0": ({"motion_scale": -1}, ("--motion-scale", "-1"), "motion.scale.*from 0 to 10"),
     "expression scale NaN": (
         {"expression_scale": float("nan")},

@@ -166,7 +166,6 @@ def test_every_option_reaches_the_pipeline(inputs, monkeypatch, capsys, pipeline
         "blink": False,
         "head_motion": Path("motion.mp4"),
         "output_type": "lazy",
-        "progress": True,
     }
     assert pipeline.saved == {"folder": Path("out"), "sheet": False}
     captured = capsys.readouterr()

@@ -226,3 +226,12 @@ def test_a_real_process(tiny_folder, inputs, tmp_path, subprocess_environment):
     lines = [line for line in result.stderr.replace("\r", "\n").splitlines() if line.strip()]
     assert lines[0].startswith("osmnet: The portrait shows 2 faces")
     assert all(line.startswith("rendering") for line in lines[1:]), result.stderr
+
+
+def test_take_seed_makes_one_take_again(generate, tmp_path):
+    both, _, _ = generate("--num-videos", "2", "--seed", "5", "--crop", output=tmp_path / "both")
+    second = read_json(both / "take-2.json")
+    again, lines, _ = generate("--take-seed", second["take_seed"], "--crop", "--no-sheet", output=tmp_path / "again")
+    assert len(lines) == 2
+    assert read_json(again / "take-1.json")["head_pose"] == second["head_pose"]
+    generate("--take-seed", "1", "--seed", "2", output=tmp_path / "neither", status=2)

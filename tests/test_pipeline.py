@@ -457,6 +457,15 @@ def test_a_full_frame_is_the_picture_outside_the_square(tiny, voice):
     assert seam.mean() < 1 and np.quantile(seam, 0.99) < 12
 
 
+def test_a_small_face_beside_a_large_one_is_found(tiny, repository):
+    small, large = (Image.open(repository / "examples" / f"portrait_{name}.jpg") for name in ("astronaut", "hopper"))
+    picture = Image.new("RGB", (1024, 600), "gray")
+    picture.paste(small, (0, 44))
+    picture.paste(large, (512, 0))
+    left = {face: tiny.encode_source(picture, face=face).box.left for face in (0, 1)}
+    assert left[0] > 512 > left[1]
+
+
 def test_a_large_picture_is_scaled_down(tiny):
     picture = np.asarray(Image.fromarray(portrait(400)).resize((1800, 1800)))
     source = tiny.encode_source(picture, full_frame=True)
@@ -566,3 +575,18 @@ def test_half_precision(out, source, tmp_path, dtype):
     result = half(source, (speech(1.0), SAMPLING_RATE), num_videos=1, generator=seeded())
     assert np.abs(result.head_pose[0] - out.head_pose[0]).max() < np.radians(2)
     assert np.abs(result.frames[0].astype(int) - out.frames[0]).mean() < 1
+
+
+def test_a_face_on_its_head_is_refused(tiny, repository):
+    upright = Image.open(repository / "examples" / "portrait_astronaut.jpg")
+    tiny.encode_source(upright)
+    with pytest.raises(ValueError, match="on its head"):
+        tiny.encode_source(upright.rotate(180))
+
+
+def test_a_face_that_is_cut_off_is_refused(tiny, repository):
+    picture = Image.open(repository / "examples" / "portrait_hopper.jpg")
+    face = tiny.encode_source(picture)
+    middle = face.box.left + face.box.side // 2
+    with pytest.raises(ValueError, match="outside the picture|No face"):
+        tiny.encode_source(picture.crop((middle, 0, *picture.size)))

@@ -160,6 +160,12 @@ class FaceModel(OSMNetModel):
         pose = pose_from_similarity(similarity, size)
         return FaceFit(shape, identity.astype(np.float32), expression.astype(np.float32), pose, similarity)
 
+    def misfit(self, landmarks_px: np.ndarray) -> float:
+        """Root-mean-square distance of a face's stable vertices `(478, 3)` from the mean face's, head units."""
+        mean = self.array("mean_shape")[STABLE]
+        shape = fit_similarity(mean, landmarks_px[STABLE]).unplace(landmarks_px[STABLE])
+        return float(np.sqrt(((shape - mean) ** 2).sum(-1).mean()))
+
     def mouth_anchor(self, identity: np.ndarray) -> np.ndarray:
         """Where the lips of a person (α `(40,)`) rest: `(3,)` head units."""
         offset = np.tensordot(identity, self.array("identity_basis")[:, INNER_LIPS], 1)

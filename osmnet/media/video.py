@@ -197,7 +197,8 @@ class VideoWriter:
         self._waveform = waveform
         self._sampling_rate = int(sampling_rate)
         self._samples_written = 0
-        self._options = {"crf": str(crf), "preset": preset}
+        # x264 takes more memory with every thread; several takes are encoded side by side.
+        self._options = {"crf": str(crf), "preset": preset, "threads": "2"}
         self._comment = comment
         self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
         self._container: Any = None

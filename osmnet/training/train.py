@@ -120,7 +120,8 @@ def _configured(config: Any, settings: list[str]) -> Any:
             changes[name] = kinds[name](value)
         except ValueError:
             raise ValueError(f"The setting {name} must be {KINDS[kinds[name]]}, not '{value}'.") from None
-        if not math.isfinite(changes[name]) or changes[name] < (name in ("steps", "batch_size")):
+        lowest = 1 if name in ("steps", "batch_size") else 0
+        if not math.isfinite(changes[name]) or changes[name] < lowest:
             raise ValueError(f"The setting {name} is out of its range: '{value}'.")
     return dataclasses.replace(config, **changes)
 
