@@ -88,6 +88,10 @@ class DrivingEncoder(nn.Module):
         return self.conv_out(F.leaky_relu(x, 0.2)).transpose(1, 2)
 
 
+def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
 class VideoGenerator(OSMNetModel):
     """Generate a frame from the source picture and a window of driving numbers.
 
@@ -134,17 +138,20 @@ class VideoGenerator(OSMNetModel):
         self.driving_encoder = DrivingEncoder(driving_dim, window, vector_dim, vector_dim)
         in_channels = 3 if geometry == "none" else 6 + guide_channels
         out_channels = 3 if geometry == "none" else 4
+        in_channels, out_channels = in_channels * stem_stride**2, out_channels * stem_stride**2
         widths = [min(base_channels * 2**level, max_channels) for level in range(num_down + 1)]
-        self.stem = ConvBlock(nn.Conv2d(in_channels * stem_stride**2, widths[0], 3, padding=1), vector_dim)
-        self.down_blocks = nn.ModuleList(
-            ConvBlock(nn.Conv2d(widths[level], widths[level + 1], 3, padding=1), vector_dim)
-            for level in range(num_down)
-        )
-        self.mid_blocks = nn.ModuleList(ResidualBlock(widths[-1], vector_dim) for _ in range(num_residual))
+        # The paper has three convolutions, each followed by pooling. With a mesh, which brings three times as many
+        # channels or more, one comes before them.
+        self.stem = None if geometry == "none" else ConvBlock(_conv(in_channels, widths[0]), vector_dim)
+        read, made = (widths[:-1], widths[1:]) if self.stem else ([in_channels, *widths[:-2]], widths[:-1])
+        self.down_blocks = nn.ModuleList(ConvBlock(_conv(i, o), vector_dim) for i, o in zip(read, made, strict=True))
+        self.mid_blocks = nn.ModuleList(ResidualBlock(made[-1], vector_dim) for _ in range(num_residual))
+        above = [made[-1], *widths[num_down - 1 : 0 : -1]]  # channels that come up from each smaller level
         self.up_blocks = nn.ModuleList(
-            UpBlock(widths[level + 1], widths[level], widths[level], vector_dim) for level in reversed(range(num_down))
+            UpBlock(channels, width, width, vector_dim)
+            for channels, width in zip(above, widths[num_down - 1 :: -1], strict=True)
         )
-        self.conv_out = nn.Conv2d(widths[0], out_channels * stem_stride**2, 3, padding=1)
+        self.conv_out = _conv(widths[0], out_channels)
         with torch.no_grad():  # start with dull colours and, with a mesh, half of what the guide allows
             for parameter in self.conv_out.parameters():
                 parameter.mul_(0.1)
@@ -198,11 +205,16 @@ class VideoGenerator(OSMNetModel):
         x = x.contiguous(memory_format=torch.channels_last)
         driving = F.leaky_relu(driving.to(dtype), 0.2)
 
-        x = self.stem(x, driving)
         skips = []
-        for block in self.down_blocks:
-            skips.append(x)
-            x = F.avg_pool2d(block(x, driving), 2)
+        if self.stem:
+            x = self.stem(x, driving)
+            for block in self.down_blocks:
+                skips.append(x)
+                x = F.avg_pool2d(block(x, driving), 2)
+        else:
+            for block in self.down_blocks:
+                skips.append(block(x, driving))
+                x = F.avg_pool2d(skips[-1], 2)
         for block in self.mid_blocks:
             x = block(x, driving)
         for block in self.up_blocks:
