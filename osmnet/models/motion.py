@@ -182,7 +182,9 @@ class MotionSpace(OSMNetModel):
         bases = self.motion_bases.detach().float().cpu()
         uniform = torch.special.ndtr(noise[..., -1:])  # (N, K, 1)
         if sampling == "span":
-            direction = noise[..., :-1] @ (bases - bases.mean(0))  # (N, K, C)
+            # Take by take: one product for all would round each differently for different numbers of takes.
+            spread = bases - bases.mean(0)
+            direction = torch.stack([each[:, :-1] @ spread for each in noise])  # (N, K, C)
             radius = self._radius(uniform)
         else:
             direction = noise[..., :-1]
