@@ -265,6 +265,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         )
     if arguments.seed is None and arguments.take_seed is None:  # said only now: a wrong input above gets one sentence
         sys.stderr.write(f"osmnet: --seed {seed} makes these videos again.\n")
+    if output.motion.speech.activity.max() < 0.5:
+        sys.stderr.write("osmnet: No speech was heard in the recording (steady noise?); the mouth stays at rest.\n")
     if arguments.face is None and output.source.num_faces > 1:
         count = output.source.num_faces
         sys.stderr.write(f"osmnet: The portrait shows {count} faces; the largest is taken (--face N takes another).\n")

@@ -6,6 +6,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -42,6 +43,7 @@ def pipeline(monkeypatch):
 
     class Output:
         source = types.SimpleNamespace(num_faces=1)
+        motion = types.SimpleNamespace(speech=types.SimpleNamespace(activity=np.ones(10)))
 
         def save(self, folder, *, sheet, progress):
             record.saved = {"folder": folder, "sheet": sheet}

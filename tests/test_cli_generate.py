@@ -235,3 +235,13 @@ def test_take_seed_makes_one_take_again(generate, tmp_path):
     assert len(lines) == 2
     assert read_json(again / "take-1.json")["head_pose"] == second["head_pose"]
     generate("--take-seed", "1", "--seed", "2", output=tmp_path / "neither", status=2)
+
+
+def test_noise_is_said_to_be_no_speech(generate, tmp_path):
+    noise = write_wav(
+        tmp_path / "noise.wav", 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+    )
+    _, _, errors = generate("--num-videos", "1", "--crop", speech=noise)
+    assert "No speech was heard" in errors
+    _, _, errors = generate("--num-videos", "1", "--crop")
+    assert "No speech was heard" not in errors
