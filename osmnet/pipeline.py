@@ -48,7 +48,7 @@ MAX_VIDEOS, MAX_EPSILON = 100, 100.0
 CLIP_CORRELATION, PULL, SMOOTHING = 0.8, 0.085, 1.2
 PAUSE = 9  # frames; shorter silences do not close the mouth
 SMILE_KEPT = 0.5  # of the portrait's own expression around the mouth; all of it would talk through a grin
-LIDS_MEET = 0.85  # lids move on a curve: a straight way of their whole distance would carry the upper past the lower
+LIDS_MEET = 0.95  # lids move on a curve: a straight way of their whole distance carries the upper past the lower
 # Sampled motion stays below these turns [rad] and translations [head units]: further than people move while they speak
 # to a camera, and further than the square around the head leaves room for.
 MAX_MOTION = (*3 * (math.radians(30),), 0.45, 0.35, 1.2)
