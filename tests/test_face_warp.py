@@ -33,6 +33,7 @@ from osmnet.face.warp import (
     _padded,
     _rasterise,
     _sample,
+    _soften_outlines,
 )
 from osmnet.media.image import load_portrait
 
@@ -361,3 +362,17 @@ def test_a_rendered_head_is_measured_in_the_pose_it_was_given(repository):
     # No other angle turns with it, but yaw and pitch a little: it is one picture, not a head.
     others = (seen - np.diag(np.diag(seen)))[:, :3]
     assert np.abs(others).max() < 0.12
+
+
+def test_outlines_are_softened_and_nothing_else():
+    drawn = np.zeros((16, 16, 3), np.uint8)
+    drawn[:, 8:] = 160
+    grid = np.stack(np.meshgrid(np.arange(16.0), np.arange(16.0)), -1).astype(np.float32)
+    frame = drawn.copy()
+    _soften_outlines(drawn, grid, 2.0, frame)
+    assert np.array_equal(frame, drawn)  # neighbours come from neighbours: no outline, whatever the colours
+    grid[:, 8:, 0] += 50
+    _soften_outlines(drawn, grid, 2.0, frame)
+    assert (frame[1:-1, 7] == 40).all() and (frame[1:-1, 8] == 120).all()  # weights 1 : 2 : 1 across the edge
+    frame[1:-1, 7:9] = drawn[1:-1, 7:9]
+    assert np.array_equal(frame, drawn)

@@ -31,6 +31,9 @@ NUM_RING = len(OVAL)
 HAIR_SCALE = np.array([1.35, 1.5, 1.0])  # of the oval, about the middle of the face
 NECK_FOLLOWS = 0.5  # how much of the head's movement the ring below the chin makes
 HALO_FOLLOWS = 0.45
+OUTLINE = (
+    0.02  # of the crop's side: pixels that come from further apart than this lie on different sides of an outline
+)
 MARGIN = 0.06  # rings keep this part of the crop's side clear of its border
 
 
@@ -149,6 +152,25 @@ def _sample(padded: np.ndarray, grid: np.ndarray, down: np.ndarray, across: np.n
                 right_half = taps[k + 16] + taps[k + 20] + taps[k + 24] + taps[k + 28]
                 colour = left_half + right_half + np.float32(0.5)
                 frame[y, x, k] = np.uint8(min(max(colour, np.float32(0)), np.float32(255)))
+
+
+@_compiled
+def _soften_outlines(drawn: np.ndarray, grid: np.ndarray, far: float, frame: np.ndarray) -> None:
+    """Smooth the stairs where one part of the picture covers another: there neighbours come from far apart."""
+    for y in range(1, grid.shape[0] - 1):
+        for x in range(1, grid.shape[1] - 1):
+            u, v = grid[y, x]
+            jump = 0.0
+            for i, j in ((y, x - 1), (y, x + 1), (y - 1, x), (y + 1, x)):
+                jump = max(jump, abs(grid[i, j, 0] - u), abs(grid[i, j, 1] - v))
+            if jump > far:
+                for c in range(3):
+                    total = 4 * int(drawn[y, x, c])
+                    total += 2 * (int(drawn[y, x - 1, c]) + int(drawn[y, x + 1, c]))
+                    total += 2 * (int(drawn[y - 1, x, c]) + int(drawn[y + 1, x, c]))
+                    total += int(drawn[y - 1, x - 1, c]) + int(drawn[y - 1, x + 1, c])
+                    total += int(drawn[y + 1, x - 1, c]) + int(drawn[y + 1, x + 1, c])
+                    frame[y, x, c] = (total + 8) // 16
 
 
 class MeshWarp:
@@ -275,6 +297,8 @@ class MeshWarp:
         targets, origins = self.points(shape, similarity)
         frames = np.empty((len(shape), *self.image.shape), np.uint8)
         for frame, target, origin in zip(frames, targets, origins, strict=True):
+            grid = self.grid(target, origin)
             # Lanczos keeps the picture's fine detail, which bilinear sampling would halve.
-            _sample(self._padded, self.grid(target, origin), _LANCZOS, _LANCZOS_RGBX, frame)
+            _sample(self._padded, grid, _LANCZOS, _LANCZOS_RGBX, frame)
+            _soften_outlines(frame.copy(), grid, OUTLINE * self.size, frame)
         return frames
