@@ -20,13 +20,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import osmnet
+from osmnet.limits import MAX_EPSILON, MAX_OFFSET_DEG, MAX_SCALE, MAX_SIZE, MAX_VIDEOS, MIN_SIZE
 
 EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
-MAX_VIDEOS, MAX_EPSILON = 100, 100.0
-MIN_SIZE, MAX_SIZE = 64, 2048
-MAX_TURN_DEG = 60.0
 
 # Commands with a parser of their own: the module whose `main(argv)` they run, and what they are for.
 DISPATCHED = {
@@ -139,8 +137,8 @@ def build_parser() -> argparse.ArgumentParser:
     takes.add_argument("--no-sheet", action="store_true", help="make no sheet.png, which shows the takes together")
 
     motion = generate.add_argument_group("motion")
-    scale = _number(0, 10)
-    turn = _number(-MAX_TURN_DEG, MAX_TURN_DEG)
+    scale = _number(0, MAX_SCALE)
+    turn = _number(-MAX_OFFSET_DEG, MAX_OFFSET_DEG)
     motion.add_argument(
         "--motion-scale", type=scale, default=1.0, metavar="X", help="multiplies the head movement, 1 by default"
     )

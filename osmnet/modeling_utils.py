@@ -36,6 +36,19 @@ def weights_name(variant: str | None = None) -> str:
     return f"{stem}.{variant}.{suffix}" if variant else WEIGHTS_NAME
 
 
+def temporary_folder_in(folder: Path) -> Path:
+    """Make a folder, if it is not there, and a temporary one in it, from which files are moved when they are whole.
+
+    Raises:
+        ValueError: If the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    except OSError as error:
+        raise ValueError(f"Cannot write to the folder {folder} ({error}); choose another one.") from error
+
+
 class OSMNetModel(ModelMixin, ConfigMixin):
     """A network whose constructor is its `config.json` and whose weights fit exactly or are refused.
 
@@ -147,11 +160,7 @@ class OSMNetModel(ModelMixin, ConfigMixin):
         if not safe_serialization:
             raise ValueError("Weights are only saved as safetensors: leave safe_serialization=True.")
         folder = Path(save_directory)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
-        except OSError as error:
-            raise ValueError(f"Cannot write to the folder {folder} ({error}); choose another one.") from error
+        temporary = temporary_folder_in(folder)
         try:
             ModelMixin.save_pretrained(self, temporary, variant=variant, max_shard_size="1000GB")
             for file in sorted(temporary.iterdir()):

@@ -24,6 +24,7 @@ from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceModel
 from osmnet.face.motion_track import head_motion_of
 from osmnet.face.topology import OVAL, eye_opening
+from osmnet.limits import MAX_EPSILON, MAX_OFFSET_DEG, MAX_SCALE, MAX_SIZE, MAX_VIDEOS, MIN_SIZE
 from osmnet.media.audio import FPS, load_speech, mel_windows, speech_activity
 from osmnet.media.image import load_portrait
 from osmnet.media.sheet import MAX_TAKES, contact_sheet
@@ -42,8 +43,6 @@ DETECTION_SIZE = 512  # the second, finer look at the face
 MIN_FACE_PX = 48
 MAX_OUTSIDE = 0.2  # share of the face's outline that may lie outside the picture
 SURE_FIT = 0.04  # head units; upright faces misfit the mean face by 0.01 to 0.04, those on their head by 0.04 to 0.08
-MAX_YAW_DEG = 60.0
-MAX_VIDEOS, MAX_EPSILON = 100, 100.0
 # How sampled clips become a path (measured against real motion in docs/experiments.md).
 CLIP_CORRELATION, PULL, SMOOTHING = 0.8, 0.085, 1.2
 PAUSE = 9  # frames; shorter silences do not close the mouth
@@ -296,7 +295,7 @@ class OSMNetPipeline(PipelineLoader):
             ValueError: If the picture cannot be used; one sentence says why.
         """
         if size is not None:
-            _check_range("size", size, 64, 2048, whole=True)
+            _check_range("size", size, MIN_SIZE, MAX_SIZE, whole=True)
             if full_frame:
                 raise ValueError("size is the side of the square; leave it out, or give full_frame=False.")
         picture = load_portrait(portrait, max_side=MAX_PICTURE)
@@ -308,15 +307,16 @@ class OSMNetPipeline(PipelineLoader):
                 width = picture.shape[1]
                 picture, box = _fit_frame(picture, box)
                 landmarks = landmarks * (picture.shape[1] / width)
-            landmarks = _look_again(landmarker, picture, box, landmarks)
-            _check_upright(landmarker, self.face_model, extract(picture, box, DETECTION_SIZE))
+            square = extract(picture, box, DETECTION_SIZE)
+            landmarks = _look_again(landmarker, square, box, landmarks)
+            _check_upright(landmarker, square, self.face_model, landmarks)
         side = box.side if full_frame else (size or DEFAULT_SIZE)
         fit = self.face_model.fit(to_crop(landmarks, box, side), side)
         for turn, where in zip(np.degrees(np.abs(fit.head_pose[:2])), ("to the side", "up or down"), strict=True):
-            if turn > MAX_YAW_DEG:
+            if turn > MAX_OFFSET_DEG:
                 raise ValueError(
-                    f"The face is turned {turn:.0f}° {where}, and past {MAX_YAW_DEG:.0f}° too little of it shows; use "
-                    "a picture that is nearer to frontal."
+                    f"The face is turned {turn:.0f}° {where}, and past {MAX_OFFSET_DEG:.0f}° too little of it shows; "
+                    "use a picture that is nearer to frontal."
                 )
         return Source(picture, extract(picture, box, side), box, fit, full_frame, len(faces))
 
@@ -389,7 +389,7 @@ class OSMNetPipeline(PipelineLoader):
         """
         _check_range("num_videos", num_videos, 1, MAX_VIDEOS, whole=True)
         _check_range("epsilon", epsilon, 0, MAX_EPSILON)
-        _check_range("motion_scale", motion_scale, 0, 10)
+        _check_range("motion_scale", motion_scale, 0, MAX_SCALE)
         if sampling not in ("span", "ball"):
             raise ValueError(f"sampling must be 'span' or 'ball', not {sampling!r}.")
         if still and head_motion is not None:
@@ -441,7 +441,7 @@ class OSMNetPipeline(PipelineLoader):
         Raises:
             ValueError: If `expression_scale` is out of its range.
         """
-        _check_range("expression_scale", expression_scale, 0, 10)
+        _check_range("expression_scale", expression_scale, 0, MAX_SCALE)
         identity = torch.from_numpy(source.fit.identity)[None].to(self.device)
         context, step = self.expression_extractor.context_frames, 2048
         parts = []
@@ -622,22 +622,22 @@ def blink_curve(frames: int, generator: torch.Generator) -> np.ndarray:
     curve = np.zeros(frames, np.float32)
     shape = np.array([0.25, 0.8, 1.0, 0.9, 0.6, 0.3, 0.1], np.float32)
     draw = torch.randn(frames // 8 + 4, 2, generator=generator).numpy()
-    at = 25 * float(np.exp(0.3 + 0.5 * draw[0, 0]))
+    at = FPS * float(np.exp(0.3 + 0.5 * draw[0, 0]))
     for pause, strength in draw[1:]:
         start = int(at)
         if start >= frames:
             break
         part = curve[start : start + len(shape)]
         part[:] = np.maximum(part, (shape * min(1.0, 0.97 + 0.05 * strength))[: len(part)])
-        at += len(shape) + 25 * float(np.exp(np.log(2.9) + 0.55 * pause))
+        at += len(shape) + FPS * float(np.exp(np.log(2.9) + 0.55 * pause))
     return curve
 
 
 def _check_range(name: str, value: float, low: float, high: float, whole: bool = False) -> None:
     number = isinstance(value, int | np.integer) if whole else isinstance(value, int | float | np.number)
-    if isinstance(value, bool) or not number or not low <= value <= high or math.isinf(value):
-        limits = f"at least {low}" if math.isinf(high) else f"from {low} to {high}"
-        raise ValueError(f"{name} must be a {'whole' if whole else 'finite'} number {limits}, not {value!r}.")
+    if isinstance(value, bool) or not number or not low <= value <= high:
+        kind = "whole" if whole else "finite"
+        raise ValueError(f"{name} must be a {kind} number from {low} to {high}, not {value!r}.")
 
 
 def _curve(name: str, turn: HeadTurn, frames: int) -> np.ndarray:
@@ -651,8 +651,8 @@ def _curve(name: str, turn: HeadTurn, frames: int) -> np.ndarray:
         raise ValueError(f"{expected}, not of shape {curve.shape}.")
     if not np.isfinite(curve).all():
         raise ValueError(f"{expected}; there is NaN or infinity in it.")
-    if np.abs(curve).max(initial=0) > math.radians(MAX_YAW_DEG):
-        raise ValueError(f"{name} must stay within ±{MAX_YAW_DEG:.0f}° ({math.radians(MAX_YAW_DEG):.2f} rad).")
+    if np.abs(curve).max(initial=0) > math.radians(MAX_OFFSET_DEG):
+        raise ValueError(f"{name} must stay within ±{MAX_OFFSET_DEG:.0f}° ({math.radians(MAX_OFFSET_DEG):.2f} rad).")
     return np.broadcast_to(curve, (frames,))
 
 
@@ -737,23 +737,22 @@ def _choose_face(faces: list[np.ndarray], face: int | None, size: tuple[int, int
     return landmarks
 
 
-def _check_upright(landmarker: FaceLandmarker, face_model: FaceModel, crop: np.ndarray) -> None:
+def _check_upright(
+    landmarker: FaceLandmarker, square: np.ndarray, face_model: FaceModel, landmarks: np.ndarray
+) -> None:
     """Refuse a face that stands on its head: the landmarker fits it the wrong way up, with the mouth on the eyes."""
-    misfits = []
-    for image in (crop, np.ascontiguousarray(np.rot90(crop, 2))):
-        faces = landmarker.detect(image)
-        misfits.append(face_model.misfit(faces[0]) if faces else math.inf)
-        if misfits[0] < SURE_FIT:
-            return
-    if misfits[1] < 0.75 * misfits[0]:
+    misfit = face_model.misfit(landmarks)
+    if misfit < SURE_FIT:
+        return
+    turned = landmarker.detect(np.ascontiguousarray(np.rot90(square, 2)))
+    if turned and face_model.misfit(turned[0]) < 0.75 * misfit:
         raise ValueError("The face stands on its head; turn the picture round.")
 
 
-def _look_again(landmarker: FaceLandmarker, picture: np.ndarray, box: CropBox, landmarks: np.ndarray) -> np.ndarray:
-    """Look at the square alone, which is more exact than a look at the whole picture: vertices in its pixels."""
+def _look_again(landmarker: FaceLandmarker, square: np.ndarray, box: CropBox, landmarks: np.ndarray) -> np.ndarray:
+    """Look at the square alone, which is more exact than at the whole picture: vertices in pixels of the picture."""
     scale = box.side / DETECTION_SIZE
-    seen = landmarker.detect(extract(picture, box, DETECTION_SIZE))
-    found = [face * scale + (box.left, box.top, 0) for face in seen]
+    found = [face * scale + (box.left, box.top, 0) for face in landmarker.detect(square)]
 
     def distance(face: np.ndarray) -> float:
         return float(np.linalg.norm((face - landmarks)[:, :2].mean(0)))

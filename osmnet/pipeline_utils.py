@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,7 +15,15 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 import osmnet
-from osmnet.modeling_utils import HUB_ERRORS, OSMNetModel, check_dtype, first_line, read_json, weights_name
+from osmnet.modeling_utils import (
+    HUB_ERRORS,
+    OSMNetModel,
+    check_dtype,
+    first_line,
+    read_json,
+    temporary_folder_in,
+    weights_name,
+)
 
 INDEX_NAME = "model_index.json"
 LANDMARKER_NAME = "face_landmarker.task"
@@ -200,11 +207,7 @@ class PipelineLoader:
             ValueError: If the folder cannot be written.
         """
         folder = Path(save_directory)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
-        except OSError as error:
-            raise ValueError(f"Cannot write to the folder {folder} ({error}); choose another one.") from error
+        temporary = temporary_folder_in(folder)
         index: dict[str, Any] = {
             "_class_name": type(self).__name__,
             "_osmnet_version": osmnet.__version__,
@@ -289,13 +292,12 @@ def packaged_weights() -> Path:
     Raises:
         ValueError: If there is none.
     """
-    package = Path(__file__).resolve().parent
-    for folder in (package / "weights_card", package.parent / "weights_card"):
-        if (folder / INDEX_NAME).is_file():
-            return folder
-    raise ValueError(
-        "This installation of osmnet has no weights; install it again, or give the folder or Hub id of a model."
-    )
+    index = _packaged(INDEX_NAME)
+    if index is None:
+        raise ValueError(
+            "This installation of osmnet has no weights; install it again, or give the folder or Hub id of a model."
+        )
+    return index.parent
 
 
 def packaged_landmarker() -> Path:
@@ -304,13 +306,19 @@ def packaged_landmarker() -> Path:
     Raises:
         ValueError: If there is none.
     """
+    landmarker = _packaged(LANDMARKER_NAME)
+    if landmarker is None:
+        raise ValueError(
+            f"This installation of osmnet has no {LANDMARKER_NAME}; make one with scripts/build_landmarker.py."
+        )
+    return landmarker
+
+
+def _packaged(name: str) -> Path | None:
+    """A file that came with the package, inside it or beside it in a checkout."""
     package = Path(__file__).resolve().parent
-    for folder in (package / "weights_card", package.parent / "weights_card"):
-        if (folder / LANDMARKER_NAME).is_file():
-            return folder / LANDMARKER_NAME
-    raise ValueError(
-        f"This installation of osmnet has no {LANDMARKER_NAME}; make one with scripts/build_landmarker.py."
-    )
+    files = (folder / "weights_card" / name for folder in (package, package.parent))
+    return next((file for file in files if file.is_file()), None)
 
 
 def resolve_device(

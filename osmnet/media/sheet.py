@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-FPS = 25
+from osmnet.media.audio import FPS
+
 MAX_TAKES = 24  # a taller page than that is no overview, and some viewers do not open it
 
 _DPI = 100

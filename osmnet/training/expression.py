@@ -215,12 +215,18 @@ def concordance_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Te
 
 
 @torch.no_grad()
+def _shapes(
+    network: ExpressionExtractor, face_model: FaceModel, clip: SpeechClip
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Faces `(frames, 478, 3)` of a clip as the network hears them and as they were seen."""
+    identity = torch.from_numpy(clip.identity)
+    return face_model(identity, clip.predict(network)), face_model(identity, torch.from_numpy(clip.expression))
+
+
 def _mouths(network: ExpressionExtractor, face_model: FaceModel, clip: SpeechClip) -> tuple[np.ndarray, np.ndarray]:
     """Opening and width `(frames, 2)` of the mouth as the network hears it and as it was seen."""
-    identity = torch.from_numpy(clip.identity)
-    heard = _mouth(face_model(identity, clip.predict(network)))
-    seen = _mouth(face_model(identity, torch.from_numpy(clip.expression)))
-    return heard.numpy(), seen.numpy()
+    heard, seen = _shapes(network, face_model, clip)
+    return _mouth(heard).numpy(), _mouth(seen).numpy()
 
 
 @torch.no_grad()
@@ -240,9 +246,7 @@ def validate(network: ExpressionExtractor, face_model: FaceModel, clips: list[Sp
     network.eval()
     rows = []
     for clip in clips:
-        identity = torch.from_numpy(clip.identity)
-        predicted = face_model(identity, clip.predict(network))
-        truth = face_model(identity, torch.from_numpy(clip.expression))
+        predicted, truth = _shapes(network, face_model, clip)
         p, t = _mouth(predicted).numpy(), _mouth(truth).numpy()
         error, movement = ((shape - truth)[:, INNER_LIPS].norm(dim=-1).mean() for shape in (predicted, truth[:1]))
         rows.append(
