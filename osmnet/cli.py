@@ -1,4 +1,4 @@
-"""The command line: `osmnet generate | prepare | train | doctor`.
+"""The command line: `osmnet generate | prepare | train | evaluate | bases | doctor`.
 
 Arguments are checked before anything heavy is imported: a wrong one is refused at once. A refusal is one sentence on
 stderr and exit status 2; the names of the files made are all that goes to stdout.
@@ -28,8 +28,10 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
 # Commands with a parser of their own: the module whose `main(argv)` they run, and what they are for.
 DISPATCHED = {
-    "prepare": ("osmnet.data.prepare", "turn raw videos into tracked, cropped clips for training"),
+    "prepare": ("osmnet.data.prepare", "turn raw videos into a dataset of tracked, cropped clips"),
     "train": ("osmnet.training.train", "train or fine-tune the networks on prepared clips"),
+    "evaluate": ("osmnet.evaluation.evaluate", "measure a model on held-out clips by the papers' protocol"),
+    "bases": ("osmnet.evaluation.bases", "draw what the learned head motions do, and faces turned by them"),
 }
 
 
@@ -285,12 +287,11 @@ def _generate(arguments: argparse.Namespace) -> int:
 def _dispatch(command: str, argv: list[str]) -> int:
     """Run a command that has a parser of its own."""
     try:
-        module = import_module(DISPATCHED[command][0])
+        return import_module(DISPATCHED[command][0]).main(argv) or 0
     except ModuleNotFoundError as error:
         raise ValueError(
             f"`osmnet {command}` needs the package '{error.name}'; install osmnet with its extra 'train'."
         ) from error
-    return module.main(argv) or 0
 
 
 def _run(argv: list[str]) -> int:
@@ -321,7 +322,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(argv)
     except KeyboardInterrupt:
-        sys.stderr.write("\nosmnet: stopped; finished takes are kept.\n")
+        sys.stderr.write("\nosmnet: stopped; what was finished is kept.\n")
         return EXIT_INTERRUPTED
     except (ValueError, OSError, ImportError) as error:
         if "--debug" in argv:

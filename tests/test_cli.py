@@ -220,7 +220,7 @@ def test_a_defect_is_not_taken_for_wrong_input(inputs, monkeypatch, pipeline):
         cli.main(["generate", "face.png", "voice.wav"])
 
 
-@pytest.mark.parametrize("command", ["prepare", "train"])
+@pytest.mark.parametrize("command", sorted(cli.DISPATCHED))
 def test_dispatch_hands_all_arguments_over(monkeypatch, command):
     module = types.ModuleType("module")
     seen = []

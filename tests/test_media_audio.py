@@ -181,10 +181,10 @@ def test_num_frames_covers_every_sample():
 def test_mel_filters_are_librosas():
     from librosa.filters import mel as librosa_mel
 
-    from osmnet.media.audio import _mel_filters
+    from osmnet.media.audio import mel_filters
 
     expected = librosa_mel(sr=SAMPLING_RATE, n_fft=512, n_mels=16, fmin=50, fmax=8000, norm=None)
-    np.testing.assert_allclose(_mel_filters(), expected, atol=1e-5)
+    np.testing.assert_allclose(mel_filters(), expected, atol=1e-5)
 
 
 def test_mel_finds_the_band_of_a_tone_and_the_moment_of_a_click():

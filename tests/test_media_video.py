@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -100,6 +101,30 @@ def test_rotation_and_mirroring_are_carried_out(tmp_path, rotation, upright):
     frame = next(read_frames(path))
     assert frame.shape == expected.shape
     assert np.abs(frame.astype(int) - expected).mean() < 12  # the corners' colours, whatever the codec does at edges
+
+
+@pytest.mark.parametrize("rotation", [None, (90, False, False), (-90, False, False), (180, True, False)])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le", "yuv444p"])
+def test_a_part_is_that_part_of_the_whole(tmp_path, rotation, pix_fmt):
+    rng = np.random.default_rng(0)
+    frames = cv2.resize(rng.integers(0, 256, (12, 16, 3), np.uint8), (96, 64))[None].repeat(4, axis=0)
+    path = write_timed(tmp_path / "a.mp4", frames, np.arange(4) / 25, pix_fmt=pix_fmt, rotation=rotation)
+    whole = next(read_frames(path))
+    for left, top, right, bottom in ((0, 0, *whole.shape[1::-1]), (13, 7, 50, 41), (33, 22, 64, 64)):
+        parts = list(read_frames(path, window=lambda k, box=(left, top, right, bottom): box if k % 2 else None))
+        assert [part.size for part in parts[::2]] == [0, 0]
+        for part in parts[1::2]:
+            np.testing.assert_array_equal(part, whole[top:bottom, left:right])
+
+
+def test_large_pictures_are_made_smaller_and_small_ones_left(tmp_path):
+    path = write_timed(tmp_path / "a.mp4", ramp(3, step=20), np.arange(3) / 25, rotation=(90, False, False))
+    whole = next(read_frames(path))
+    longest = max(whole.shape)
+    assert next(read_frames(path, max_side=longest)).shape == whole.shape
+    small = list(read_frames(path, max_side=longest // 2))
+    assert small[0].shape == (whole.shape[0] // 2, whole.shape[1] // 2, 3)
+    assert numbers(small, step=20) == [0, 1, 2]
 
 
 def test_ten_bit_pictures_are_read(tmp_path):

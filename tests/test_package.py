@@ -83,7 +83,8 @@ def test_nothing_in_the_package_imports_the_demo_or_training_above_itself(reposi
 
 def test_what_the_package_imports_is_required(repository, project):
     extras = project["project"]["optional-dependencies"]
-    names = [re.match(r"[\w-]+", text)[0] for text in project["project"]["dependencies"] + extras["train"]]
+    requirements = project["project"]["dependencies"] + extras["train"] + extras["scale"]
+    names = [re.match(r"[\w-]+", text)[0] for text in requirements]
     required = {name.lower().replace("_", "-") for name in names}
     distributions = metadata.packages_distributions()
     for path in (repository / "osmnet").rglob("*.py"):

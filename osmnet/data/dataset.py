@@ -1,48 +1,47 @@
-"""Prepared clips as arrays."""
+"""A prepared dataset, and its clips as arrays."""
 
-import json
+import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 import soundfile
 
+from osmnet.data.shards import SUBPIXELS, fingerprint, read_manifest, read_range
 from osmnet.face.morphable import FaceFit, FaceModel
+from osmnet.face.pose import fit_similarity
+from osmnet.face.topology import STABLE
 from osmnet.media.audio import mel_windows
+from osmnet.media.video import read_frames
 
-
-class _HasSpeaker(Protocol):
-    @property
-    def speaker(self) -> str: ...
-
-
-Spoken = TypeVar("Spoken", bound=_HasSpeaker)
+CLIPS_PER_HELD_OUT = 5  # split by clip: one in this many is held out
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One prepared clip; see `osmnet.data.prepare` for the files."""
+    """One prepared clip; nothing is read before it is asked for.
 
-    folder: Path
+    Attributes:
+        where (`str`): Folder or address of the dataset.
+        info (`dict`): Its line of the manifest.
+    """
+
+    where: str
+    info: dict[str, Any]
 
     @property
     def name(self) -> str:
-        """The clip's name."""
-        return self.folder.name
+        """The clip's name, unique in its dataset."""
+        return self.info["key"]
 
     @property
     def speaker(self) -> str:
-        """Who is seen, as far as the clip's name tells: held-out splits go by this."""
-        return speaker_of(self.name)
-
-    @cached_property
-    def info(self) -> dict:
-        """What `clip.json` says."""
-        return json.loads((self.folder / "clip.json").read_text(encoding="utf-8"))
+        """Who is seen, as far as that is known: held-out splits go by this."""
+        return self.info["speaker"]
 
     @property
     def size(self) -> int:
@@ -50,33 +49,149 @@ class Clip:
         return self.info["size"]
 
     @property
-    def has_speech(self) -> bool:
-        """Whether sound that belongs to the lips is there."""
-        return (self.folder / "speech.wav").is_file()
+    def frames(self) -> int:
+        """Number of frames, 25 a second."""
+        return self.info["frames"]
 
     @property
-    def video(self) -> Path:
-        """The cropped video."""
-        return self.folder / "crop.mp4"
+    def has_speech(self) -> bool:
+        """Whether there is sound that belongs to the lips."""
+        return "wav" in self.info["files"]
+
+    def _read(self, ending: str) -> bytes:
+        start, size = self.info["files"][ending]
+        return read_range(f"{self.where}/{self.info['shard']}", start, size)
+
+    def _track(self) -> dict[str, np.ndarray]:
+        try:
+            with np.load(io.BytesIO(self._read("npz")), allow_pickle=False) as track:
+                return dict(track)
+        except (OSError, EOFError, KeyError, zlib.error) as error:
+            raise ValueError(f"The track of clip '{self.name}' is damaged ({error}); prepare it again.") from error
 
     def landmarks_px(self) -> np.ndarray:
-        """Vertices `(frames, 478, 3)` in pixels of the crop."""
-        with np.load(self.folder / "track.npz") as track:
-            return track["landmarks_px"]
+        """Vertices `(frames, 478, 3)` in pixels of the crop, float32."""
+        return self._track()["landmarks"].astype(np.float32) / SUBPIXELS
 
     def speech(self) -> np.ndarray:
-        """The sound, 16 kHz mono, as long as the picture."""
-        return soundfile.read(self.folder / "speech.wav", dtype="float32")[0]
+        """The sound, 16 kHz mono, as long as the picture: `(frames * 640,)` float32.
+
+        Raises:
+            ValueError: If the clip has no speech.
+        """
+        if not self.has_speech:
+            raise ValueError(f"Clip '{self.name}' has no speech; ask for clips with speech only.")
+        return soundfile.read(io.BytesIO(self._read("wav")), dtype="float32")[0]
 
     def mel_windows(self) -> np.ndarray:
         """Speech features `(frames, 16, 16)`, as many frames as the picture has."""
         windows = mel_windows(self.speech())
-        frames = self.info["frames"]
-        return np.pad(windows, ((0, max(frames - len(windows), 0)), (0, 0), (0, 0)), mode="edge")[:frames]
+        return np.pad(windows, ((0, max(self.frames - len(windows), 0)), (0, 0), (0, 0)), mode="edge")[: self.frames]
 
     def fit(self, face_model: FaceModel) -> FaceFit:
-        """Pose, expression and identity of every frame."""
-        return face_model.fit_track(self.landmarks_px(), self.size)
+        """Pose, expression and identity of every frame: as stored if they belong to this face model, else anew."""
+        track = self._track()
+        landmarks = track["landmarks"].astype(np.float32) / SUBPIXELS
+        if str(track["face_model"]) != fingerprint(face_model):
+            return face_model.fit_track(landmarks, self.size)
+        similarity = fit_similarity(face_model.array("mean_shape")[STABLE], landmarks[:, STABLE])
+        shape = similarity.unplace(landmarks)
+        return FaceFit(shape, track["identity"], track["expression"], track["head_pose"], similarity)
+
+    def read_frames(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Decode the pictures from frame `start` to before frame `stop`: `(size, size, 3)` uint8 RGB each."""
+        return islice(read_frames(self._read("mp4")), start, self.frames if stop is None else min(stop, self.frames))
+
+
+class Dataset:
+    """A folder or address made by `osmnet prepare`.
+
+    Args:
+        where (`str`): Folder or address.
+        rows (`list[dict]`): Its manifest.
+    """
+
+    def __init__(self, where: str, rows: list[dict[str, Any]]):
+        self.where = where
+        self._clips = sorted((Clip(where, row) for row in rows if row["status"] == "kept"), key=lambda clip: clip.name)
+
+    @classmethod
+    def open(cls, source: str | Path) -> Self:
+        """Open a dataset.
+
+        Args:
+            source (`str` or `Path`): A folder, or an address that fsspec reads (`https://…`, `hf://datasets/…`); of
+                an address only the clips that are used are fetched, one at a time.
+
+        Raises:
+            ValueError: If there is none, or it is of another version.
+        """
+        where = str(source).rstrip("/")
+        return cls(where, read_manifest(where))
+
+    def clips(self, speech: bool | None = None, min_size: int = 0) -> list[Clip]:
+        """Clips by name.
+
+        Args:
+            speech (`bool`, *optional*): Only clips with (or without) speech.
+            min_size (`int`): Only clips whose crop has at least this side in pixels.
+
+        Returns:
+            `list[Clip]`: Never empty.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        chosen = [clip for clip in self._clips if (speech is None or clip.has_speech == speech)]
+        if not chosen:
+            wanted = {True: " with speech", False: " without speech", None: ""}[speech]
+            raise ValueError(f"'{self.where}' has no clips{wanted}; prepare others (its report.html says what went).")
+        large = [clip for clip in chosen if clip.size >= min_size]
+        if not large:
+            raise ValueError(
+                f"No clip in '{self.where}' has a crop of {min_size} pixels; prepare videos with larger faces."
+            )
+        return large
+
+    def split(
+        self, speech: bool | None = None, min_size: int = 0, by: Literal["speaker", "clip"] = "speaker"
+    ) -> tuple[list[Clip], list[Clip]]:
+        """Part clips into those to train on and those to validate on; every stage and run parts them alike.
+
+        Args:
+            speech (`bool`, *optional*): As in `clips`.
+            min_size (`int`): As in `clips`.
+            by (`"speaker"` or `"clip"`): Hold out speakers (about one in eight, by name), or every fifth clip, for
+                fine-tuning on one person.
+
+        Returns:
+            `tuple[list[Clip], list[Clip]]`: The training clips, and the held-out ones. If no speaker is held out by
+            name, the second list is the training clips again, so that there always is something to look at.
+
+        Raises:
+            ValueError: If there is nothing to train on, or only one clip to split.
+        """
+        clips = self.clips(speech, min_size)
+        if by == "clip":
+            # Decided among all clips, so that stages that use only some of them agree as far as they can.
+            held = {clip.name for clip in self._clips[CLIPS_PER_HELD_OUT - 1 :: CLIPS_PER_HELD_OUT]}
+            held &= {clip.name for clip in clips}
+            if len(held) in (0, len(clips)):
+                held = {clips[-1].name}
+            if len(clips) < 2:
+                raise ValueError(
+                    f"'{self.where}' has a single clip to use, and one must be kept to judge by; add another one, or "
+                    "prepare with a smaller --max-seconds."
+                )
+        elif by == "speaker":
+            held = {clip.name for clip in clips if is_held_out(clip.speaker)}
+        else:
+            raise ValueError(f"split must be 'speaker' or 'clip', not {by!r}.")
+        training = [clip for clip in clips if clip.name not in held]
+        if not training:
+            names = ", ".join(sorted({clip.speaker for clip in clips}))
+            raise ValueError(f"No clips to train on: all speakers ({names}) are held out by name; add or rename some.")
+        return training, [clip for clip in clips if clip.name in held] or training
 
 
 def speaker_of(name: str) -> str:
@@ -88,50 +203,6 @@ def speaker_of(name: str) -> str:
     return stem or name
 
 
-def load_clips(folder: Path, speech: bool | None = None) -> list[Clip]:
-    """All whole clips of a prepared folder, by name.
-
-    Args:
-        folder (`Path`): Made by `osmnet prepare`.
-        speech (`bool`, *optional*): Only clips with (or without) speech.
-
-    Returns:
-        `list[Clip]`: Never empty.
-
-    Raises:
-        ValueError: If the folder has none.
-    """
-    clips = [Clip(file.parent) for file in sorted(Path(folder).glob("[!.]*/clip.json"))]
-    if not clips:
-        raise ValueError(f"No prepared clips in '{folder}'; make some with `osmnet prepare CLIPS --out {folder}`.")
-    chosen = [clip for clip in clips if speech is None or clip.has_speech == speech]
-    if not chosen:
-        wanted = "has" if speech else "is without"
-        raise ValueError(f"None of the {len(clips)} clips in '{folder}' {wanted} speech; prepare others.")
-    return chosen
-
-
 def is_held_out(speaker: str) -> bool:
     """Whether a speaker is kept from training: about one in eight, by name, so that every stage agrees."""
     return zlib.crc32(speaker.encode()) % 8 == 3
-
-
-def split_clips(clips: Sequence[Spoken]) -> tuple[list[Spoken], list[Spoken]]:
-    """Part clips by speaker into those to train on and those to validate on.
-
-    Args:
-        clips (sequence of `Clip` or of what else has a `speaker`): In any order.
-
-    Returns:
-        `tuple[list, list]`: The training clips, and the held-out ones. Without a held-out speaker (fine-tuning on
-        one person) the second list is the training clips again, so that there always is something to look at.
-
-    Raises:
-        ValueError: If there is nothing to train on.
-    """
-    training = [clip for clip in clips if not is_held_out(clip.speaker)]
-    held_out = [clip for clip in clips if is_held_out(clip.speaker)]
-    if not training:
-        names = ", ".join(sorted({clip.speaker for clip in clips})) or "none"
-        raise ValueError(f"No clips to train on: all speakers ({names}) are held out by name; add or rename some.")
-    return training, held_out or training

@@ -1,141 +1,77 @@
-"""`osmnet prepare`: raw videos to tracked, cropped clips.
+"""`osmnet prepare`: raw videos to a dataset of tracked, cropped clips.
 
-One folder a clip: `crop.mp4` (the square around the head, 25 fps), `speech.wav` (16 kHz mono, moved so that it fits
-the picture; only where the clip has speech), `track.npz` (`landmarks_px` `(frames, 478, 3)` in pixels of the crop) and
-`clip.json`. A folder appears under its final name only when it is whole, so a killed run is continued by running it
-again. `prepared.csv` says of each video whether it was kept, and why not.
+Every video is prepared by itself (`osmnet.data.part`), on processes or on a Ray cluster; when all are done, their
+parts are packed into shards, and the manifest is written. See docs/preparing.md.
 """
 
 import argparse
+import contextlib
 import csv
 import json
-import multiprocessing
 import shutil
 import sys
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
-from itertools import islice
+import tarfile
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import soundfile
 from tqdm import tqdm
 
-from osmnet.face.crop import crop_box, extract, to_crop
-from osmnet.face.landmarker import FaceLandmarker
-from osmnet.media.audio import FPS, SAMPLING_RATE, load_speech
-from osmnet.media.video import VideoWriter, read_frames
+from osmnet.data.cluster import WorkerKilled, on_processes, on_ray, usable_cpus
+from osmnet.data.part import Job, load_face_model, part_files, part_head, prepare_video, write_part
+from osmnet.data.report import write_report
+from osmnet.data.segments import Known, Options, dropped
+from osmnet.data.shards import DATASET_FILE, MANIFEST, SHARDS, ShardWriter, read_manifest, write_manifest
 
-CROP_SIZE = 384  # the largest side that is stored; smaller crops keep their own
-MIN_SECONDS = 1.0
-CUT = 0.25  # a face that jumps by more than this part of its own size from one frame to the next is a cut
-
-
-def _track(video: Path, bundle: Path) -> tuple[list[tuple[int, np.ndarray]], tuple[int, int]]:
-    """Follow the largest face: its longest unbroken run as (frame number, vertices), and the height and width."""
-    shape = (0, 0)
-    runs: list[list[tuple[int, np.ndarray]]] = [[]]
-    with FaceLandmarker(bundle, mode="video") as landmarker:
-        for index, frame in enumerate(read_frames(video, FPS)):
-            shape = frame.shape[:2]
-            faces = landmarker.detect(frame)
-            if not faces:
-                if runs[-1]:
-                    runs.append([])
-                continue
-            face = faces[0]
-            if runs[-1]:
-                last = runs[-1][-1][1]
-                jump = np.linalg.norm((face - last)[:, :2].mean(0)) / np.ptp(last[:, 1])
-                if jump > CUT:
-                    runs.append([])
-            runs[-1].append((index, face))
-    return max(runs, key=len), shape
+PARTS = ".parts"
+_OPTION_HELP = {
+    "max_seconds": "longer stretches are parted into equal pieces",
+    "min_seconds": "shorter stretches are dropped",
+    "min_face": "least height of a face, in pixels of the video",
+    "min_sharpness": "least sharpness of the face; a blurred one has less than 1",
+    "max_turn": "degrees by which a face may be turned in more than half of the frames",
+}
 
 
-def prepare_clip(video: Path, out: Path, bundle: Path, has_speech: bool | None = None, av_offset: int = 0) -> str:
-    """Track and crop one video.
+def read_table(path: Path) -> dict[str, Known]:
+    """Read what is known of the videos.
 
     Args:
-        video (`Path`): Any video.
-        out (`Path`): The folder to make.
-        bundle (`Path`): The face landmarker.
-        has_speech (`bool`, *optional*): Whether its sound is speech of the face seen; `None`: if it has sound.
-        av_offset (`int`): Frames by which the picture is late (negative: early); the sound is moved to fit.
+        path (`Path`): CSV with the column `file` and any of `speech` (yes or no), `av_offset_frames` (by how many
+            frames the picture is late, a whole number) and `speaker`; others are not read, and empty cells are found
+            out.
 
     Returns:
-        `str`: One line about what was kept.
-
-    Raises:
-        ValueError: If nothing of the video can be used; says why.
-    """
-    run, (height, width) = _track(video, bundle)
-    if len(run) < MIN_SECONDS * FPS:
-        raise ValueError(f"only {len(run) / FPS:.1f} s with one unbroken face")
-    first, count = run[0][0], len(run)
-    landmarks = np.stack([face for _, face in run])
-    box = crop_box(landmarks, height, width)
-    size = min(box.side, CROP_SIZE) // 2 * 2
-    sound = None if has_speech is False else _sound(video, first - av_offset, count, must=bool(has_speech))
-
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        with VideoWriter(temporary / "crop.mp4", (size, size), fps=FPS, crf=14) as writer:
-            for frame in islice(read_frames(video, FPS), first, first + count):
-                writer.write(extract(frame, box, size))
-        np.savez_compressed(temporary / "track.npz", landmarks_px=to_crop(landmarks, box, size))
-        if sound is not None:
-            soundfile.write(temporary / "speech.wav", sound, SAMPLING_RATE)
-        info = {"source": video.name, "first_frame": first, "frames": count, "crop": list(box), "size": size}
-        (temporary / "clip.json").write_text(json.dumps(info), encoding="utf-8")
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return f"{count / FPS:.1f} s at {size} px"
-
-
-def _sound(video: Path, first: int, count: int, must: bool) -> np.ndarray | None:
-    """The sound of `count` frames from frame `first` on (silence beyond its ends); `None` where there is none."""
-    try:
-        sound = load_speech(video)
-    except ValueError:
-        if must:
-            raise
-        return None
-    start, stop = (frame * SAMPLING_RATE // FPS for frame in (first, first + count))
-    padded = np.pad(sound, (max(-start, 0), max(stop - len(sound), 0)))
-    return padded[max(start, 0) :][: stop - start]
-
-
-def read_table(path: Path) -> dict[str, tuple[bool, int]]:
-    """Read what is known of the videos: for each file name whether it has speech, and by how many frames it is late.
-
-    Args:
-        path (`Path`): CSV with the columns `file`, `speech` (yes or no) and `av_offset_frames` (a whole number or
-            nothing); others are not read.
-
-    Returns:
-        `dict[str, tuple[bool, int]]`: `has_speech` and `av_offset` of `prepare_clip`.
+        `dict[str, Known]`: By file name.
 
     Raises:
         ValueError: If the table cannot be read or a cell is something else.
     """
     table = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             for line, row in enumerate(csv.DictReader(file), 2):
                 try:
-                    offset = int(row["av_offset_frames"] or 0)
-                    if row["speech"] not in ("yes", "no"):
-                        raise ValueError(f"speech is {row['speech']!r}, not yes or no")
-                    table[row["file"]] = row["speech"] == "yes", offset
-                except (KeyError, ValueError) as error:
-                    what = f"there is no column {error}" if isinstance(error, KeyError) else error
-                    raise ValueError(f"'{path}', line {line}: {what}; correct the table.") from None
-    except (OSError, UnicodeDecodeError) as error:
+                    if not row.get("file"):
+                        raise ValueError("the column 'file' is missing or empty")
+                    table[row["file"]] = _known(row)
+                except ValueError as error:
+                    raise ValueError(f"'{path}', line {line}: {error}; correct the table.") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"The table '{path}' cannot be read ({error}); check its path.") from error
     return table
+
+
+def _known(row: dict[str, str | None]) -> Known:
+    speech, offset, speaker = ((row.get(name) or "").strip() for name in ("speech", "av_offset_frames", "speaker"))
+    if speech not in ("yes", "no", ""):
+        raise ValueError(f"speech is {speech!r}, not yes or no")
+    try:
+        frames = int(offset) if offset else None
+    except ValueError:
+        raise ValueError(f"av_offset_frames is {offset!r}, not a whole number") from None
+    return Known({"yes": True, "no": False, "": None}[speech], frames, speaker or None)
 
 
 def find_videos(paths: list[Path]) -> list[Path]:
@@ -161,53 +97,222 @@ def find_videos(paths: list[Path]) -> list[Path]:
         raise ValueError(f"There are no files in '{paths[0]}'; give videos, or folders of videos.")
     of_name: dict[str, Path] = {}
     for video in videos:
-        other = of_name.setdefault(video.stem, video)
-        if other != video:
-            raise ValueError(f"'{other}' and '{video}' would both become the clip '{video.stem}'; rename one of them.")
+        other = of_name.setdefault(key_of(video), video)
+        if other.resolve() != video.resolve():
+            raise ValueError(
+                f"'{other}' and '{video}' would both become the clip '{key_of(video)}'; rename one of them."
+            )
     return list(of_name.values())
+
+
+def key_of(video: Path) -> str:
+    """The name of a video in the dataset: without its ending, and without dots, which end a key in WebDataset."""
+    return video.stem.replace(".", "_")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a folder that one is at work in; a killed run holds nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"Another run is at work in '{folder.parent}'; wait for it, or stop it.") from error
+        yield
+
+
+def _manifest_of(out: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that are there, after a look at the options; and nothing left of a run that was killed."""
+    for leftover in (*out.glob(f"{PARTS}/.*.tmp"), *out.glob(".*.part"), *out.glob(f"{SHARDS}/.*.part")):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    rows = []
+    if (out / DATASET_FILE).exists() and (out / MANIFEST).exists():
+        rows = read_manifest(out)
+        before = json.loads((out / DATASET_FILE).read_text(encoding="utf-8")).get("prepared_with") or {}
+        for name, value in options.items():
+            if name in before and before[name] != value:
+                raise ValueError(
+                    f"'{out}' was prepared with {name} {before[name]}, not {value}; give the same, or another --out."
+                )
+    named = {row["shard"] for row in rows if row["status"] == "kept"}
+    for shard in out.glob(f"{SHARDS}/shard-*.tar"):
+        if f"{SHARDS}/{shard.name}" not in named:  # of a run that was killed before it could name them
+            shard.unlink()
+    return rows
+
+
+def _drop_strange_parts(parts: Path, options: dict[str, Any]) -> None:
+    """Remove the parts that an unfinished run with other options left."""
+    strange = 0
+    for part in parts.glob("*.tar"):
+        with contextlib.suppress(tarfile.TarError, KeyError, ValueError):
+            if part_head(part)["prepared_with"] == options:
+                continue
+        part.unlink()
+        strange += 1
+    if strange:
+        _say(f"{strange} videos of an unfinished run with other options are not used; give them again.")
+
+
+def _jobs_to_do(jobs: list[Job], rows: list[dict[str, Any]]) -> tuple[list[Job], list[dict[str, Any]]]:
+    """Leave out what is done; drop the rows of what is done again because its file has changed."""
+    of_video: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        of_video.setdefault(row.get("video", ""), []).append(row)
+    todo = []
+    for job in jobs:
+        done = of_video.get(job.key)
+        stamp = job.stamp()
+        if done is not None:
+            if all(done[0].get(name) == value for name, value in stamp.items()):
+                job.part.unlink(missing_ok=True)  # packed already
+                continue
+            if any(row["status"] == "kept" for row in done):
+                _say(
+                    f"{job.video.name} is not the file that was prepared before; its old clips stay. Prepare it under "
+                    "another name, or into another folder."
+                )
+                continue
+            rows = [row for row in rows if row.get("video") != job.key]
+        if job.part.exists():
+            with contextlib.suppress(tarfile.TarError, KeyError, ValueError):
+                head = part_head(job.part)
+                if head["digest"] == job.digest() and all(head[name] == value for name, value in stamp.items()):
+                    continue
+            _say(f"{job.video.name} or its options have changed since the last run; it is prepared again.")
+            job.part.unlink()
+        todo.append(job)
+    return todo, rows
+
+
+def _say(sentence: str) -> None:
+    tqdm.write(f"osmnet: {sentence}", file=sys.stderr)
+
+
+def _run(jobs: list[Job], workers: int, ray: str | None) -> None:
+    results = on_ray(jobs, prepare_video, ray) if ray else on_processes(jobs, prepare_video, workers)
+    kept = lost = 0
+    frames = 0
+    with tqdm(total=len(jobs), desc="prepare", unit="video", file=sys.stderr, dynamic_ncols=True) as bar:
+        for job, result in results:
+            if isinstance(result, WorkerKilled):
+                write_part(job, [job.stamp() | dropped(str(result), 0.0)], {})
+                result = {"frames": 0, "kept": 0, "dropped": 1, "reason": str(result)}
+            kept, lost, frames = kept + result["kept"], lost + result["dropped"], frames + result["frames"]
+            if result["reason"]:
+                _say(f"{job.video.name}: dropped, {result['reason']}")
+            bar.update()
+            bar.set_postfix(kept=kept, dropped=lost, fps=f"{frames / max(bar.format_dict['elapsed'], 1e-3):.0f}")
+
+
+def _pack(out: Path, rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Pack the parts, by name, into shards; then write the manifest; then remove the parts.
+
+    Killed before the manifest is there, the parts are packed again; after it, they are known to be done.
+    """
+    parts = sorted((out / PARTS).glob("*.tar"))
+    rows = list(rows)
+    with ShardWriter(out) as writer:
+        for part in tqdm(parts, desc="pack", unit="video", file=sys.stderr, dynamic_ncols=True, leave=False):
+            files = part_files(part)
+            for row in part_head(part)["rows"]:
+                rows.append(row | writer.add(row["key"], files[row["key"]]) if row["status"] == "kept" else row)
+    rows.sort(key=lambda row: (row.get("video", ""), row.get("first_frame", -1)))
+    write_manifest(out, rows, prepared_with=options)
+    for part in parts:
+        part.unlink()
+    return rows
+
+
+def prepare(
+    videos: list[Path],
+    out: Path,
+    model: Path,
+    bundle: Path,
+    options: Options | None = None,
+    table: dict[str, Known] | None = None,
+    workers: int = 1,
+    ray: str | None = None,
+) -> list[dict[str, Any]]:
+    """Prepare videos into a dataset, or add them to one.
+
+    Args:
+        videos (`list[Path]`): See `find_videos`.
+        out (`Path`): The dataset.
+        model (`Path`): Folder of the face model and the expression extractor.
+        bundle (`Path`): The face landmarker.
+        options (`Options`, *optional*): What is kept.
+        table (`dict[str, Known]`, *optional*): What is known, by file name.
+        workers (`int`): Processes.
+        ray (`str`, *optional*): Address of a Ray cluster to be used in their place.
+
+    Returns:
+        `list[dict]`: All rows of the manifest.
+
+    Raises:
+        ValueError: If the folder holds a dataset of another version or of other options.
+        OSError: If it cannot be written; finished videos are kept for the next run.
+    """
+    options = options or Options()
+    about = options.as_dict() | {"face_model": load_face_model(model)[1]}
+    parts = out.resolve() / PARTS
+    with _locked(parts):
+        rows = _manifest_of(out, about)
+        _drop_strange_parts(parts, about)
+        jobs = [
+            Job(video.resolve(), key_of(video), parts / f"{key_of(video)}.tar", model.resolve(), bundle.resolve(),
+                options, (table or {}).get(video.name, Known()))
+            for video in videos
+        ]  # fmt: skip
+        todo, rows = _jobs_to_do(jobs, rows)
+        if todo:
+            _run(todo, workers, ray)
+        rows = _pack(out, rows, about)
+        write_report(out, rows, about)
+    shutil.rmtree(parts, ignore_errors=True)
+    return rows
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of `osmnet prepare`."""
     parser = argparse.ArgumentParser(prog="osmnet prepare", description=__doc__.splitlines()[0])
     parser.add_argument("clips", nargs="+", type=Path, help="videos, or folders of videos")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the prepared clips")
+    parser.add_argument("--out", type=Path, required=True, help="the dataset; run again to go on or to add clips")
+    parser.add_argument("--table", type=Path, help="CSV: file, and what is known of speech, av_offset_frames, speaker")
+    parser.add_argument("--model", type=Path, help="folder of another face model (default: the one in the package)")
     parser.add_argument("--landmarker", type=Path, help="a .task bundle (default: the one in the package)")
-    parser.add_argument(
-        "--table", type=Path, help="CSV with the columns file, speech (yes or no) and av_offset_frames"
-    )
-    parser.add_argument("--workers", type=int, default=2, help="videos at a time (default: 2)")
+    parser.add_argument("--workers", type=int, default=usable_cpus(), help="videos at a time (default: %(default)s)")
+    parser.add_argument("--ray", metavar="ADDRESS", help="run on this Ray cluster instead")
+    for each in fields(Options):
+        parser.add_argument(
+            f"--{each.name.replace('_', '-')}", type=type(each.default), default=each.default,
+            help=f"{_OPTION_HELP[each.name]} (default: %(default)s)",
+        )  # fmt: skip
     args = parser.parse_args(argv)
-    bundle = args.landmarker
-    if bundle is None:
-        from osmnet.pipeline_utils import packaged_landmarker
+    from osmnet.pipeline_utils import packaged_landmarker, packaged_weights
 
-        bundle = packaged_landmarker()
     if args.workers < 1:
         raise ValueError(f"--workers must be at least 1, not {args.workers}.")
+    options = Options(**{each.name: getattr(args, each.name) for each in fields(Options)})
     table = read_table(args.table) if args.table else {}
-    videos = [video for video in find_videos(args.clips) if not (args.out / video.stem / "clip.json").is_file()]
-    args.out.mkdir(parents=True, exist_ok=True)
-    log = args.out / "prepared.csv"
-    # Spawned, not forked: OpenCV's threads do not survive a fork.
-    pool = ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn"))
-    with pool, log.open("a", encoding="utf-8", newline="") as file:
-        report = csv.writer(file)
-        jobs = {
-            pool.submit(prepare_clip, video, args.out / video.stem, bundle, *table.get(video.name, ())): video
-            for video in videos
-        }
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc="prepare", unit="clip"):
-            try:
-                report.writerow([jobs[job].name, "kept", job.result()])
-            except BrokenExecutor as error:
-                raise ValueError("A worker was killed (out of memory?); go on with fewer --workers.") from error
-            except (ValueError, OSError, RuntimeError) as error:  # whatever is wrong with one video, the others go on
-                report.writerow([jobs[job].name, "dropped", error])
-                tqdm.write(f"{jobs[job].name}: dropped, {error}", file=sys.stderr)
-            file.flush()
-    if not any(args.out.glob("[!.]*/clip.json")):
-        raise ValueError(f"None of the {len(videos)} videos could be prepared; '{log}' says why.")
+    videos = find_videos(args.clips)
+    model = args.model or packaged_weights()
+    rows = prepare(
+        videos, args.out, model, args.landmarker or packaged_landmarker(), options, table, args.workers, args.ray
+    )
+    kept = [row for row in rows if row["status"] == "kept"]
+    report = args.out / "report.html"
+    if not kept:
+        raise ValueError(f"None of the {len(videos)} videos could be prepared; '{report}' says why.")
+    seconds = sum(row["frames"] for row in kept) / 25
+    speech = sum(row["speech"] for row in kept)
+    sys.stdout.write(f"{len(kept)} clips ({speech} with speech), {seconds / 60:.1f} minutes; {report}\n")
     return 0
 
 

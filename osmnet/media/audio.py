@@ -27,10 +27,10 @@ STEPS_PER_FRAME = SAMPLES_PER_FRAME // HOP  # 4
 MIN_SECONDS = 0.2  # shorter recordings hold no syllable
 SILENCE_PEAK = 1e-3  # about -60 dB of full scale
 
-_N_FFT = 512
-_WINDOW_LENGTH = 400  # 25 ms
+N_FFT = 512
+WINDOW_LENGTH = 400  # 25 ms
 _MEL_FMIN, _MEL_FMAX = 50.0, 8000.0  # Hz
-_MEL_FLOOR = 1e-6  # power relative to the recording's loudness: -60 dB
+MEL_FLOOR = 1e-6  # power relative to the recording's loudness: -60 dB
 _SPEECH_BAND = (200.0, 4000.0)  # Hz: voice without hum below and hiss above
 _CHUNK_STEPS = 8192  # mel steps transformed at a time: bounds the memory on an hour of speech
 _MAX_CHANNELS = 64
@@ -78,7 +78,7 @@ def mel_spectrogram(waveform: np.ndarray) -> np.ndarray:
 
     25 ms Hann windows every 10 ms, 512-point power spectrum, 16 triangular filters of peak 1 on the Slaney mel scale
     from 50 to 8000 Hz (`librosa.filters.mel(..., norm=None)`). Powers are taken relative to the recording's loudness
-    (the mean power of its loud parts, see `_gated_level`), then `(log10(power + 1e-6) + 3) / 3`: 1 is the whole
+    (the mean power of its loud parts, see `gated_level`), then `(log10(power + 1e-6) + 3) / 3`: 1 is the whole
     loudness in one band, -1 is 60 dB or more below it. Loud moments reach about 1.2.
 
     Args:
@@ -91,11 +91,11 @@ def mel_spectrogram(waveform: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: If `waveform` is not one-dimensional, empty or not finite.
     """
-    power = _band_power(_as_waveform(waveform), _mel_filters())  # (steps, 16)
-    level = _gated_level(power.sum(axis=1))
+    power = _band_power(_as_waveform(waveform), mel_filters())  # (steps, 16)
+    level = gated_level(power.sum(axis=1))
     if level > 0:
         power /= np.float32(level)
-    return np.maximum((np.log10(power + np.float32(_MEL_FLOOR)) + 3) / 3, np.float32(-1))  # -1 exactly in silence
+    return np.maximum((np.log10(power + np.float32(MEL_FLOOR)) + 3) / 3, np.float32(-1))  # -1 exactly in silence
 
 
 def mel_windows(waveform: np.ndarray) -> np.ndarray:
@@ -140,10 +140,10 @@ def speech_activity(waveform: np.ndarray) -> np.ndarray:
         ValueError: If `waveform` is not one-dimensional, empty or not finite.
     """
     waveform = _as_waveform(waveform)
-    frequencies = np.fft.rfftfreq(_N_FFT, 1 / SAMPLING_RATE)
+    frequencies = np.fft.rfftfreq(N_FFT, 1 / SAMPLING_RATE)
     band = (frequencies >= _SPEECH_BAND[0]) & (frequencies <= _SPEECH_BAND[1])
     power = _band_power(waveform, band[None].astype(np.float32))[:, 0]  # (steps,)
-    level = _gated_level(power)
+    level = gated_level(power)
     if level <= 0:
         return np.zeros(num_frames(len(waveform)), np.float32)
 
@@ -342,19 +342,19 @@ def _as_waveform(waveform: np.ndarray) -> np.ndarray:
 def _band_power(waveform: np.ndarray, filters: np.ndarray) -> np.ndarray:
     """Power of each mel step in each of `filters` `(bands, 257)`: float32 `(steps, bands)`, 4 steps a video frame."""
     steps = num_frames(len(waveform)) * STEPS_PER_FRAME
-    before = (_WINDOW_LENGTH - HOP) // 2  # step j is centred on sample 160 j + 80
-    after = (steps - 1) * HOP + _WINDOW_LENGTH - before - len(waveform)
-    spans = np.lib.stride_tricks.sliding_window_view(np.pad(waveform, (before, after)), _WINDOW_LENGTH)[::HOP]
-    hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WINDOW_LENGTH) / _WINDOW_LENGTH)).astype(np.float32)
+    before = (WINDOW_LENGTH - HOP) // 2  # step j is centred on sample 160 j + 80
+    after = (steps - 1) * HOP + WINDOW_LENGTH - before - len(waveform)
+    spans = np.lib.stride_tricks.sliding_window_view(np.pad(waveform, (before, after)), WINDOW_LENGTH)[::HOP]
+    hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW_LENGTH) / WINDOW_LENGTH)).astype(np.float32)
     power = np.empty((steps, len(filters)), np.float32)
     for first in range(0, steps, _CHUNK_STEPS):
         chunk = slice(first, first + _CHUNK_STEPS)
-        spectrum = np.fft.rfft(spans[chunk] * hann, _N_FFT)  # (chunk, 257)
+        spectrum = np.fft.rfft(spans[chunk] * hann, N_FFT)  # (chunk, 257)
         power[chunk] = (spectrum.real**2 + spectrum.imag**2) @ filters.T
     return power
 
 
-def _gated_level(power: np.ndarray) -> float:
+def gated_level(power: np.ndarray) -> float:
     """Loudness of the loud parts: mean power of the steps above a tenth of the mean (the relative gate of BS.1770)."""
     mean = float(power.mean(dtype=np.float64))
     return float(power[power >= 0.1 * mean].mean(dtype=np.float64)) if mean > 0 else 0.0
@@ -369,12 +369,19 @@ def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
     return np.where(mel < 15, 200 * mel / 3, 1000 * np.exp((np.maximum(mel, 15) - 15) * np.log(6.4) / 27))
 
 
-@functools.cache
-def _mel_filters() -> np.ndarray:
-    """Triangular mel filters `(16, 257)`; equal to librosa's, whose import would cost a second."""
+@functools.lru_cache(maxsize=64)
+def mel_filters(pitch: float = 1.0) -> np.ndarray:
+    """Make triangular mel filters; equal to librosa's, whose import would cost a second.
+
+    Args:
+        pitch (`float`): Filters that take a sound for one of `pitch` times its frequencies.
+
+    Returns:
+        `np.ndarray` of shape `(16, 257)`: float32, low bands first.
+    """
     lowest, highest = _hz_to_mel(np.array([_MEL_FMIN, _MEL_FMAX]))
-    edges = _mel_to_hz(np.linspace(float(lowest), float(highest), NUM_MELS + 2))[:, None]  # Hz
-    bins = np.fft.rfftfreq(_N_FFT, 1 / SAMPLING_RATE)[None]
+    edges = _mel_to_hz(np.linspace(float(lowest), float(highest), NUM_MELS + 2))[:, None] / pitch  # Hz
+    bins = np.fft.rfftfreq(N_FFT, 1 / SAMPLING_RATE)[None]
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)

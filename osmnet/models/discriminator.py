@@ -80,12 +80,15 @@ def _mean(values: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
     return values.mean() if weight is None else (values * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
-def feature_matching_loss(real: Sequence[torch.Tensor], fake: Sequence[torch.Tensor]) -> torch.Tensor:
+def feature_matching_loss(
+    real: Sequence[torch.Tensor], fake: Sequence[torch.Tensor], weight: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return the mean L1 distance of the discriminator's feature maps, averaged over its blocks.
 
     Args:
         real (sequence of `torch.Tensor`): Feature maps of real pictures; no gradient flows into them.
         fake (sequence of `torch.Tensor`): Feature maps of generated pictures, of the same shapes.
+        weight (`torch.Tensor` of shape `(batch, 1, H, W)`, *optional*): How much each place counts, at any resolution.
 
     Returns:
         `torch.Tensor`: A scalar.
@@ -95,4 +98,10 @@ def feature_matching_loss(real: Sequence[torch.Tensor], fake: Sequence[torch.Ten
     """
     if not real or len(real) != len(fake):
         raise ValueError(f"real and fake must hold equally many feature maps, not {len(real)} and {len(fake)}.")
-    return torch.stack([F.l1_loss(b, a.detach()) for a, b in zip(real, fake, strict=True)]).mean()
+    return torch.stack([_distance(a.detach(), b, weight) for a, b in zip(real, fake, strict=True)]).mean()
+
+
+def _distance(real: torch.Tensor, fake: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    if weight is None:
+        return F.l1_loss(fake, real)
+    return _mean((fake - real).abs().mean(1, keepdim=True), F.adaptive_max_pool2d(weight, fake.shape[-2:]))

@@ -46,10 +46,10 @@ class DrivingEncoder(nn.Module):
     """
 
     def __init__(self, driving_dim: int = 70, window: int = 17, hidden_dim: int = 256, out_dim: int = 256) -> None:
-        """Build an encoder for windows of `window` = 2k + 1 frames (odd, at least 3)."""
+        """Build an encoder for windows of `window` = 2k + 1 frames (odd; 1 looks at the frame alone)."""
         super().__init__()
-        if window < 3 or window % 2 == 0:
-            raise ValueError(f"window must be odd and at least 3, not {window}.")
+        if window < 1 or window % 2 == 0:
+            raise ValueError(f"window must be odd and at least 1, not {window}.")
         self.driving_dim, self.window = driving_dim, window
         self.conv_in = nn.Conv1d(driving_dim, hidden_dim, 1)
         self.convs = nn.ModuleList(nn.Conv1d(hidden_dim, hidden_dim, 3) for _ in range(window // 2))

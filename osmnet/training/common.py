@@ -1,11 +1,9 @@
-"""What stages share: components of earlier stages, the moving average of the weights, the log of the losses."""
+"""What stages share: components of earlier stages, the moving average of the weights."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
 
 from osmnet.modeling_utils import OSMNetModel
 
@@ -20,7 +18,6 @@ STAGE_OF_COMPONENT = {
     "expression_extractor": "expression",
     "video_generator": "video",
 }
-LOG_DECAY = 0.98
 
 
 def load_component(network: type[Network], model: Path, name: str) -> Network:
@@ -46,18 +43,21 @@ def load_component(network: type[Network], model: Path, name: str) -> Network:
 
 def moving_average(network: Network) -> Network:
     """Return a copy of a network, in evaluation mode, for `update_average`."""
-    average = type(network).from_config(network.config).eval()
+    # diffusers takes positional arguments for defaults, in this entry, and would leave them out.
+    config = {name: value for name, value in network.config.items() if name != "_use_default_values"}
+    with torch.random.fork_rng(devices=[]):  # building draws weights: the run's random numbers must not depend on it
+        average = type(network).from_config(config)
     average.load_state_dict(network.state_dict())
-    return average
+    return average.to(network.device).eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
+def update_average(average: OSMNetModel, network: OSMNetModel, step: int, decay: float) -> None:
     """Move the average of the weights towards the network, faster at first so that it forgets where it began.
 
     Args:
-        average (`nn.Module`): Changed in place.
-        network (`nn.Module`): Of the same class.
+        average (`OSMNetModel`): Changed in place.
+        network (`OSMNetModel`): Of the same class.
         step (`int`): Steps done before this one.
         decay (`float`): Share of the average that stays, once `step` is large.
     """
@@ -67,13 +67,6 @@ def update_average(average: nn.Module, network: nn.Module, step: int, decay: flo
             slow.lerp_(fast, 1 - stays)
         else:
             slow.copy_(fast)
-
-
-def update_log(log: dict[str, float], losses: Mapping[str, torch.Tensor]) -> None:
-    """Let a log of smoothed losses take in those of one step."""
-    for name, loss in losses.items():
-        value = float(loss.detach())
-        log[name] = LOG_DECAY * log.get(name, value) + (1 - LOG_DECAY) * value
 
 
 def set_learning_rate(*optimisers: torch.optim.Optimizer, rate: float) -> None:

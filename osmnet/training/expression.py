@@ -1,331 +1,300 @@
 """Stage `expression`: the expression extractor, sound of a clip to the expression of its face."""
 
+from __future__ import annotations
+
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from osmnet.data.dataset import load_clips, split_clips
+from osmnet.data.dataset import Clip, Dataset
+from osmnet.data.pool import ClipPool
+from osmnet.data.shards import fingerprint
 from osmnet.face.morphable import FaceModel
-from osmnet.face.topology import (
-    CHIN,
-    INNER_LIPS,
-    LEFT_MOUTH_CORNER,
-    LOWER_LIP,
-    NOSE,
-    NUM_VERTICES,
-    OUTER_LIPS,
-    RIGHT_MOUTH_CORNER,
-    UPPER_LIP,
-)
+from osmnet.face.topology import CHIN, INNER_LIPS, NOSE, NUM_VERTICES, OUTER_LIPS
+from osmnet.modeling_utils import OSMNetModel
 from osmnet.models.expression import ExpressionExtractor, expression_loss, landmark_loss, landmark_weights
-from osmnet.training.common import load_component, moving_average, set_learning_rate, update_average, update_log
-from osmnet.training.speech_clip import SpeechClip
+from osmnet.training import lips
+from osmnet.training.common import load_component
+from osmnet.training.config import StageConfig
+from osmnet.training.initial import load_initial
+from osmnet.training.sound import SOUND, Disturbance, check_ranges
+from osmnet.training.speech_clip import SpeechClip, draw_shares, set_aside
+from osmnet.training.trainer import Stage, fit
 
 PIXELS_PER_HEAD_UNIT = 71.0  # in a crop of 256 pixels: the paper's landmark loss is in pixels
-MAX_LAG = 6  # frames by which sound and picture of a clip may still be apart
-NEARLY_SHUT = 0.3  # share of the frames with the smallest openings
-MIN_CORRELATION = 0.2  # below this the sound is not the face's
-VALIDATE_EVERY = 100
-WARM_UP = 100
+MOUTH_SCALE = 20.0  # the opening of a mouth is a twentieth of a head unit
+MIN_AGREEMENT = 0.2  # below this the sound is hardly the face's
+MAX_VALIDATION_CLIPS = 64  # held in memory
+MAX_HELD_OUT_CLIPS = 512  # read one after the other
+NUM_FIGURES = 4
+SOUND_FIELDS = {name: f"sound_{name}" for name in SOUND}
 
 
 @dataclass(frozen=True)
-class ExpressionConfig:
-    """Settings of the stage."""
+class ExpressionConfig(StageConfig):
+    """Settings of the stage, besides those of every stage.
+
+    Args:
+        frames (`int`): Length of a stretch of speech in a batch.
+        hidden_dim (`int`): Channels of the network; with `init` those of its network are taken.
+        context_layers (`int`): Context layers; likewise.
+        dropout (`float`): Dropout; likewise.
+        identity_noise (`float`): Standard deviation of the noise on α, in α's own units.
+        identity_dropout (`float`): How often α is hidden.
+        own_mean (`float`): How much a speaker's habitual expression counts; 1 is the paper's.
+        amplitude (`float`): Spread of the mouth's opening over people's usual one that the finished network is
+            stretched to; 0 leaves it as it is.
+        aside (`float`): Share of the training speakers that say which step is the best and how far to stretch.
+        sound_gain (`tuple[float, float]`): dB by which the loudness is mistaken.
+        sound_equaliser (`tuple[float, float]`): dB at each knot.
+        sound_noise (`tuple[float, float]`): dB by which the speech is louder than the noise.
+        sound_reverberation (`tuple[float, float]`): Seconds in which it fades by 60 dB.
+        sound_pitch (`tuple[float, float]`): Semitones.
+        sound_speed (`tuple[float, float]`): Times as fast, sound and mouth together.
+    """
 
     steps: int = 500
-    align_steps: int = 300
     batch_size: int = 16
-    frames: int = 64
     learning_rate: float = 5e-4
+    warm_up: int = 100
     weight_decay: float = 0.02
+    clip_norm: float = 1.0
+    ema: float = 0.995
+    validate_every: int = 50
+    sample_every: int = 250
+    checkpoint_every: int = 250
+    weights: dict[str, float] = field(
+        # The paper's Eq. 7 with its λ_ldmk; the last two are ours.
+        default_factory=lambda: {"l2": 1.0, "ldmk": 0.02, "mouth": 1.0, "concordance": 1.0}
+    )
+    frames: int = 64
     hidden_dim: int = 128
     context_layers: int = 4
     dropout: float = 0.4
     identity_noise: float = 0.7
     identity_dropout: float = 0.5
     own_mean: float = 0.2
-    weight_landmark: float = 0.02  # the paper's λ_ldmk, Eq. 7
-    weight_mouth: float = 1.0
-    weight_concordance: float = 1.0
-    ema: float = 0.995
     amplitude: float = 0.7
-    seed: int = 0
+    aside: float = 0.12
+    sound_gain: tuple[float, float] = SOUND["gain"]
+    sound_equaliser: tuple[float, float] = SOUND["equaliser"]
+    sound_noise: tuple[float, float] = SOUND["noise"]
+    sound_reverberation: tuple[float, float] = SOUND["reverberation"]
+    sound_pitch: tuple[float, float] = SOUND["pitch"]
+    sound_speed: tuple[float, float] = SOUND["speed"]
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can use."""
+        super().__post_init__()
+        if self.frames < 2:
+            raise ValueError(f"frames must be at least 2, not {self.frames}.")
+        for name in ("own_mean", "identity_dropout", "dropout"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} must be at most 1, not {getattr(self, name)}.")
+        if not 0 < self.aside <= 0.5:
+            raise ValueError(f"aside must be above 0 and at most 0.5, not {self.aside}.")
+        check_ranges(self.sound)
+
+    @property
+    def sound(self) -> dict[str, tuple[float, float]]:
+        """The ranges of all six disturbances."""
+        return {name: getattr(self, setting) for name, setting in SOUND_FIELDS.items()}
 
 
-def train(data: Path, out: Path, config: ExpressionConfig) -> dict:
-    """Train the expression extractor and save the moving average.
+class ExpressionStage(Stage):
+    """Trains the expression extractor.
 
-    A short first round finds out how sound and picture of each clip are aligned; the second round, from the start,
-    trains on the aligned clips.
+    Three groups of speakers: most train it; some are set aside and say which step is the best and by how much the
+    output is stretched; the held-out ones of the dataset are only measured when all is done.
 
     Args:
-        data (`Path`): Made by `osmnet prepare`.
-        out (`Path`): Model folder with `face_model`; receives `expression_extractor`.
         config (`ExpressionConfig`): Settings.
-
-    Returns:
-        `dict`: Results on held-out speakers.
+        dataset (`Dataset`): Its clips with speech are used.
+        model (`Path`): Folder with `face_model`.
 
     Raises:
         ValueError: If no clip can be used, or an earlier stage is missing.
     """
-    face_model = load_component(FaceModel, out, "face_model")
-    clips = [SpeechClip(clip, face_model) for clip in tqdm(load_clips(data, speech=True), desc="clips", unit="clip")]
-    if config.align_steps:
-        rough, _ = _fit(clips, face_model, config, config.align_steps)
-        clips = align(rough, face_model, clips)
-    network, best = _fit(clips, face_model, config, config.steps)
-    _, held_out = split_clips(clips)
-    # One number is set by the held-out speakers: on its own training clips the network is louder than on new ones.
-    _set_amplitude(network, face_model, held_out, config.amplitude)
-    network.save_pretrained(out / "expression_extractor")
-    return {**best, **validate(network, face_model, held_out)}
+
+    name: ClassVar[str] = "expression"
+
+    def __init__(self, config: ExpressionConfig, dataset: Dataset, model: Path):
+        self.config = config
+        self.face_model = load_component(FaceModel, model, "face_model")
+        self.made_for = {"face_model": fingerprint(self.face_model)}
+        training, self._held_out = dataset.split(speech=True, by=cast(Any, config.split))
+        training, aside, self._parted = set_aside(training, config.aside)
+        self._training = [clip for clip in training if self._frames_of(clip) > config.frames // 2]
+        if not self._training:
+            raise ValueError(
+                f"All training clips with speech in '{dataset.where}' are shorter than {config.frames // 2} frames; "
+                "set frames to fewer."
+            )
+        # Evenly chosen by name: memory must not grow with the dataset.
+        self._aside = aside[:: -(-len(aside) // MAX_VALIDATION_CLIPS)]
+        self._validation: list[SpeechClip] = []
+        self._pools: dict[tuple[int, int], ClipPool[SpeechClip]] = {}
+        torch.manual_seed(config.seed)
+        if config.init:
+            network = load_initial(ExpressionExtractor, config.init, "expression_extractor", self.face_model)
+        else:
+            network = ExpressionExtractor(
+                identity_dim=self.face_model.config.identity_dim, expression_dim=self.face_model.config.expression_dim,
+                hidden_dim=config.hidden_dim, context_layers=config.context_layers, dropout=config.dropout,
+            )  # fmt: skip
+        self.networks: dict[str, OSMNetModel] = {"expression_extractor": network}
+        # A face model of its own: the objective moves to the GPU, what measures stays.
+        self.objective = ExpressionLosses(network, load_component(FaceModel, model, "face_model"), config.own_mean)
+
+    def _frames_of(self, clip: Clip) -> int:
+        return int(clip.frames * self._parted)
+
+    def _speech_clip(self, clip: Clip) -> SpeechClip:
+        return SpeechClip(clip, self.face_model, (0.0, self._parted))
+
+    def _pool(self, rank: int = 0, world: int = 1) -> ClipPool[SpeechClip]:
+        if (rank, world) not in self._pools:
+            self._pools[rank, world] = ClipPool(
+                self._training, self._speech_clip, self.config.pool_clips, self.config.pool_turnover, self.config.seed,
+                rank, world,
+            )  # fmt: skip
+        return self._pools[rank, world]
+
+    def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
+        """Draw stretches of speech, each as it could have been recorded.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `mel` (B, frames, 16, 16), `expression` (B, frames, 64), `identity` (B, 40) and
+            `known_identity` (B, 40), what the network may know of it.
+        """
+        config = self.config
+        rng = np.random.default_rng([config.seed, step, micro, rank])
+        clips = self._pool(rank, world).at(step)
+        chosen = [clips[i] for i in rng.choice(len(clips), config.batch_size, p=draw_shares(clips))]
+        cuts = [clip.cut(config.frames, Disturbance.draw(config.sound, rng), rng) for clip in chosen]
+        mel, expression = (np.stack([cut[part] for cut in cuts]) for part in range(2))
+        # Of a random frame, noisy and often hidden: a few dozen faces must not be learnt by heart.
+        identity = np.stack([clip.identities[rng.integers(len(clip.identities))] for clip in chosen])
+        known = rng.random((len(chosen), 1)) >= config.identity_dropout
+        identity = known * identity + config.identity_noise * rng.normal(size=identity.shape)
+        arrays = {
+            "mel": mel, "expression": expression, "identity": np.stack([clip.identity for clip in chosen]),
+            "known_identity": identity.astype(np.float32),
+        }  # fmt: skip
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
+        """Measure on the clips that are set aside; `score` is the sum of both correlations."""
+        result = lips.measure(_extractor(networks), self.face_model, self._validation_clips())
+        return {**result, "score": result["opening"] + result["width"]}
+
+    def _validation_clips(self) -> list[SpeechClip]:
+        if not self._validation:
+            part = (self._parted if self._parted < 1 else 0.0, 1.0)
+            bar = tqdm(self._aside, desc="clips set aside", unit="clip", leave=False)
+            self._validation = [SpeechClip(clip, self.face_model, part) for clip in bar]
+        return self._validation
+
+    def figures(self, networks: dict[str, OSMNetModel]) -> dict[str, np.ndarray]:
+        """Draw opening and width of mouths that are set aside, as heard and as seen."""
+        clips = self._validation_clips()[:NUM_FIGURES]
+        network = _extractor(networks)
+        return {"lips": lips.plot_curves({clip.name: lips.curves(network, self.face_model, clip) for clip in clips})}
+
+    def finish(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
+        """Set the amplitude, then measure on the held-out clips, which nothing was chosen on.
+
+        Returns:
+            `dict[str, float]`: As of `lips.measure`, on held-out clips; `gain`, by which the output was stretched; and
+            `misfits`, the number of training clips at hand whose sound hardly fits their lips (named on stderr).
+        """
+        network = _extractor(networks)
+        gain = 1.0
+        aside = self._validation_clips()
+        if self.config.amplitude:
+            # How far people open their mouths needs no network, so all clips at hand tell: those aside are few.
+            spread = lips.usual_spread(self.face_model, [*self._pool().at(self.config.steps - 1), *aside])
+            gain = lips.set_amplitude(network, self.face_model, aside, self.config.amplitude * spread)
+        held_out = islice(self._held_out, MAX_HELD_OUT_CLIPS)
+        result = lips.measure(network, self.face_model, (SpeechClip(clip, self.face_model) for clip in held_out))
+        return {**result, "gain": gain, "misfits": len(self._misfits(network))}
+
+    def _misfits(self, network: ExpressionExtractor) -> list[str]:
+        names = []
+        for clip in self._pool().at(self.config.steps - 1):
+            agreement = lips.agreement(*lips.curves(network, self.face_model, clip))
+            if agreement < MIN_AGREEMENT:
+                names.append(clip.name)
+                line = f"{clip.name}: sound and lips agree only to {agreement:.2f}; is this the voice of this face?"
+                tqdm.write(line, file=sys.stderr)
+        return names
 
 
-def _fit(
-    clips: list[SpeechClip], face_model: FaceModel, config: ExpressionConfig, steps: int
-) -> tuple[ExpressionExtractor, dict]:
-    """One round of training; returns the moving average at its best step on held-out speakers."""
-    torch.manual_seed(config.seed)
-    rng = np.random.default_rng(config.seed)
-    training, held_out = split_clips(clips)
-    training = [clip for clip in training if len(clip) > config.frames // 2]
-    if not training:
-        raise ValueError(f"All training clips are shorter than {config.frames // 2} frames; set frames to fewer.")
-    share = _shares(training)
-
-    network = ExpressionExtractor(
-        identity_dim=face_model.config.identity_dim, expression_dim=face_model.config.expression_dim,
-        hidden_dim=config.hidden_dim, context_layers=config.context_layers, dropout=config.dropout,
-    )  # fmt: skip
-    average = moving_average(network)
-    optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    losses_of = _Losses(face_model, config)
-    best: dict[str, float] = {}
-    best_state = average.state_dict()
-    log: dict[str, float] = {}
-    for step in tqdm(range(steps), desc="expression", mininterval=5):
-        rate = config.learning_rate * min(1, (step + 1) / WARM_UP) * (0.5 * (1 + np.cos(np.pi * step / steps)))
-        set_learning_rate(optimiser, rate=rate)
-        chosen = [training[i] for i in rng.choice(len(training), config.batch_size, p=share)]
-        cuts = [clip.cut(config.frames, rng) for clip in chosen]
-        mel, truth = (torch.from_numpy(np.stack([cut[part] for cut in cuts])) for part in range(2))
-        identity = torch.from_numpy(np.stack([clip.identity for clip in chosen]))
-        total, losses = losses_of(network(mel, _blurred_identities(chosen, config, rng)), truth, identity)
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        update_average(average, network, step, config.ema)
-        update_log(log, losses)
-        if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == steps:
-            result = validate(average, face_model, held_out)
-            _say(f"{step + 1}: " + " ".join(f"{k} {v:.3f}" for k, v in {**log, **result}.items()))
-            if result["opening"] + result["width"] > best.get("opening", -2) + best.get("width", -2):
-                best = {"step": step + 1, **result}
-                best_state = {name: value.clone() for name, value in average.state_dict().items()}
-    average.load_state_dict(best_state)
-    return average, best
+def _extractor(networks: dict[str, OSMNetModel]) -> ExpressionExtractor:
+    return cast(ExpressionExtractor, networks["expression_extractor"])
 
 
-def _blurred_identities(clips: list[SpeechClip], config: ExpressionConfig, rng: np.random.Generator) -> torch.Tensor:
-    """Identities `(batch, 40)` of random frames, noisy and often unknown: 60 faces must not be learnt by heart."""
-    identity = np.stack([clip.identities[rng.integers(len(clip.identities))] for clip in clips])
-    known = rng.random((len(clips), 1)) >= config.identity_dropout
-    noise = config.identity_noise * rng.normal(size=identity.shape)
-    return torch.from_numpy((known * identity + noise).astype(np.float32))
-
-
-def _say(line: str) -> None:
-    """Print a line above the progress bar, where it does not mix with the report on stdout."""
-    tqdm.write(line, file=sys.stderr)
-
-
-def _shares(clips: list[SpeechClip]) -> np.ndarray:
-    """How often each clip is drawn: half-way between alike and by length, for clips and again for speakers."""
-    share = np.sqrt([len(clip) for clip in clips])
-    for speaker in {clip.speaker for clip in clips}:
-        same = np.array([clip.speaker == speaker for clip in clips])
-        share[same] /= np.sqrt(share[same].sum())
-    return share / share.sum()
-
-
-class _Losses:
+class ExpressionLosses(nn.Module):
     """The paper's losses (Eq. 7-9), and two on the opening and width of the mouth."""
 
-    def __init__(self, face_model: FaceModel, config: ExpressionConfig):
-        self.face_model, self.config = face_model, config
+    component_weights: torch.Tensor
+    landmark_weights: torch.Tensor
+
+    def __init__(self, network: ExpressionExtractor, face_model: FaceModel, own_mean: float):
+        super().__init__()
+        self.network, self.face_model, self.own_mean = network, face_model, own_mean
         # Components count by how much they move the mouth; the rest cannot be heard.
-        mouth = np.concatenate([INNER_LIPS, OUTER_LIPS, [CHIN]])
+        mouth: Sequence[int] = np.concatenate([INNER_LIPS, OUTER_LIPS, [CHIN]]).tolist()
         basis_norm = face_model.geometry["expression_basis"][:, mouth].flatten(1).norm(dim=1)
-        self.component_weights = basis_norm / basis_norm.max()
         weights = landmark_weights(NUM_VERTICES, INNER_LIPS.tolist(), NOSE.tolist())
-        self.landmark_weights = weights / weights.mean()
+        self.register_buffer("component_weights", basis_norm / basis_norm.max(), persistent=False)
+        self.register_buffer("landmark_weights", weights / weights.mean(), persistent=False)
 
-    def __call__(
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the losses `l2`, `ldmk`, `mouth` and `concordance` of a batch."""
+        expression = self.network(batch["mel"], batch["known_identity"]).float()
+        with torch.autocast(expression.device.type, enabled=False):  # half precision would move vertices by pixels
+            return self._losses(expression, batch["expression"], batch["identity"][:, None])
+
+    def _losses(
         self, expression: torch.Tensor, truth: torch.Tensor, identity: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        config = self.config
+    ) -> dict[str, torch.Tensor]:
         # Sound does not tell a speaker's habitual expression, so it counts little.
-        expression = expression - (1 - config.own_mean) * (expression - truth).mean(1, keepdim=True)
-        shape, true_shape = (self.face_model(identity[:, None], beta) for beta in (expression, truth))
-        mouth, true_mouth = _mouth(shape), _mouth(true_shape)
-        losses = {
+        expression = expression - (1 - self.own_mean) * (expression - truth).mean(1, keepdim=True)
+        shape, true_shape = (self.face_model(identity, beta) for beta in (expression, truth))
+        mouth, true_mouth = lips.mouth(shape), lips.mouth(true_shape)
+        change = F.l1_loss(mouth.diff(dim=1), true_mouth.diff(dim=1))
+        pixels, true_pixels = shape * PIXELS_PER_HEAD_UNIT, true_shape * PIXELS_PER_HEAD_UNIT
+        return {
             "l2": expression_loss(expression, truth, self.component_weights),
-            "landmark": landmark_loss(
-                shape * PIXELS_PER_HEAD_UNIT, true_shape * PIXELS_PER_HEAD_UNIT, self.landmark_weights
-            ),
-            "mouth": 20 * F.l1_loss(mouth, true_mouth) + 20 * F.l1_loss(mouth.diff(dim=1), true_mouth.diff(dim=1)),
-            "concordance": concordance_loss(mouth, true_mouth),
+            "ldmk": landmark_loss(pixels, true_pixels, self.landmark_weights),
+            "mouth": MOUTH_SCALE * (F.l1_loss(mouth, true_mouth) + change),
+            "concordance": lips.concordance_loss(mouth, true_mouth),
         }
-        total = (
-            losses["l2"] + config.weight_landmark * losses["landmark"] + config.weight_mouth * losses["mouth"]
-            + config.weight_concordance * losses["concordance"]
-        )  # fmt: skip
-        return total, losses
 
 
-def _mouth(shape: torch.Tensor) -> torch.Tensor:
-    """Opening and width of the mouth, `(..., 478, 3)` to `(..., 2)` head units."""
-    opening = torch.linalg.vector_norm(shape[..., UPPER_LIP, :] - shape[..., LOWER_LIP, :] + 1e-6, dim=-1)
-    width = torch.linalg.vector_norm(shape[..., RIGHT_MOUTH_CORNER, :] - shape[..., LEFT_MOUTH_CORNER, :], dim=-1)
-    return torch.stack([opening, width], -1)
-
-
-def concordance_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 - Lin's concordance over the frames, without its term for the means: punishes the uncorrelated and the small.
+def train(dataset: Dataset, model: Path, config: ExpressionConfig, work: Path) -> dict:
+    """Train the expression extractor.
 
     Args:
-        prediction (`torch.Tensor` of shape `(batch, frames, signals)`): Any unit.
-        target (`torch.Tensor` of the same shape): The truth.
+        dataset (`Dataset`): Made by `osmnet prepare`.
+        model (`Path`): Model folder with `face_model`; receives `expression_extractor`.
+        config (`ExpressionConfig`): Settings.
+        work (`Path`): For checkpoints, logs and pictures; a run that was stopped goes on from there.
 
     Returns:
-        `torch.Tensor`: A scalar in [0, 2].
-    """
-    p, t = prediction - prediction.mean(1, keepdim=True), target - target.mean(1, keepdim=True)
-    covariance, energy = (p * t).mean(1), (p * p).mean(1) + (t * t).mean(1)
-    # Pooled over the batch: a stretch in which nobody speaks says nothing by itself.
-    return (1 - 2 * covariance.sum(0) / (energy.sum(0) + 1e-8)).mean()
-
-
-@torch.no_grad()
-def _shapes(
-    network: ExpressionExtractor, face_model: FaceModel, clip: SpeechClip
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Faces `(frames, 478, 3)` of a clip as the network hears them and as they were seen."""
-    identity = torch.from_numpy(clip.identity)
-    return face_model(identity, clip.predict(network)), face_model(identity, torch.from_numpy(clip.expression))
-
-
-def _mouths(network: ExpressionExtractor, face_model: FaceModel, clip: SpeechClip) -> tuple[np.ndarray, np.ndarray]:
-    """Opening and width `(frames, 2)` of the mouth as the network hears it and as it was seen."""
-    heard, seen = _shapes(network, face_model, clip)
-    return _mouth(heard).numpy(), _mouth(seen).numpy()
-
-
-@torch.no_grad()
-def validate(network: ExpressionExtractor, face_model: FaceModel, clips: list[SpeechClip]) -> dict[str, float]:
-    """How clips' own sound moves their mouths.
-
-    Args:
-        network (`ExpressionExtractor`): Put into evaluation mode meanwhile.
-        face_model (`FaceModel`): The linear face model.
-        clips (`list[SpeechClip]`): At least one; long ones count more.
-
-    Returns:
-        `dict[str, float]`: Correlations of opening and width with the truth, spread of the opening over the true one,
-        and `lmd_ratio`, the distance of the inner lips from the truth over that of lips that never move.
-    """
-    was_training = network.training
-    network.eval()
-    rows = []
-    for clip in clips:
-        predicted, truth = _shapes(network, face_model, clip)
-        p, t = _mouth(predicted).numpy(), _mouth(truth).numpy()
-        error, movement = ((shape - truth)[:, INNER_LIPS].norm(dim=-1).mean() for shape in (predicted, truth[:1]))
-        rows.append(
-            {
-                "opening": _correlate(p[:, 0], t[:, 0]),
-                "width": _correlate(p[:, 1], t[:, 1]),
-                "amplitude": p[:, 0].std() / max(t[:, 0].std(), 1e-6),
-                "lmd_ratio": float(error) / max(float(movement), 1e-6),
-            }
-        )
-    network.train(was_training)
-    lengths = [len(clip) for clip in clips]
-    return {name: float(np.average([row[name] for row in rows], weights=lengths)) for name in rows[0]}
-
-
-@torch.no_grad()
-def align(network: ExpressionExtractor, face_model: FaceModel, clips: list[SpeechClip]) -> list[SpeechClip]:
-    """Move the sound of each clip to where the network expects it, and leave out clips whose sound is not the face's.
-
-    Args:
-        network (`ExpressionExtractor`): Trained for a little while: enough to tell when, if not yet how.
-        face_model (`FaceModel`): The linear face model.
-        clips (`list[SpeechClip]`): Changed in place.
-
-    Returns:
-        `list[SpeechClip]`: The clips kept.
+        `dict`: The trainer's report with the results on held-out speakers.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If no clip can be used, an earlier stage is missing, or `work` belongs to another run.
     """
-    network.eval()
-    kept = []
-    for clip in clips:
-        heard, seen = _mouths(network, face_model, clip)
-        lags = {lag: _correlation(heard, seen, lag) for lag in range(-MAX_LAG, MAX_LAG + 1)}
-        best = max(lags, key=lambda lag: lags[lag] - 0.01 * abs(lag))
-        if lags[best] < lags[0] + 0.04:
-            best = 0
-        if lags[best] < MIN_CORRELATION:
-            _say(f"{clip.name}: left out, sound and lips agree only to {lags[best]:.2f}")
-            continue
-        if best:
-            _say(f"{clip.name}: sound moved by {-best} frames ({lags[0]:.2f} to {lags[best]:.2f})")
-        clip.shift(-best)
-        kept.append(clip)
-    if not kept:
-        raise ValueError(
-            "In no clip do sound and lips agree; are these voices of these faces? align_steps=0 trains all the same."
-        )
-    return kept
-
-
-def _correlation(heard: np.ndarray, seen: np.ndarray, lag: int) -> float:
-    """Correlation of opening and width, weighted 3 : 1, when `heard` is taken `lag` frames later than `seen`."""
-    n = len(heard)
-    a, b = heard[max(lag, 0) : n + min(lag, 0)], seen[max(-lag, 0) : n + min(-lag, 0)]
-    return 0.75 * _correlate(a[:, 0], b[:, 0]) + 0.25 * _correlate(a[:, 1], b[:, 1])
-
-
-def _correlate(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's correlation; 0 where one of the two does not vary."""
-    a, b = a - a.mean(), b - b.mean()
-    return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-12))
-
-
-def _set_amplitude(
-    network: ExpressionExtractor, face_model: FaceModel, clips: list[SpeechClip], amplitude: float
-) -> None:
-    """Stretch the network's output so that mouths open as far as real ones: regression shrinks it.
-
-    What stays in place is the mouth as it is when it is nearly shut, so that it opens further but does not close
-    harder: stretched around its mean, it would spend half of the time pressed shut.
-    """
-    network.eval()
-    mouths = [_mouths(network, face_model, clip) for clip in clips]
-    ratio = np.median([heard[:, 0].std() / max(seen[:, 0].std(), 1e-6) for heard, seen in mouths])
-    gain = float(np.clip(amplitude / max(ratio, 1e-6), 0.5, 2.5))
-    expression = torch.cat([clip.predict(network) for clip in clips])
-    opening = np.concatenate([heard[:, 0] for heard, _ in mouths])
-    nearly_shut = expression[torch.from_numpy(opening <= np.quantile(opening, NEARLY_SHUT))].mean(0)
-    network.output_scale.mul_(gain)
-    network.output_bias.mul_(gain).add_((1 - gain) * nearly_shut)
+    return fit(ExpressionStage(config, dataset, model), config, model, work)

@@ -1,12 +1,14 @@
-"""Stage `face-model`: mean face, identity and expression bases from the tracks of prepared clips."""
+"""Stage `face-model`: mean face, identity and expression bases from the tracks of a dataset."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from tqdm import tqdm
 
-from osmnet.data.dataset import load_clips
+from osmnet.data.dataset import Clip, Dataset
 from osmnet.face.morphable import FaceModel, neutral_frames
 from osmnet.face.pose import fit_similarity
 from osmnet.face.topology import (
@@ -24,6 +26,7 @@ from osmnet.face.topology import (
 )
 
 FRAMES_PER_CLIP = 250  # so that long clips do not own the basis
+MAX_CLIPS = 4000  # a million frames; more faces change a hundred components no further
 # The joint on which the head turns, from the middle of the stable vertices, head units: lower and further back.
 NECK_JOINT = np.array([0.0, 0.35, 0.8])
 
@@ -66,96 +69,130 @@ def fit_mean(neutrals: np.ndarray, rounds: int = 4) -> tuple[np.ndarray, np.ndar
     return mean, mirror
 
 
-def _principal(samples: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.ndarray, float]:
-    """Weighted principal components times their standard deviation `(count, features)`, and the share they hold."""
-    scaled = samples * np.sqrt(weights / weights.sum())[:, None]
-    if len(scaled) < scaled.shape[1]:
-        u, singular, vt = np.linalg.svd(scaled, full_matrices=False)
-        variance, axes = singular**2, vt
-    else:
-        variance, axes = np.linalg.eigh(scaled.T @ scaled)
+class _Moments:
+    """Weighted second moments of flattened shapes and of their mirror images, in the memory of one matrix."""
+
+    def __init__(self, mirror: np.ndarray):
+        self.mirror = mirror
+        self.sum = np.zeros((3 * NUM_VERTICES, 3 * NUM_VERTICES))
+        self.weight, self.count = 0.0, 0
+
+    def add(self, shapes: np.ndarray, weights: np.ndarray) -> None:
+        """Take in shapes `(samples, 478, 3)`; a mirrored person is a person, a mirrored expression an expression."""
+        both = np.concatenate([shapes, shapes[:, self.mirror] * (-1, 1, 1)]).reshape(2 * len(shapes), -1)
+        scaled = both * np.sqrt(np.tile(weights, 2))[:, None]
+        self.sum += scaled.T @ scaled
+        self.weight, self.count = self.weight + 2 * weights.sum(), self.count + len(both)
+
+    def components(self, most: int) -> tuple[np.ndarray, float]:
+        """Principal components times their standard deviation `(count, 1434)`, and the share they hold."""
+        variance, axes = np.linalg.eigh(self.sum / self.weight)
         variance, axes = variance[::-1], axes.T[::-1]
-    count = min(count, len(axes))
-    return axes[:count] * np.sqrt(np.maximum(variance[:count], 1e-12))[:, None], variance[
-        :count
-    ].sum() / variance.sum()
+        largest = np.abs(axes).argmax(1)
+        axes = axes * np.sign(axes[np.arange(len(axes)), largest])[:, None]  # which sign LAPACK gives depends on it
+        count = min(most, self.count, len(axes))
+        basis = axes[:count] * np.sqrt(np.maximum(variance[:count], 1e-12))[:, None]
+        return basis, float(variance[:count].sum() / variance.sum())
 
 
 def fit_face_model(
-    tracks: list[np.ndarray], identity_dim: int = 40, expression_dim: int = 64
-) -> tuple[FaceModel, dict]:
+    tracks: Sequence[np.ndarray], identity_dim: int = 40, expression_dim: int = 64
+) -> tuple[FaceModel, dict[str, float]]:
     """Fit S̄, B_id and B_exp (OSM-Net, Eq. 6) to tracked clips.
 
     Args:
-        tracks (`list[np.ndarray]`): Landmarks `(frames, 478, 3)` in pixels, one person each.
+        tracks (sequence of `np.ndarray`): Landmarks `(frames, 478, 3)` in pixels, one person each. It is gone through
+            twice, and no more than one track is held at a time.
         identity_dim (`int`): Components of identity; fewer clips than that leave the last ones empty.
         expression_dim (`int`): Components of expression.
 
     Returns:
-        `tuple[FaceModel, dict]`: The model and the shares of variance that the bases hold.
+        `tuple[FaceModel, dict[str, float]]`: The model and the shares of variance that the bases hold.
     """
-    first = [neutral_frames(track / np.ptp(track[:, :, 1], axis=1).mean()) for track in tracks]
-    mean, mirror = fit_mean(np.stack([track[rest].mean(0) for track, rest in zip(tracks, first, strict=True)]))
+    resting = []
+    for track in tqdm(tracks, desc="mean face", unit="clip", mininterval=5):
+        rest = neutral_frames(track / np.ptp(track[:, :, 1], axis=1).mean())
+        resting.append(track[rest].mean(0))
+    mean, mirror = fit_mean(np.stack(resting))
 
-    neutrals, changes, weights, lids = [], [], [], []
-    for track in tracks:
+    identities, changes, blinks = _Moments(mirror), _Moments(mirror), _Blinks()
+    for track in tqdm(tracks, desc="bases", unit="clip", mininterval=5):
         shape = fit_similarity(mean[STABLE], track[:, STABLE]).unplace(track)
         neutral = shape[neutral_frames(shape)].mean(0)
-        neutrals.append(neutral - mean)
+        identities.add((neutral - mean)[None], np.ones(1))
         chosen = np.unique(np.linspace(0, len(shape) - 1, FRAMES_PER_CLIP).astype(int))
-        changes.append(shape[chosen] - neutral)
-        weights.append(np.full(len(chosen), min(1.0, len(shape) / FRAMES_PER_CLIP) / len(chosen)))
+        weight = np.full(len(chosen), min(1.0, len(shape) / FRAMES_PER_CLIP) / len(chosen))
+        changes.add(shape[chosen] - neutral, weight)
         opening = eye_opening(shape)
-        lids.append((opening - np.median(opening))[chosen])
-    # A mirrored person is a person, a mirrored expression an expression.
-    identity = np.stack(neutrals)
-    identity = np.concatenate([identity, identity[:, mirror] * (-1, 1, 1)]).reshape(-1, 3 * NUM_VERTICES)
-    change, weight = np.concatenate(changes), np.concatenate(weights)
-    change = np.concatenate([change, change[:, mirror] * (-1, 1, 1)]).reshape(-1, 3 * NUM_VERTICES)
-    identity_basis, identity_share = _principal(identity, np.ones(len(identity)), identity_dim)
-    expression_basis, expression_share = _principal(change, np.tile(weight, 2), expression_dim)
+        blinks.add(shape[chosen] - neutral, (opening - np.median(opening))[chosen], weight)
+    identity_basis, identity_share = identities.components(identity_dim)
+    expression_basis, expression_share = changes.components(expression_dim)
 
     model = FaceModel(identity_dim, expression_dim)
     geometry = {
         "mean_shape": mean,
         "identity_basis": identity_basis.reshape(-1, NUM_VERTICES, 3),
         "expression_basis": expression_basis.reshape(-1, NUM_VERTICES, 3),
-        "blink": _blink(change, np.tile(np.concatenate(lids), 2), np.tile(weight, 2), expression_basis, mean),
+        "blink": blinks.coefficients(expression_basis, mean, mirror),
         "mirror": mirror,
     }
     for name, value in geometry.items():
         parameter = model.geometry[name].data
         parameter[tuple(slice(n) for n in np.shape(value))] = torch.as_tensor(np.asarray(value), dtype=torch.float32)
-    return model, {"identity_variance": float(identity_share), "expression_variance": float(expression_share)}
+    return model, {"identity_variance": identity_share, "expression_variance": expression_share}
 
 
-def _blink(
-    change: np.ndarray, opening: np.ndarray, weight: np.ndarray, basis: np.ndarray, mean: np.ndarray
-) -> np.ndarray:
-    """β of lids that close by one head unit: the regression of the eyes' surroundings on how far lids are closed."""
-    closed = np.minimum(opening, 0)  # blinks, not eyes wide open
-    per_unit = (change * (weight * closed)[:, None]).sum(0) / (weight * closed**2).sum()
-    direction = -per_unit.reshape(NUM_VERTICES, 3)
-    # Only lids and the skin near them belong to a blink, whatever else people do while they blink.
-    lid = mean[np.concatenate([RIGHT_EYE, LEFT_EYE])]
-    near = np.linalg.norm(mean[:, None] - lid, axis=-1).min(1)
-    direction *= np.clip(1.5 - near / 0.12, 0, 1)[:, None]
-    iris = np.concatenate([np.arange(RIGHT_IRIS, RIGHT_IRIS + 5), np.arange(LEFT_IRIS, LEFT_IRIS + 5)])
-    direction[iris] = 0  # eyeballs stay when lids close
-    # Ridge: components that hardly move must not be driven far to mend a small remainder.
-    return np.linalg.solve(basis @ basis.T + 1e-5 * np.eye(len(basis)), basis @ direction.ravel())
+class _Blinks:
+    """The regression of the eyes' surroundings on how far lids are closed."""
+
+    def __init__(self) -> None:
+        self.moved = np.zeros((NUM_VERTICES, 3))
+        self.closed = 0.0
+
+    def add(self, change: np.ndarray, opening: np.ndarray, weight: np.ndarray) -> None:
+        """Take in a clip: changes `(frames, 478, 3)`, and openings above the usual one `(frames,)`, head units."""
+        closed = np.minimum(opening, 0)  # blinks, not eyes wide open
+        self.moved += np.tensordot(weight * closed, change, 1)
+        self.closed += (weight * closed**2).sum()
+
+    def coefficients(self, basis: np.ndarray, mean: np.ndarray, mirror: np.ndarray) -> np.ndarray:
+        """β of lids that close by one head unit."""
+        direction = -(self.moved + self.moved[mirror] * (-1, 1, 1)) / (2 * self.closed)
+        # Only lids and the skin near them belong to a blink, whatever else people do while they blink.
+        lid = mean[np.concatenate([RIGHT_EYE, LEFT_EYE])]
+        near = np.linalg.norm(mean[:, None] - lid, axis=-1).min(1)
+        direction *= np.clip(1.5 - near / 0.12, 0, 1)[:, None]
+        iris = np.concatenate([np.arange(RIGHT_IRIS, RIGHT_IRIS + 5), np.arange(LEFT_IRIS, LEFT_IRIS + 5)])
+        direction[iris] = 0  # eyeballs stay when lids close
+        # Ridge: components that hardly move must not be driven far to mend a small remainder.
+        return np.linalg.solve(basis @ basis.T + 1e-5 * np.eye(len(basis)), basis @ direction.ravel())
 
 
-def train(data: Path, out: Path) -> dict:
-    """Fit a face model to a prepared folder and save it.
+class _Tracks(Sequence):
+    """Landmarks of clips, read when they are asked for."""
+
+    def __init__(self, clips: Sequence[Clip]):
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index):
+        return self.clips[index].landmarks_px()
+
+
+def train(dataset: Dataset, out: Path) -> dict[str, float]:
+    """Fit a face model to a dataset and save it.
 
     Args:
-        data (`Path`): Made by `osmnet prepare`.
+        dataset (`Dataset`): Of more than `MAX_CLIPS` clips, so many are taken, evenly by name.
         out (`Path`): Model folder; the component goes to `out/face_model`.
 
     Returns:
-        `dict`: Shares of variance that the bases hold.
+        `dict[str, float]`: Number of clips, and shares of variance that the bases hold.
     """
-    model, report = fit_face_model([clip.landmarks_px() for clip in load_clips(data)])
+    clips = dataset.clips()
+    chosen = np.unique(np.linspace(0, len(clips) - 1, MAX_CLIPS).astype(int))
+    model, report = fit_face_model(_Tracks([clips[index] for index in chosen]))
     model.save_pretrained(out / "face_model")
-    return report
+    return {"clips": len(chosen), **report}

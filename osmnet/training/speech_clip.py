@@ -1,36 +1,43 @@
-"""Sound and expression of a clip, and the disturbances that make little speech go a long way."""
+"""Sound and expression of a clip, and stretches of them that sound like another recording."""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from osmnet.data.dataset import Clip
 from osmnet.face.morphable import FaceModel
-from osmnet.media.audio import MEL_WINDOW, STEPS_PER_FRAME, mel_spectrogram
+from osmnet.media.audio import MEL_WINDOW, SAMPLES_PER_FRAME, STEPS_PER_FRAME, mel_windows
 from osmnet.models.expression import ExpressionExtractor
+from osmnet.training.sound import Disturbance, loudness, mel_steps
 
-# Mel steps that the windows of the first and the last frame reach beyond the clip (osmnet.media.audio).
-STEPS_BEFORE, STEPS_AFTER = 6, 10
-SILENCE = -1.0  # of every band
 NUM_IDENTITIES = 8  # frames of a clip that are fitted singly
+FEWEST_GROUPS = 5  # speakers, or else clips, from which on whole ones are set aside
+FULL_SCALE = 32767  # sound is kept in 16 bits, as it came
 
 
 class SpeechClip:
-    """Spectrogram and expression of one clip.
+    """Sound and expression of one clip, or of a part of it.
 
     Args:
         clip (`Clip`): A prepared clip with speech.
         face_model (`FaceModel`): The linear face model.
+        part (`tuple[float, float]`): From which share of the clip to which.
     """
 
-    def __init__(self, clip: Clip, face_model: FaceModel):
-        fit = clip.fit(face_model)
-        steps = len(fit.expression) * STEPS_PER_FRAME
-        spectrogram = mel_spectrogram(clip.speech())[:steps]
-        self.spectrogram = np.pad(spectrogram, ((0, steps - len(spectrogram)), (0, 0)), constant_values=SILENCE)
-        self.expression = fit.expression
+    def __init__(self, clip: Clip, face_model: FaceModel, part: tuple[float, float] = (0.0, 1.0)):
+        fit, waveform = clip.fit(face_model), clip.speech()
+        self.level = loudness(waveform)
+        first, last = (round(share * len(fit.expression)) for share in part)
+        last = max(last, first + 1)
+        self.expression = fit.expression[first:last]
+        sound = waveform[first * SAMPLES_PER_FRAME : last * SAMPLES_PER_FRAME]
+        self._sound = np.rint(sound * FULL_SCALE).astype(np.int16)
         # At run time α comes from a single picture, so it must in training.
         landmarks = clip.landmarks_px()
-        chosen = np.linspace(0, len(landmarks) - 1, NUM_IDENTITIES).astype(int)
+        chosen = np.linspace(first, last - 1, NUM_IDENTITIES).astype(int)
         self.identities = np.stack([face_model.fit(landmarks[i], clip.size).identity for i in chosen])
         self.identity = self.identities[0]
         self.speaker = clip.speaker
@@ -39,30 +46,36 @@ class SpeechClip:
     def __len__(self) -> int:
         return len(self.expression)
 
-    def shift(self, frames: int) -> None:
-        """Move the sound against the picture: frame i gets the sound of frame i - `frames`."""
-        steps = frames * STEPS_PER_FRAME
-        silence = np.full((abs(steps), self.spectrogram.shape[1]), SILENCE, np.float32)
-        if steps > 0:
-            self.spectrogram = np.concatenate([silence, self.spectrogram[:-steps]])
-        elif steps < 0:
-            self.spectrogram = np.concatenate([self.spectrogram[-steps:], silence])
+    @property
+    def waveform(self) -> np.ndarray:
+        """The sound, 16 kHz mono, float32."""
+        return self._sound.astype(np.float32) / FULL_SCALE
 
     @torch.no_grad()
     def predict(self, network: ExpressionExtractor) -> torch.Tensor:
-        """β `(frames, 64)` that the network hears."""
-        mel = np.pad(self.spectrogram, ((STEPS_BEFORE, STEPS_AFTER), (0, 0)), constant_values=SILENCE)
-        return network(torch.from_numpy(windows_of(mel))[None], torch.from_numpy(self.identity)[None])[0]
+        """β `(frames, 64)` that the network hears, on the CPU."""
+        mel = mel_windows(self.waveform)
+        mel = np.pad(mel, ((0, max(len(self) - len(mel), 0)), (0, 0), (0, 0)), mode="edge")[: len(self)]
+        device = network.output_scale.device
+        identity = torch.from_numpy(self.identity)[None].to(device)
+        return network(torch.from_numpy(mel)[None].to(device), identity)[0].cpu()
 
-    def cut(self, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A random stretch at a random speed: mel windows `(frames, 16, 16)` and β `(frames, 64)`."""
-        speed = rng.uniform(0.88, 1.14)
-        length = min(frames * speed, len(self) - 1)
-        start = rng.uniform(0, len(self) - 1 - length)
-        at = start + np.arange(frames) * length / frames
-        steps = np.arange(-STEPS_BEFORE, frames * STEPS_PER_FRAME + STEPS_AFTER) * length / frames
-        steps = np.clip(start * STEPS_PER_FRAME + steps, 0, len(self.spectrogram) - 1)
-        mel = disturb(_interpolate(self.spectrogram, steps), rng)
+    def cut(self, frames: int, change: Disturbance, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A random stretch as it could have been spoken and recorded.
+
+        Args:
+            frames (`int`): Length of the result. A clip that is too short for it is slowed down.
+            change (`Disturbance`): How.
+            rng (`np.random.Generator`): Says where.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray]`: Mel windows `(frames, 16, 16)` and β `(frames, 64)`.
+        """
+        speed = min(change.speed, (len(self) - 1) / frames)
+        start = rng.uniform(0, len(self) - 1 - frames * speed)
+        # Frames are seen in their middle: half a frame of the result is half of `speed` frames of the clip.
+        at = np.clip(start + speed * (np.arange(frames) + 0.5) - 0.5, 0, len(self) - 1)
+        mel = mel_steps(self.waveform, self.level, start, frames, change.at_speed(speed))
         return windows_of(mel), _interpolate(self.expression, at)
 
 
@@ -73,28 +86,40 @@ def windows_of(mel: np.ndarray) -> np.ndarray:
     return mel[index]
 
 
-def disturb(mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Another microphone, room and voice `(steps, 16)`: pitch, reverberation, equaliser, gain, noise floor."""
-    bands = np.arange(mel.shape[1])
-    if rng.random() < 0.7:  # voice pitch and length of the vocal tract: bands move
-        position = np.clip(bands * rng.uniform(0.9, 1.1) + rng.uniform(-0.5, 0.5), 0, mel.shape[1] - 1)
-        mel = _interpolate(mel.T, position).T
-    if rng.random() < 0.4:  # a room: energy dies away slowly
-        decay = np.float32(10 ** -rng.uniform(1.2, 2.5))
-        reverberant = mel.copy()
-        for i in range(1, len(mel)):
-            reverberant[i] = np.maximum(mel[i], reverberant[i - 1] - decay)
-        mel = reverberant
-    knots = rng.normal(0, 0.12, 4)
-    mel = mel + np.interp(bands, np.linspace(0, bands[-1], 4), knots) + rng.normal(0, 0.05)
-    if rng.random() < 0.7:
-        floor = rng.uniform(-1.0, -0.2) + np.interp(bands, np.linspace(0, bands[-1], 3), rng.normal(0, 0.15, 3))
-        mel = np.maximum(mel, floor + rng.normal(0, 0.04, mel.shape))
-    return np.maximum(mel, SILENCE).astype(np.float32)
+def draw_shares(clips: Sequence[Any]) -> np.ndarray:
+    """How often each clip is drawn: half-way between alike and by length, for clips and again for speakers."""
+    share = np.sqrt([len(clip) for clip in clips])
+    _, speaker = np.unique([clip.speaker for clip in clips], return_inverse=True)
+    share /= np.sqrt(np.bincount(speaker, share))[speaker]
+    return share / share.sum()
+
+
+def set_aside(clips: Sequence[Clip], share: float) -> tuple[list[Clip], list[Clip], float]:
+    """Part clips to train on from those that say when to stop: speakers, if there are enough, else clips, else ends.
+
+    Args:
+        clips (sequence of `Clip`): The training clips.
+        share (`float`): About which share of the speakers (or clips, or of each clip) is set aside.
+
+    Returns:
+        `tuple[list[Clip], list[Clip], float]`: Clips to train on, clips set aside, and, where both lists hold all
+        clips because there are too few, the share of each clip at which the part that is set aside begins (else 1).
+    """
+    for group in (lambda clip: clip.speaker, lambda clip: clip.name):
+        # By a number made of the name: the choice among many hardly changes when clips are added.
+        names = sorted({group(clip) for clip in clips}, key=lambda name: zlib.crc32(f"aside {name}".encode()))
+        if len(names) >= FEWEST_GROUPS:
+            chosen = set(names[: max(1, round(share * len(names)))])
+            return (
+                [clip for clip in clips if group(clip) not in chosen],
+                [clip for clip in clips if group(clip) in chosen],
+                1.0,
+            )
+    return list(clips), list(clips), 1 - share
 
 
 def _interpolate(rows: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Rows between rows: `(n, bands)` at positions `(m,)` to `(m, bands)`."""
-    below = np.minimum(at.astype(int), len(rows) - 2) if len(rows) > 1 else np.zeros(len(at), int)
+    """Rows between rows: `(n, dim)` at positions `(m,)` to `(m, dim)`."""
+    below = np.minimum(at.astype(int), max(len(rows) - 2, 0))
     part = (at - below)[:, None].astype(np.float32)
     return rows[below] * (1 - part) + rows[np.minimum(below + 1, len(rows) - 1)] * part

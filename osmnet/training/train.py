@@ -1,130 +1,175 @@
-"""`osmnet train STAGE`: from prepared clips to a model folder, one stage at a time, in this order (docs/training.md).
+"""`osmnet train STAGE`: from a prepared dataset to a model folder, stage by stage, in this order (docs/training.md).
 
 - face-model: mean face, identity and expression bases (seconds)
-- motion: motion space and audio motion encoder (minutes)
+- motion: motion space, then audio motion encoder (minutes)
 - expression: expression extractor (minutes)
-- video: video generator on mouth windows (hours; goes on where it stopped)
+- video: video generator (hours)
 - export: a folder that `OSMNetPipeline.from_pretrained` loads
+
+and, beside them,
+
+- sync: a judge of lips and sound for `osmnet evaluate`
+- finetune: adapt finished weights to one speaker or a few clips (docs/fine_tuning.md)
+
+A stage goes on from its newest checkpoint. Several GPUs: `accelerate launch -m osmnet.training.train STAGE ...`.
 """
 
 import argparse
-import dataclasses
 import json
-import math
+import os
 import sys
+import time
+from importlib import import_module, util
 from pathlib import Path
-from typing import Any
 
-import torch
-
-STAGES = ("face-model", "motion", "expression", "video", "export")
-KINDS = {int: "a whole number", float: "a number"}
-
-
-def export(model: Path, landmarker: Path, out: Path) -> dict:
-    """Put trained components together as a pipeline, in full and in half precision.
-
-    Args:
-        model (`Path`): Folder with one folder a component.
-        landmarker (`Path`): The `.task` bundle.
-        out (`Path`): The folder to make or renew.
-
-    Returns:
-        `dict`: Size of each file in bytes.
-
-    Raises:
-        ValueError: If a component is missing (says which stage makes it) or not whole, or `out` cannot be written.
-    """
-    from importlib import import_module
-
-    from osmnet.pipeline import OSMNetPipeline
-    from osmnet.training.common import load_component
-
-    components = {}
-    for name, path in OSMNetPipeline.components_classes.items():
-        module, _, class_name = path.partition(":")
-        components[name] = load_component(getattr(import_module(module), class_name), model, name)
-    if not landmarker.is_file():
-        raise ValueError(f"No face landmarker at '{landmarker}'; build it with scripts/build_landmarker.py.")
-    pipe = OSMNetPipeline(**components, face_landmarker=landmarker)
-    pipe.save_pretrained(out)
-    pipe.to(dtype=torch.float16).save_pretrained(out, variant="fp16")
-    return {str(file.relative_to(out)): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
+# Section of the configuration, and the class of its settings, of what a stage trains; each module has a `train`.
+TRAINED = {
+    "motion": {"motion": "MotionConfig", "audio-motion": "AudioMotionConfig"},
+    "expression": {"expression": "ExpressionConfig"},
+    "video": {"video": "VideoConfig"},
+    "sync": {"sync": "SyncConfig"},
+}
+STAGES = ("face-model", *TRAINED, "finetune", "export")
+PACKAGES = ("accelerate", "tensorboard", "yaml")  # of the extra `train`
+EXIT_WRONG_INPUT = 2
+PATIENCE_SECONDS = 30.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `osmnet train`."""
+    """Command line of `osmnet train`.
+
+    Returns:
+        `int`: The exit status: 0, or 130 and 143 after Ctrl-C and SIGTERM, once a checkpoint is saved.
+
+    Raises:
+        ValueError: If something is wrong with the arguments or what they name; in the main process only, if all
+            processes of a run find it alike.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["finetune"]:
+        _check_packages()
+        return import_module("osmnet.training.finetune").main(argv[1:]) or 0
+    arguments = _parser().parse_args(argv)
+    main_process = int(os.environ.get("RANK", "0")) == 0  # as `accelerate launch` numbers them
+    try:
+        report = _run(arguments, main_process)
+    except KeyboardInterrupt as stop:
+        if not hasattr(stop, "status"):
+            raise
+        if main_process:
+            sys.stderr.write(f"osmnet: {stop}.\n")
+        return stop.status
+    except (ValueError, OSError) as error:
+        if main_process or _is_of_this_process_alone(error):
+            raise
+        # The launcher ends all processes when the first one ends: that must be the one that says what is wrong.
+        time.sleep(PATIENCE_SECONDS)
+        return EXIT_WRONG_INPUT
+    except RuntimeError as error:
+        if not any(name in str(error) for name in ("gloo", "NCCL")):
+            raise
+        sys.stderr.write("osmnet: Another process of this run has ended, so this one ends, too.\n")
+        return EXIT_WRONG_INPUT
+    if main_process:
+        sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    _leave_processes()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="osmnet train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--data", type=Path, help="folder made by `osmnet prepare`")
+    parser.add_argument("--data", help="folder or address of a dataset made by `osmnet prepare`")
     parser.add_argument("--model", type=Path, required=True, help="folder of the components being trained")
-    parser.add_argument("--work", type=Path, help="video: checkpoints, log and sheets (default: MODEL/work-video)")
+    parser.add_argument("--config", help="YAML file with the settings, or one of the package's: tiny, default, paper")
+    parser.add_argument("--work", type=Path, help="checkpoints, curves and samples (default: MODEL/work/STAGE)")
     parser.add_argument("--out", type=Path, help="export: the folder to write")
     parser.add_argument("--landmarker", type=Path, help="export: a .task bundle (default: the one in the package)")
     parser.add_argument("--threads", type=int, help="CPU threads for PyTorch")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
-        help="a setting of motion, expression or video, e.g. steps=2000; a wrong name lists them all",
+        help="a setting, e.g. steps=2000, weights.l1=2, audio-motion.steps=500; a wrong name lists them all",
     )  # fmt: skip
-    args = parser.parse_args(argv)
-    if args.stage != "export" and args.data is None:
-        raise ValueError(f"{args.stage} needs --data, a folder made by `osmnet prepare`.")
-    if args.stage == "export" and args.out is None:
+    return parser
+
+
+def _run(arguments: argparse.Namespace, main_process: bool) -> dict:
+    stage, model = arguments.stage, arguments.model
+    if stage != "export" and arguments.data is None:
+        raise ValueError(f"{stage} needs --data, a dataset made by `osmnet prepare`.")
+    if stage == "export" and arguments.out is None:
         raise ValueError("export needs --out, the folder to write.")
-    if args.stage in ("face-model", "export") and args.set:
-        raise ValueError(f"{args.stage} has no settings: leave --set out.")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    report = _run(args)
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    return 0
+    if stage not in TRAINED and (arguments.set or arguments.config):
+        raise ValueError(f"{stage} has no settings: leave --set and --config out.")
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise ValueError(f"--threads must be at least 1, not {arguments.threads}.")
+        import torch
 
-
-def _run(args: argparse.Namespace) -> dict:
-    # Each stage imports only what it needs.
-    if args.stage == "face-model":
+        torch.set_num_threads(arguments.threads)
+    if stage in TRAINED:
+        return _train(arguments)
+    if not main_process:  # nothing to share: one process does it
+        return {}
+    if stage == "face-model":
+        from osmnet.data.dataset import Dataset
         from osmnet.training import face_model
 
-        return face_model.train(args.data, args.model)
-    if args.stage == "motion":
-        from osmnet.training import motion
-
-        return motion.train(args.data, args.model, _configured(motion.MotionConfig(), args.set))
-    if args.stage == "expression":
-        from osmnet.training import expression
-
-        return expression.train(args.data, args.model, _configured(expression.ExpressionConfig(), args.set))
-    if args.stage == "video":
-        from osmnet.training import video
-
-        work = args.work or args.model / "work-video"
-        return video.train(args.data, args.model, _configured(video.VideoConfig(), args.set), work)
+        return face_model.train(Dataset.open(arguments.data), model)
     from osmnet.pipeline_utils import packaged_landmarker
+    from osmnet.training.export import export
 
-    return export(args.model, args.landmarker or packaged_landmarker(), args.out)
+    return export(model, arguments.landmarker or packaged_landmarker(), arguments.out)
 
 
-def _configured(config: Any, settings: list[str]) -> Any:
-    """A stage's settings with some of them changed by `NAME=VALUE`."""
-    kinds = {entry.name: type(getattr(config, entry.name)) for entry in dataclasses.fields(config)}
-    changes = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if name not in kinds:
-            raise ValueError(f"There is no setting '{name}'; there are {', '.join(sorted(kinds))}.")
-        if not equals:
-            raise ValueError(f"The setting {name} has no value; write {name}=VALUE.")
-        try:
-            changes[name] = kinds[name](value)
-        except ValueError:
-            raise ValueError(f"The setting {name} must be {KINDS[kinds[name]]}, not '{value}'.") from None
-        lowest = 1 if name in ("steps", "batch_size") else 0
-        if not math.isfinite(changes[name]) or changes[name] < lowest:
-            raise ValueError(f"The setting {name} is out of its range: '{value}'.")
-    return dataclasses.replace(config, **changes)
+def _train(arguments: argparse.Namespace) -> dict:
+    _check_packages()
+    from osmnet.data.dataset import Dataset
+    from osmnet.training.config import load_config
+
+    stage, sections = arguments.stage, TRAINED[arguments.stage]
+    module = import_module(f"osmnet.training.{stage}")
+    configs = []
+    for section, name in sections.items():
+        # `audio-motion.steps=500` is for that section, a name alone for the stage's own.
+        mine = [each.removeprefix(f"{section}.") for each in arguments.set if _section_of(each, stage) == section]
+        configs.append(load_config(arguments.config, getattr(module, name), section, mine))
+    # A stage with several sections makes a folder for each.
+    work = arguments.work or arguments.model / "work" / (stage if len(sections) == 1 else "")
+    return module.train(Dataset.open(arguments.data), arguments.model, configs[0], work, *configs[1:])
+
+
+def _section_of(setting: str, stage: str) -> str:
+    head = setting.partition("=")[0].partition(".")[0]
+    return head if head in TRAINED[stage] else stage
+
+
+def _check_packages() -> None:
+    for package in PACKAGES:
+        if util.find_spec(package) is None:
+            raise ValueError(f"`osmnet train` needs the package '{package}'; pip install 'osmnet[train]'.")
+
+
+def _is_of_this_process_alone(error: Exception) -> bool:
+    """Whether the main process knows nothing of an error: it came up after the processes had met, and here."""
+    import torch.distributed
+
+    from osmnet.training.processes import MainProcessError
+
+    met = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return met and not isinstance(error, MainProcessError)
+
+
+def _leave_processes() -> None:
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from osmnet.cli import main as osmnet
+
+    raise SystemExit(osmnet(["train", *sys.argv[1:]]))

@@ -1,0 +1,316 @@
+"""From the faces of a video to stretches of one face each: which face, which part, which sound; and their crops."""
+
+import io
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from PIL import Image
+
+from osmnet.data.offset import LAGS, Agreement, LipReader, Verdict, judge, pooled
+from osmnet.data.track import FaceRun, Tracking
+from osmnet.face.crop import CropBox, crop_box, extract, to_crop
+from osmnet.face.morphable import FaceFit, FaceModel
+from osmnet.media.audio import FPS, mel_windows, speech_activity
+from osmnet.media.video import VideoWriter, Window, read_frames
+
+CROP_SIZE = 384  # the largest side that is stored; smaller crops keep their own
+CRF = 14
+FACE_HEIGHT = 128  # pixels at which sharpness is measured
+SHARPNESS_EVERY = 5  # frames
+LEAST_SOUND = 0.5  # seconds of sound without which there is nothing to judge
+STRIP = 112  # pixels: side of the three pictures in the report
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is kept of videos.
+
+    Attributes:
+        max_seconds (`float`): Longer stretches are parted into equal pieces.
+        min_seconds (`float`): Shorter stretches are dropped.
+        min_face (`int`): Least height of a face in pixels of the video, forehead to chin.
+        min_sharpness (`float`): Least sharpness of the face, see `sharpness_of`.
+        max_turn (`float`): Degrees; a face turned further than this in more than half of the frames is dropped.
+    """
+
+    max_seconds: float = 20.0
+    min_seconds: float = 1.0
+    min_face: int = 64
+    min_sharpness: float = 1.0
+    max_turn: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 0.2 <= self.min_seconds <= self.max_seconds / 2:
+            raise ValueError(
+                f"min_seconds must be at least 0.2 and at most half of max_seconds, not {self.min_seconds:g} with "
+                f"{self.max_seconds:g}."
+            )
+        if self.min_face < 1 or self.min_sharpness < 0 or not 0 < self.max_turn <= 90:
+            raise ValueError("min_face must be positive, min_sharpness not negative, max_turn within 90 degrees.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a video beforehand; `None` is found out.
+
+    Attributes:
+        speech (`bool`, *optional*): Whether its sound is speech of the face seen.
+        av_offset (`int`, *optional*): Frames by which the picture is late (negative: early).
+        speaker (`str`, *optional*): Who is seen.
+    """
+
+    speech: bool | None = None
+    av_offset: int | None = None
+    speaker: str | None = None
+
+
+@dataclass
+class Segment:
+    """A stretch of one face.
+
+    Attributes:
+        run (`FaceRun`): The face in it.
+        box (`CropBox`): The square around the head, pixels of the video's picture.
+        size (`int`): Side of the stored crop in pixels.
+        verdict (`Verdict`): About its sound.
+        fit (`FaceFit`): Of the face model, in pixels of the stored crop.
+        measured (`dict`): Sharpness, size and turn, for the manifest.
+        reason (`str`): Why it is dropped; empty if it is not.
+        files (`dict[str, bytes]`): Contents by ending.
+    """
+
+    run: FaceRun
+    box: CropBox
+    size: int
+    verdict: Verdict
+    fit: FaceFit
+    measured: dict[str, Any]
+    reason: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def landmarks_px(self) -> np.ndarray:
+        """Vertices `(frames, 478, 3)` in pixels of the stored crop."""
+        return to_crop(self.run.landmarks_px, self.box, self.size)
+
+
+def dropped(reason: str, seconds: float, **more: Any) -> dict[str, Any]:
+    """Make the manifest's line of what is dropped."""
+    return {"status": "dropped", "reason": reason, "seconds": round(seconds, 2), **more}
+
+
+def choose_segments(
+    tracking: Tracking,
+    sound: np.ndarray | None,
+    options: Options,
+    known: Known,
+    face_model: FaceModel,
+    lip_reader: Callable[[], LipReader],
+) -> tuple[list[Segment], list[dict[str, Any]]]:
+    """Choose one face at every moment, decide about its sound, part what is long and measure what there is.
+
+    Args:
+        tracking (`Tracking`): All faces of the video.
+        sound (`np.ndarray` of shape `(samples,)`, *optional*): At 16 kHz; None if there is none.
+        options (`Options`): What is kept.
+        known (`Known`): What need not be found out.
+        face_model (`FaceModel`): To be fitted.
+        lip_reader (`Callable`): Gives the reader of lips; called only if there is sound.
+
+    Returns:
+        `tuple[list[Segment], list[dict]]`: Segments in order of time, with a reason if they are dropped; and the
+        manifest's lines of the rest.
+
+    Raises:
+        ValueError: If there is no face.
+    """
+    if not tracking.runs:
+        raise ValueError("no face was found")
+    least = round(options.min_seconds * FPS)
+    short = [run for run in tracking.runs if len(run) < least]
+    rows = []
+    if short:
+        what = "a stretch" if len(short) == 1 else f"{len(short)} stretches"
+        seconds = sum(map(len, short)) / FPS
+        rows.append(dropped(f"{what} of less than {options.min_seconds:g} s with one unbroken face", seconds))
+    long_enough = [run for run in tracking.runs if len(run) >= least]
+    agreements: list[Agreement] = []
+    if sound is not None and long_enough:
+        size = max(tracking.height, tracking.width)
+        windows, activity = mel_windows(sound), speech_activity(sound)
+        reader = lip_reader()
+        agreements = [reader.compare(run.landmarks_px, size, windows, run.first) for run in long_enough]
+        # A face that speaks goes before any that does not; among those that do not, the largest.
+        ranks = [
+            1 + agreement.strength if agreement.is_plausible else run.face_px / (2 * size)
+            for run, agreement in zip(long_enough, agreements, strict=True)
+        ]
+    else:
+        ranks = [run.face_px for run in long_enough]
+    taken = _apart(long_enough, ranks)
+    whole = pooled([agreements[i] for i in taken]) if agreements else None
+    rows += [
+        dropped("another face in the picture is the one that speaks, or larger", len(run) / FPS,
+                first_frame=run.first, face_px=round(run.face_px, 1))
+        for i, run in enumerate(long_enough) if i not in taken
+    ]  # fmt: skip
+    segments = []
+    for i in sorted(taken, key=lambda i: long_enough[i].first):
+        run = long_enough[i]
+        if whole is None:
+            verdict = Verdict(False, note="no speech, says the table" if known.speech is False else "no sound")
+        else:
+            verdict = _verdict(agreements[i], whole, known, activity[run.first : run.first + len(run)])
+        segments += [_segment(part, tracking, verdict, options, face_model) for part in _split(run, options)]
+    return segments, rows
+
+
+def _apart(runs: list[FaceRun], ranks: list[float]) -> list[int]:
+    """Take runs by rank as long as they do not overlap in time: which are taken."""
+    taken: list[int] = []
+    for i in sorted(range(len(runs)), key=lambda i: -ranks[i]):
+        run = runs[i]
+        others = (runs[k] for k in taken)
+        if not any(run.first < one.first + len(one) and one.first < run.first + len(run) for one in others):
+            taken.append(i)
+    return taken
+
+
+def _verdict(own: Agreement, whole: Agreement, known: Known, activity: np.ndarray) -> Verdict:
+    if known.av_offset is not None and known.speech is not False:
+        measured = own.at(known.av_offset) if abs(known.av_offset) <= LAGS[-1] else None
+        return Verdict(True, known.av_offset, measured)
+    if known.speech:
+        verdict = judge(own, whole)
+        return verdict if verdict.speech else Verdict(True, 0, own.at(0))
+    if activity.sum() < LEAST_SOUND * FPS:
+        return Verdict(False, note="hardly any sound")
+    return judge(own, whole)
+
+
+def _split(run: FaceRun, options: Options) -> list[FaceRun]:
+    count = -(-len(run) // round(options.max_seconds * FPS))
+    parts = np.array_split(run.landmarks_px, count)
+    starts = np.cumsum([0] + [len(part) for part in parts[:-1]])
+    return [FaceRun(run.first + int(start), part) for start, part in zip(starts, parts, strict=True)]
+
+
+def _segment(run: FaceRun, tracking: Tracking, verdict: Verdict, options: Options, face_model: FaceModel) -> Segment:
+    box = crop_box(run.landmarks_px, tracking.height, tracking.width)
+    size = min(box.side, CROP_SIZE) // 2 * 2
+    fit = face_model.fit_track(to_crop(run.landmarks_px, box, size), size)
+    turn = np.rad2deg(np.abs(fit.head_pose[:, :2]))
+    measured = {
+        "face_px": round(run.face_px, 1), "yaw_deg": round(float(turn[:, 0].max()), 1),
+        "pitch_deg": round(float(turn[:, 1].max()), 1),
+    }  # fmt: skip
+    reason = ""
+    if run.face_px < options.min_face:
+        reason = f"the face is {run.face_px:.0f} pixels high, less than --min-face {options.min_face}"
+    elif (share := float((turn.max(1) > options.max_turn).mean())) > 0.5:
+        reason = f"the face is turned by more than --max-turn {options.max_turn:g} degrees in {share:.0%} of frames"
+    return Segment(run, box, size, verdict, fit, measured, reason)
+
+
+def crop_segments(video: Path, tracking: Tracking, segments: list[Segment], options: Options, folder: Path) -> None:
+    """Cut the crops out of the video in one pass: the files `mp4` and `jpg` of each segment, and its sharpness.
+
+    Args:
+        video (`Path`): The video.
+        tracking (`Tracking`): What was seen in it.
+        segments (`list[Segment]`): In order of time; those that have a reason get a strip of pictures only. One that
+            is not sharp gets a reason.
+        options (`Options`): What is kept.
+        folder (`Path`): For temporary files.
+
+    Raises:
+        ValueError: If the video does not decode a second time.
+        OSError: If the folder cannot be written.
+    """
+    windows: dict[int, Window] = {}
+    for segment in segments:
+        box = segment.box
+        window = (
+            max(box.left, 0),
+            max(box.top, 0),
+            min(box.left + box.side, tracking.width),
+            min(box.top + box.side, tracking.height),
+        )
+        windows |= dict.fromkeys(range(segment.run.first, segment.run.first + len(segment.run)), window)
+    frames = enumerate(read_frames(video, window=windows.get))
+    with tempfile.TemporaryDirectory(prefix=".crop-", suffix=".tmp", dir=folder) as temporary:
+        for segment in segments:
+            _crop_segment(segment, frames, windows[segment.run.first], Path(temporary) / "crop.mp4")
+            least = options.min_sharpness
+            if not segment.reason and segment.measured["sharpness"] < least:
+                segment.reason = f"blurred: sharpness {segment.measured['sharpness']}, less than {least:g}"
+
+
+def _crop_segment(segment: Segment, frames: Iterator[tuple[int, np.ndarray]], window: Window, path: Path) -> None:
+    size, count, landmarks = segment.size, len(segment.run), segment.landmarks_px
+    inside = CropBox(segment.box.left - window[0], segment.box.top - window[1], segment.box.side)
+    pictured = {int(k) for k in np.linspace(0, count - 1, 5)[1:4]}
+    strip, sharpness = [], []
+    try:
+        with nullcontext() if segment.reason else VideoWriter(path, (size, size), FPS, crf=CRF, threads=1) as writer:
+            for index, part in frames:
+                k = index - segment.run.first
+                if k < 0:
+                    continue
+                crop = extract(part, inside, size)
+                if writer is not None:
+                    writer.write(crop)
+                if k % SHARPNESS_EVERY == 0:
+                    sharpness.append(sharpness_of(crop, landmarks[k]))
+                if k in pictured:
+                    strip.append(cv2.resize(crop, (STRIP, STRIP), interpolation=cv2.INTER_AREA))
+                if k == count - 1:
+                    break
+            else:
+                raise ValueError("the video does not decode as far as it did before")
+    except ValueError as error:
+        if isinstance(cause := error.__cause__, OSError | av.FFmpegError):
+            raise OSError(cause.errno, cause.strerror) from error
+        raise
+    if not segment.reason:
+        segment.files["mp4"] = path.read_bytes()
+    picture = io.BytesIO()
+    Image.fromarray(np.hstack(strip)).save(picture, "JPEG", quality=80)
+    segment.files["jpg"] = picture.getvalue()
+    segment.measured["sharpness"] = round(float(np.median(sharpness)), 2)
+
+
+def sharpness_of(crop: np.ndarray, landmarks_px: np.ndarray) -> float:
+    """How sharp a face is, whatever its size, light and contrast.
+
+    The variance of the Laplacian of the face, made 128 pixels high, as a percentage of its variance of grey levels.
+    Faces in good videos have 2 to 40.
+
+    Args:
+        crop (`np.ndarray` of shape `(size, size, 3)`): uint8.
+        landmarks_px (`np.ndarray` of shape `(478, 3)`): Vertices in pixels of the crop.
+
+    Returns:
+        `float`: At least 0.
+    """
+    low = np.maximum(np.floor(landmarks_px[:, :2].min(0)).astype(int), 0)
+    high = np.minimum(np.ceil(landmarks_px[:, :2].max(0)).astype(int), crop.shape[0])
+    if (high - low).min() < 8:
+        return 0.0
+    face = cv2.cvtColor(np.ascontiguousarray(crop[low[1] : high[1], low[0] : high[0]]), cv2.COLOR_RGB2GRAY)
+    scale = FACE_HEIGHT / (high[1] - low[1])
+    width = max(round((high[0] - low[0]) * scale), 8)
+    grey = cv2.resize(face, (width, FACE_HEIGHT), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    grey = grey.astype(np.float32)
+    return float(100 * cv2.Laplacian(grey, cv2.CV_32F).var() / max(grey.var(), 1.0))

@@ -1,0 +1,265 @@
+"""The two figures of `osmnet bases`: every basis with its curves and frames, and portraits turned by bases."""
+
+from __future__ import annotations
+
+import io
+import json
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from osmnet.evaluation.bases import MAX_TURN_DEG, Basis, rotate
+from osmnet.media.audio import FPS, SAMPLING_RATE, load_speech
+from osmnet.media.video import VideoWriter
+from osmnet.renderer import Renderer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from osmnet.pipeline import OSMNetPipeline
+    from osmnet.renderer import Source
+
+DPI = 100
+INK, MUTED, GRID = "#1c2330", "#6b7484", "#e3e7ed"
+# As on the contact sheets: three colours that also differ in lightness.
+CURVES = (("yaw", "#0072b2"), ("pitch", "#d55e00"), ("roll", "#009e73"))
+NUM_FRAMES = 5
+THUMBNAIL, ROW, CURVE_WIDTH, NAME_WIDTH, HEADER, MARGIN = 112, 126, 190, 150, 78, 24
+ROWS_A_COLUMN = 24
+PORTRAIT = 224
+
+
+def draw_bases(
+    pipe: OSMNetPipeline, bases: Sequence[Basis], source: Source, out: Path, speech: Path | None = None,
+    video: bool = False, epsilon: float = 1.0,
+) -> list[Path]:  # fmt: skip
+    """Draw bases, one row each: name, curves held and swung, and five frames while held; Fig. 6.
+
+    Args:
+        pipe (`OSMNetPipeline`): The pipeline of the bases.
+        bases (`Sequence[Basis]`): From `decode_bases`, at least one.
+        source (`Source`): The portrait.
+        out (`Path`): Folder; receives `bases.png`, `bases.json` and, with `video`, `basis-04.mp4` …
+        speech (`Path`, *optional*): A recording that moves the lips; a short one is repeated.
+        video (`bool`): Also write videos: held on the left, swung on the right.
+        epsilon (`float`): The one the bases were decoded with, for the records.
+
+    Returns:
+        `list[Path]`: The files.
+
+    Raises:
+        ValueError: If there is no usable sound in `speech` or the folder cannot be written.
+    """
+    frames = len(bases[0].held)
+    expression, waveform = np.repeat(source.fit.expression[None], frames, 0), None
+    if speech is not None:
+        waveform = np.resize(load_speech(speech), frames * SAMPLING_RATE // FPS)
+        expression = pipe.extract_expression(source, pipe.encode_speech(waveform, SAMPLING_RATE))
+    _make(out)
+    renderer = Renderer(source, pipe.face_model, pipe.video_generator)
+    moments = np.linspace(0, frames - 1, NUM_FRAMES).round().astype(int)
+    rows, paths = [], []
+    for basis in tqdm(bases, desc="bases", unit="basis", leave=False):
+        held = _render(renderer, source, basis.held, expression)
+        rows.append([_small(held[moment], THUMBNAIL) for moment in moments])
+        if video:
+            path = out / f"basis-{basis.index:02d}.mp4"
+            both = np.concatenate([held, _render(renderer, source, basis.swung, expression)], 2)
+            with VideoWriter(path, both.shape[1:3], FPS, waveform, comment="AI-generated, made with osmnet") as writer:
+                writer.write(both)
+            paths.append(path)
+    figure = out / "bases.png"
+    _write(figure, _png(_bases_sheet(bases, rows, moments, f"{len(bases)} motion bases of {pipe.name}", epsilon)))
+    record = out / "bases.json"
+    _write(record, _json({"model": pipe.name, "epsilon": epsilon, "fps": FPS, "bases": [_row(b) for b in bases]}))
+    return [figure, record, *paths]
+
+
+def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path) -> list[Path]:
+    """Draw portraits as they are, turned right, turned left, and to the front, one row each; Fig. 7.
+
+    Args:
+        pipe (`OSMNetPipeline`): The pipeline of the bases.
+        portraits (`Sequence[Path]`): Pictures with a face.
+        out (`Path`): Folder; receives `rotation.png` and `rotation.json`.
+
+    Returns:
+        `list[Path]`: The two files.
+
+    Raises:
+        ValueError: If a portrait cannot be used or the folder cannot be written.
+    """
+    _make(out)
+    titles = ("source", "right", "left", "frontal")
+    rows, records, captions = [], [], []
+    for portrait in tqdm(portraits, desc="portraits", unit="face", leave=False):
+        source = pipe.encode_source(portrait)
+        renderer = Renderer(source, pipe.face_model, pipe.video_generator)
+        turned = rotate(pipe, source)
+        poses = [source.fit.head_pose, *(turned[name].head_pose for name in titles[1:])]
+        pictures = [source.crop, *(next(renderer(pose[None], source.fit.expression[None]))[0] for pose in poses[1:])]
+        rows.append([_small(picture, PORTRAIT) for picture in pictures])
+        degrees = [np.rad2deg(pose[:3]) for pose in poses]
+        used = ["", *(" + ".join(f"{w:g}·b{i}" for i, w in turned[name].bases.items()) for name in titles[1:])]
+        captions.append([f"{_angles(d)}\n{text}" for d, text in zip(degrees, used, strict=True)])
+        record: dict[str, Any] = {"portrait": portrait.name, "source_deg": _rounded(degrees[0])}
+        for name, angle in zip(titles[1:], degrees[1:], strict=True):
+            record[name] = {"bases": turned[name].bases, "head_pose_deg": _rounded(angle)}
+        records.append(record)
+    figure, record_path = out / "rotation.png", out / "rotation.json"
+    _write(figure, _png(_rotation_sheet(rows, titles, captions)))
+    note = f"yaw, pitch, roll in degrees, absolute, at most {MAX_TURN_DEG:g}; bases: index and distance in ε"
+    _write(record_path, _json({"model": pipe.name, "note": note, "portraits": records}))
+    return [figure, record_path]
+
+
+def _render(renderer: Renderer, source: Source, path: np.ndarray, expression: np.ndarray) -> np.ndarray:
+    return np.concatenate(list(renderer(source.fit.head_pose + path, expression)))
+
+
+def _bases_sheet(
+    bases: Sequence[Basis], rows: list[list[np.ndarray]], moments: np.ndarray, title: str, epsilon: float
+) -> Image.Image:
+    """The table of bases, in as many columns as keep it from getting taller than 24 rows."""
+    columns = -(-len(bases) // ROWS_A_COLUMN)
+    height = -(-len(bases) // columns)
+    thumb_height = rows[0][0].shape[0]
+    column_width = NAME_WIDTH + 2 * (CURVE_WIDTH + 44) + NUM_FRAMES * (THUMBNAIL + 4) + MARGIN
+    page = _Page(MARGIN + columns * column_width, HEADER + height * ROW + MARGIN)
+    page.text(MARGIN, 26, title, size=15, weight="bold")
+    note = f"each at ε = {epsilon:g} from the centre; degrees over seconds; frames while held, from 0 s to the end"
+    for index, (name, colour) in enumerate(CURVES):
+        page.text(MARGIN + 70 * index, 54, f"\u2014 {name}", size=11, color=colour, weight="bold")
+    page.text(MARGIN + 70 * len(CURVES), 54, note, size=10, color=MUTED)
+    limits = [  # one scale for all bases; a swing is a fraction of what a held basis does
+        max(3.0, 1.08 * max(float(np.rad2deg(np.abs(path[:, :3]).max())) for path in paths))
+        for paths in ([basis.held for basis in bases], [basis.swung for basis in bases])
+    ]
+    for number, (basis, pictures) in enumerate(zip(bases, rows, strict=True)):
+        left = MARGIN + number // height * column_width
+        top = HEADER + number % height * ROW
+        page.text(left, top + 22, f"{basis.index}", size=15, weight="bold")
+        page.text(left, top + 48, basis.name.replace(", ", ",\n"), size=10, va="top")
+        page.text(left, top + 108, f"swung: {basis.swing}", size=8.5, color=MUTED)
+        for index, (kind, path) in enumerate((("held", basis.held), ("swung", basis.swung))):
+            x = left + NAME_WIDTH + index * (CURVE_WIDTH + 44) + 30
+            limit = limits[index]
+            axes = page.axes(x, top + 8, CURVE_WIDTH, ROW - 40)
+            seconds = np.arange(len(path)) / FPS
+            axes.set(xlim=(0, seconds[-1]), ylim=(-limit, limit))
+            axes.axhline(0, color=GRID, linewidth=1)
+            for angle, (_, colour) in enumerate(CURVES):
+                axes.plot(seconds, np.rad2deg(path[:, angle]), color=colour, linewidth=1.5)
+            if kind == "held":
+                axes.plot(seconds[moments], np.full(len(moments), -limit), "|", color=MUTED, markersize=6)
+            axes.set_title(kind, fontsize=8, color=MUTED, pad=2, loc="right")
+            axes.tick_params(colors=MUTED, labelsize=8, length=0, pad=2)
+            axes.yaxis.set_major_formatter("{x:g}\u00b0")
+            axes.xaxis.set_major_formatter("{x:g} s")
+            axes.spines[:].set_color(GRID)
+        for index, picture in enumerate(pictures):
+            x = left + NAME_WIDTH + 2 * (CURVE_WIDTH + 44) + index * (THUMBNAIL + 4)
+            page.image(x, top, picture, THUMBNAIL, thumb_height)
+    return page.picture()
+
+
+def _rotation_sheet(rows: list[list[np.ndarray]], titles: Sequence[str], captions: list[list[str]]) -> Image.Image:
+    gap, caption = 16, 52
+    page = _Page(2 * MARGIN + len(titles) * (PORTRAIT + gap) - gap, 44 + len(rows) * (PORTRAIT + caption) + MARGIN)
+    for column, title in enumerate(titles):
+        x = MARGIN + column * (PORTRAIT + gap)
+        page.text(x, 26, title, size=13, weight="bold")
+        for row, pictures in enumerate(rows):
+            top = 44 + row * (PORTRAIT + caption)
+            page.image(x, top, pictures[column], PORTRAIT, PORTRAIT)
+            page.text(x, top + PORTRAIT + 6, captions[row][column], size=8.5, color=MUTED, va="top")
+    return page.picture()
+
+
+class _Page:
+    """A figure laid out in pixels from the top left."""
+
+    def __init__(self, width: int, height: int):
+        # The object interface without pyplot: no window system, no global state.
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="#ffffff")
+        self.canvas = FigureCanvasAgg(self.figure)
+
+    def text(self, x: float, y: float, text: str, size: float, **changes: Any) -> None:
+        style: dict[str, Any] = {"color": INK, "va": "center", "parse_math": False} | changes
+        self.figure.text(x / self.width, 1 - y / self.height, text, fontsize=size, **style)
+
+    def axes(self, x: float, y: float, width: float, height: float) -> Any:
+        place = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
+        return self.figure.add_axes(place)
+
+    def image(self, x: float, y: float, picture: np.ndarray, width: int, height: int) -> None:
+        axes = self.axes(x, y, width, height)
+        axes.imshow(picture, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+
+    def picture(self) -> Image.Image:
+        self.canvas.draw()
+        return Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
+
+
+def _row(basis: Basis) -> dict[str, Any]:
+    """What `bases.json` says of one basis; curves in degrees."""
+    curves = {name: np.rad2deg(path[:, :3]) for name, path in (("held", basis.held), ("swung", basis.swung))}
+    return {
+        "basis": basis.index,
+        "name": basis.name,
+        "swing": basis.swing,
+        "clip": [[round(float(number), 5) for number in pose] for pose in basis.clip],
+        "amplitude_deg": {name: _rounded(np.ptp(curve, axis=0)) for name, curve in curves.items()},
+        "end_deg": _rounded(curves["held"][-1]),
+        **{f"{name}_deg": [_rounded(row) for row in curve] for name, curve in curves.items()},
+    }
+
+
+def _angles(degrees: np.ndarray) -> str:
+    return ", ".join(f"{name} {round(angle):+d}\u00b0" for (name, _), angle in zip(CURVES, degrees, strict=True))
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 2) for value in values]
+
+
+def _small(picture: np.ndarray, side: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, ensure_ascii=False) + "\n").encode()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"The folder '{folder}' cannot be made ({error.strerror}); choose another.") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that appears under its name only when it is whole."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be written ({error.strerror}); choose another folder.") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,313 @@
+"""Evaluate a model by the papers' protocol: `osmnet evaluate --data DATASET --out REPORT`."""
+
+import argparse
+import multiprocessing
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import osmnet
+from osmnet.data.dataset import Clip, Dataset, is_held_out
+from osmnet.evaluation.fid import fid
+from osmnet.evaluation.frechet import few_samples
+from osmnet.evaluation.protocol import MAX_SECONDS, METHODS, ClipResult, Judges, evaluate_clip
+from osmnet.evaluation.report import write_report
+from osmnet.evaluation.summary import jsonable, mean_metrics
+from osmnet.evaluation.takes import MAX_CLIPS, MAX_FRAMES, measure_takes, motion_clips
+from osmnet.media.audio import FPS
+from osmnet.pipeline import OSMNetPipeline
+
+QUICK_SECONDS, QUICK_TAKES, QUICK_MINUTES, QUICK_CLIPS = 4.0, 2, 1.0, 8
+MINUTES = 5.0  # of speech, for drift
+MAX_TAKES = 20
+PACKAGES = ("torch", "numpy", "mediapipe", "diffusers", "opencv-contrib-python", "scikit-image")
+# What a damaged clip or a face that is not there can raise; anything else is a defect and stops the run.
+CLIP_ERRORS = (ValueError, OSError, RuntimeError, ArithmeticError)
+
+_worker: dict[str, Any] = {}
+
+
+def evaluate(
+    data: str | Path,
+    out: str | Path,
+    *,
+    model: str | Path | None = None,
+    split: Literal["held-out", "all", "train"] = "held-out",
+    split_by: Literal["speaker", "clip"] = "speaker",
+    clips: int | None = None,
+    syncnet: str | Path | None = None,
+    inception: str | Path | None = None,
+    takes: int = 4,
+    sampling: Literal["span", "ball"] = "span",
+    quick: bool = False,
+    workers: int = 1,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Evaluate a model on a dataset and write report.json, report.html and report.md.
+
+    Args:
+        data (`str` or `Path`): Made by `osmnet prepare`; a folder or an address.
+        out (`str` or `Path`): Folder for the report.
+        model (`str` or `Path`, *optional*): A folder or a Hub id; the weights in the package by default.
+        split (`"held-out"`, `"all"` or `"train"`): Which clips are rendered. Head motion is measured on the clips of
+            all speakers.
+        split_by (`"speaker"` or `"clip"`): What is held out, see `Dataset.split`.
+        clips (`int`, *optional*): Only so many of them, evenly over their names.
+        syncnet (`str` or `Path`, *optional*): SyncNet's published weights, for LSE-C, LSE-D and AV offset.
+        inception (`str` or `Path`, *optional*): Inception weights, for FID.
+        takes (`int`): Takes of each clip and ε for the figures of head motion, 2 to 20.
+        sampling (`"span"` or `"ball"`): How takes are sampled.
+        quick (`bool`): The first four seconds of each clip, two takes, one minute for drift.
+        workers (`int`): Processes that share the clips.
+        device (`str`): Where the networks run: `"cpu"`, `"auto"`, `"cuda"`, `"mps"`.
+        seed (`int`): Of the takes.
+        progress (`bool`): Show progress bars.
+
+    Returns:
+        `dict`: What report.json holds, see docs/evaluation.md.
+
+    Raises:
+        ValueError: If an argument is wrong, or not one clip can be evaluated.
+    """
+    if workers < 1 or not 2 <= takes <= MAX_TAKES or (clips is not None and clips < 1):
+        raise ValueError(f"workers and clips must be at least 1 and takes 2 to {MAX_TAKES}.")
+    dataset = Dataset.open(data)
+    chosen, notes = choose_clips(dataset, split, split_by, clips)
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"The folder '{out}' cannot be made ({error.strerror}); choose another.") from error
+    pipe = OSMNetPipeline.from_pretrained(model, device_map=device)
+    judges = Judges.load(syncnet, inception)
+    if judges.sync is None:
+        notes.append("This installation has no sync judge, so sync is measured by the mouth's opening alone.")
+    seconds = QUICK_SECONDS if quick else MAX_SECONDS
+    takes, minutes = (QUICK_TAKES, QUICK_MINUTES) if quick else (takes, MINUTES)
+
+    # 1. Clips, by the protocol.
+    results, failed = [], []
+    if workers == 1:
+        jobs = _in_process(pipe, judges, chosen, seconds)
+    else:
+        jobs = _in_processes(workers, (model, device, syncnet, inception), chosen, seconds)
+    for clip, result in tqdm(jobs, total=len(chosen), desc="clips", unit="clip", disable=not progress):
+        if isinstance(result, ClipResult):
+            results.append(result)
+        else:
+            reason = " ".join(str(result).split()) or type(result).__name__
+            failed.append({"clip": clip.name, "reason": reason})
+            if progress:
+                tqdm.write(f"{clip.name}: not evaluated, {reason}", file=sys.stderr)
+    if not results:
+        raise ValueError(f"None of the {len(chosen)} clips of '{data}' can be evaluated; {failed[0]['reason']}")
+    results.sort(key=lambda result: result.name)
+    failed.sort(key=lambda row: row["clip"])
+
+    # 2. Head motion, of all speakers: it is a matter of people, not of pictures.
+    with_motion = motion_clips(dataset.clips(speech=True), QUICK_CLIPS if quick else MAX_CLIPS)
+    with tqdm(total=len(with_motion), desc="head motion", unit="clip", disable=not progress) as bar:
+        motion = measure_takes(
+            pipe, with_motion, takes=takes, minutes=minutes, sampling=sampling, seed=seed,
+            max_frames=int(seconds * FPS) if quick else MAX_FRAMES, progress=lambda _: bar.update(),
+        )  # fmt: skip
+    if not motion["clips"]:
+        notes.append("No clip with speech is four seconds long, so head motion is not measured.")
+
+    for row in motion["skipped"][:1]:
+        count = len(motion["skipped"])
+        notes.append(f"Clips left out of head motion: {count} ({row['clip']}: {row['reason']}).")
+
+    # 3. The report.
+    by_length, plain = mean_metrics(results, by_length=True), mean_metrics(results, by_length=False)
+    if judges.inception is not None:
+        notes += _add_fid(results, by_length, plain)
+    report = jsonable({
+        "format": "osmnet-evaluation",
+        "version": 1,
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "model": {"name": _model_name(pipe, model), "fingerprint": weights_fingerprint(pipe)},
+        "data": str(data) if "://" in str(data) else Path(data).resolve().name,
+        "settings": {
+            "split": split, "split_by": split_by, "takes": takes, "sampling": sampling, "quick": quick, "seed": seed,
+            "device": device, "seconds": seconds, "minutes": minutes, "judge": judges.sync is not None,
+            "syncnet": Path(syncnet).name if syncnet else None,
+            "inception": Path(inception).name if inception else None,
+        },
+        "versions": {"osmnet": osmnet.__version__} | {name: metadata.version(name) for name in _installed(PACKAGES)},
+        "notes": notes,
+        "seconds": sum(result.seconds for result in results),
+        "mean_by_length": by_length,
+        "mean_plain": plain,
+        "clips": [
+            {"name": result.name, "seconds": result.seconds, "metrics": result.metrics} for result in results
+        ],
+        "failed": failed,
+        "motion": motion,
+    })  # fmt: skip
+    write_report(out, report, results)
+    return report
+
+
+def choose_clips(
+    dataset: Dataset, split: str, split_by: Literal["speaker", "clip"], count: int | None = None
+) -> tuple[list[Clip], list[str]]:
+    """The clips of a split that have speech, and what the reader of the report should know about them.
+
+    Raises:
+        ValueError: If there are none, or the split is unknown.
+    """
+    if split not in ("held-out", "all", "train") or split_by not in ("speaker", "clip"):
+        raise ValueError(f"split must be held-out, all or train, by speaker or clip, not '{split}' by '{split_by}'.")
+    clips, notes = dataset.clips(speech=True), []
+    if split_by == "clip" and split != "all":
+        training, held = dataset.split(speech=True, by="clip")
+        clips = held if split == "held-out" else training
+    elif split == "train":
+        clips = dataset.split(speech=True)[0]
+    elif split == "held-out":
+        held = [clip for clip in clips if is_held_out(clip.speaker)]
+        if not held:
+            notes.append(
+                "No speaker of this dataset is held out by name: a model may have been trained on these clips."
+            )
+        clips = held or clips
+    if count is not None and count < len(clips):
+        clips = [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, count).astype(int))]
+    return clips, notes
+
+
+def weights_fingerprint(pipe: OSMNetPipeline) -> str:
+    """Say which weights these are: eight hexadecimal digits, the same for equal tensors on any device."""
+    digest = 0
+    for name, network in sorted(pipe.components.items()):
+        for key, tensor in sorted(network.state_dict().items()):
+            digest = zlib.crc32(f"{name}.{key}".encode(), digest)
+            digest = zlib.crc32(tensor.detach().cpu().float().contiguous().numpy().tobytes(), digest)
+    return f"{digest:08x}"
+
+
+def _model_name(pipe: OSMNetPipeline, model: str | Path | None) -> str:
+    """Id or name of the folder, not where on this machine it lies."""
+    return Path(model).resolve().name if model is not None and Path(model).expanduser().is_dir() else pipe.name
+
+
+def _installed(packages: Sequence[str]) -> list[str]:
+    found = {str(each.metadata["Name"]).lower() for each in metadata.distributions()}
+    return [name for name in packages if name in found]
+
+
+def _attempt(pipe: OSMNetPipeline, judges: Judges, clip: Clip, seconds: float) -> ClipResult | Exception:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return evaluate_clip(pipe, clip, judges, seconds)
+    except CLIP_ERRORS as error:
+        return error
+
+
+def _in_process(
+    pipe: OSMNetPipeline, judges: Judges, clips: Sequence[Clip], seconds: float
+) -> Iterator[tuple[Clip, ClipResult | Exception]]:
+    return ((clip, _attempt(pipe, judges, clip, seconds)) for clip in clips)
+
+
+def _load_worker(threads: int, model: str | Path | None, device: str, *weights: str | Path | None) -> None:
+    torch.set_num_threads(threads)
+    _worker["pipe"] = OSMNetPipeline.from_pretrained(model, device_map=device)
+    _worker["judges"] = Judges.load(*weights)
+
+
+def _work(clip: Clip, seconds: float) -> ClipResult | Exception:
+    return _attempt(_worker["pipe"], _worker["judges"], clip, seconds)
+
+
+def _in_processes(
+    workers: int, models: tuple[Any, ...], clips: Sequence[Clip], seconds: float
+) -> Iterator[tuple[Clip, ClipResult | Exception]]:
+    """Clips as they are done; spawned processes, since neither OpenCV's threads nor CUDA survive a fork."""
+    workers = min(workers, len(clips))
+    threads = max(torch.get_num_threads() // workers, 1)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _load_worker, (threads, *models)) as pool:
+        longest_first = sorted(clips, key=lambda clip: -clip.frames)
+        jobs = {pool.submit(_work, clip, seconds): clip for clip in longest_first}
+        try:
+            for job in as_completed(jobs):
+                yield jobs[job], job.result()
+        except BrokenExecutor as error:
+            raise ValueError("A worker was killed (out of memory?); try again with fewer --workers.") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _add_fid(results: Sequence[ClipResult], *means: dict[str, dict[str, float]]) -> list[str]:
+    """Put FID over all clips into the means; what there is to say about it."""
+    features = {method: np.concatenate([result.features[method] for result in results]) for method in METHODS}
+    for method in METHODS[:-1]:
+        distance = fid(features["real"], features[method])
+        for mean in means:
+            mean[method]["fid"] = distance
+    note = few_samples(*features["real"].shape)
+    return [f"FID: {note}"] if note else []
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of `osmnet evaluate`."""
+    parser = argparse.ArgumentParser(
+        prog="osmnet evaluate",
+        description="Render held-out clips from their first frame and sound, and compare them with the real ones.",
+    )
+    parser.add_argument("--data", required=True, metavar="DATASET", help="made by `osmnet prepare`: folder or address")
+    parser.add_argument("--out", required=True, type=Path, metavar="REPORT", help="folder for report.json, .html, .md")
+    parser.add_argument("--model", metavar="FOLDER_OR_ID", help="default: the weights inside the package")
+    parser.add_argument(
+        "--split", choices=("held-out", "all", "train"), default="held-out", help="clips to render (default: held-out)"
+    )
+    parser.add_argument(
+        "--split-by", choices=("speaker", "clip"), default="speaker", help="what is held out (default: speakers)"
+    )
+    parser.add_argument("--clips", type=int, metavar="N", help="only N of them")
+    parser.add_argument(
+        "--syncnet", type=Path, metavar="FILE", help="SyncNet's published weights, for LSE-C and LSE-D"
+    )
+    parser.add_argument("--inception", type=Path, metavar="FILE", help="Inception weights, for FID")
+    parser.add_argument("--takes", type=int, default=4, help="takes for the figures of head motion (default: 4)")
+    parser.add_argument("--sampling", choices=("span", "ball"), default="span", help="as of `osmnet generate`")
+    parser.add_argument("--quick", action="store_true", help="4 seconds of each clip, 2 takes, 1 minute for drift")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the clips (default: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu (default), auto, cuda or mps")
+    parser.add_argument(
+        "--ablate", nargs="?", const="ablation", metavar="CONFIG",
+        help="train and compare the variants of a configuration instead (default: Table V, configs/ablation.yaml)",
+    )  # fmt: skip
+    parser.add_argument("--markdown", action="store_true", help="also write report.md to the standard output")
+    arguments = parser.parse_args(argv)
+    options = vars(arguments)
+    show, config = options.pop("markdown"), options.pop("ablate")
+    out: Path = arguments.out
+    if config is None:
+        evaluate(**options)
+    else:
+        from osmnet.training.ablation import ablate, load_ablation  # only this command reaches up
+
+        names = ("data", "out", "model", "syncnet", "workers", "device")
+        ablate(config=load_ablation(config), **{name: options[name] for name in names})
+    name = "report" if config is None else "ablation"
+    if show:
+        sys.stdout.write((out / f"{name}.md").read_text(encoding="utf-8"))
+    else:
+        sys.stdout.writelines(f"{out / name}.{ending}\n" for ending in ("json", "html", "md"))
+    return 0

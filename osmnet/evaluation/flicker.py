@@ -1,0 +1,52 @@
+"""Flicker: how much a picture changes where nothing should."""
+
+import cv2
+import numpy as np
+
+from osmnet.face.topology import OVAL
+
+HEAD_MARGIN = 1.7  # the face oval, made larger by this about its middle, holds hair and ears
+MIN_OUTSIDE = 0.02  # share of the picture below which there is no outside to speak of
+
+
+def outside_head(landmarks_px: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pixels that no head of a video covers.
+
+    Args:
+        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels; of several videos one after the
+            other.
+        height (`int`): Of the picture in pixels.
+        width (`int`): Of the picture in pixels.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`: bool. Outside the face oval, 1.7 times enlarged, of every frame. Neck
+        and shoulders count as outside.
+    """
+    covered = np.zeros((height, width), np.uint8)
+    oval = landmarks_px[:, OVAL, :2]
+    centre = (oval.min(1, keepdims=True) + oval.max(1, keepdims=True)) / 2
+    for points in np.unique(np.round(centre + HEAD_MARGIN * (oval - centre) - 0.5).astype(np.int32), axis=0):
+        cv2.fillConvexPoly(covered, cv2.convexHull(points), 1)
+    return covered == 0
+
+
+def flicker(frames: np.ndarray, outside: np.ndarray) -> float:
+    """Standard deviation over time of the pixels outside the head, mean over them.
+
+    Args:
+        frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
+        outside (`np.ndarray` of shape `(height, width)`): bool, of `outside_head`.
+
+    Returns:
+        `float`: Grey levels (0 to 255) of the luminance; 0 where nothing changes; NaN if less than 2 % of the picture
+        lies outside.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+    """
+    if frames.shape[1:3] != outside.shape or frames.shape[-1] != 3:
+        raise ValueError(f"frames {frames.shape} and outside {outside.shape} must be of one height and width.")
+    if outside.mean() < MIN_OUTSIDE:
+        return float("nan")
+    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[outside] for frame in frames])
+    return float(grey.std(0, dtype=np.float64).mean())

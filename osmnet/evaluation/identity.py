@@ -1,0 +1,36 @@
+"""Whether a generated face is still the same person's, by the shape of its bones and lips at rest."""
+
+import numpy as np
+
+from osmnet.face.morphable import FaceModel
+from osmnet.face.pose import fit_similarity
+from osmnet.face.topology import STABLE
+
+
+def neutral_shape(landmarks_px: np.ndarray, face_model: FaceModel) -> np.ndarray:
+    """The face of a video without pose and expression, mean over its frames.
+
+    In every frame, α and β are the most probable ones under unit normal priors (as when a portrait is fitted), and
+    βB_exp is taken away; what the face model cannot say stays in the shape.
+
+    Args:
+        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels.
+        face_model (`FaceModel`): The linear face model.
+
+    Returns:
+        `np.ndarray` of shape `(478, 3)`: Head units.
+    """
+    mean = face_model.array("mean_shape")
+    shape = fit_similarity(mean[STABLE], landmarks_px[:, STABLE]).unplace(landmarks_px)
+    expression_basis = face_model.array("expression_basis").reshape(-1, mean.size)
+    bases = np.concatenate([face_model.array("identity_basis").reshape(-1, mean.size), expression_basis])
+    seen = (shape - mean).reshape(len(shape), -1)
+    noise = face_model.config.landmark_noise**2 * np.eye(len(bases))
+    both = np.linalg.solve(bases @ bases.T + noise, bases @ seen.T).T
+    expression = both[:, -len(expression_basis) :]
+    return (shape - (expression @ expression_basis).reshape(shape.shape)).mean(0)
+
+
+def identity_distance(shape: np.ndarray, other: np.ndarray) -> float:
+    """Mean distance of the vertices of two neutral faces `(478, 3)`, in their unit."""
+    return float(np.linalg.norm(shape - other, axis=-1).mean())

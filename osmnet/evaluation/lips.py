@@ -1,0 +1,93 @@
+"""Lips against the real ones: how far apart, how well in step, how still in silence."""
+
+import numpy as np
+
+from osmnet.face.topology import INNER_LIPS, LEFT_OUTER_CORNER, OUTER_LIPS, RIGHT_OUTER_CORNER
+
+MAX_LAG = 3  # frames: more than that, lips and sound no longer belong together
+SILENT = 0.05  # speech activity (0 to 1) up to which a frame is silent
+MIN_SILENT = 5  # changes from silent frame to silent frame; fewer say nothing
+LIPS = np.concatenate([INNER_LIPS, OUTER_LIPS])
+FACE = np.arange(468)  # all vertices but the irises
+
+
+def landmark_distance(fake: np.ndarray, real: np.ndarray, vertices: np.ndarray = FACE) -> float:
+    """LMD: mean Euclidean distance in the picture's plane between vertices of generated and real faces.
+
+    Args:
+        fake (`np.ndarray` of shape `(frames, 478, 2 or 3)`): Generated faces; only x and y count.
+        real (`np.ndarray` of the same shape): Real ones of the same moments.
+        vertices (`np.ndarray` of shape `(n,)`): Which vertices: `LIPS`, or the whole `FACE`.
+
+    Returns:
+        `float`: In the unit of the vertices; 0 for equal faces.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Source:
+        OSM-Net, Sec. IV-B.1. Which landmarks the paper takes it does not say; ours are MediaPipe's.
+    """
+    if fake.shape != real.shape or fake.ndim != 3:
+        raise ValueError(f"Faces must have one shape (frames, 478, 3), not {fake.shape} and {real.shape}.")
+    return float(np.linalg.norm((fake - real)[:, vertices, :2], axis=-1).mean())
+
+
+def eye_distance(landmarks: np.ndarray) -> float:
+    """Mean distance of the outer eye corners in the picture's plane, in the unit of `landmarks` `(frames, 478, 3)`."""
+    across = landmarks[:, RIGHT_OUTER_CORNER, :2] - landmarks[:, LEFT_OUTER_CORNER, :2]
+    return float(np.linalg.norm(across, axis=-1).mean())
+
+
+def best_correlation(fake: np.ndarray, real: np.ndarray, max_lag: int = MAX_LAG) -> tuple[float, int]:
+    """Largest correlation of two curves within a few frames, and where it is.
+
+    Args:
+        fake (`np.ndarray` of shape `(frames,)`): E.g. the opening of the generated mouth.
+        real (`np.ndarray` of shape `(frames,)`): The same of the real one.
+        max_lag (`int`): Frames to either side.
+
+    Returns:
+        `tuple[float, int]`: Pearson's correlation, NaN if a curve is flat; and the lag, positive where the generated
+        curve is late.
+
+    Raises:
+        ValueError: If the lengths differ or leave fewer than 3 frames to compare.
+    """
+    if fake.shape != real.shape or len(real) < max_lag + 3:
+        raise ValueError(f"Curves must be of one length, at least {max_lag + 3}, not {len(fake)} and {len(real)}.")
+    scores = {}
+    for lag in sorted(range(-max_lag, max_lag + 1), key=abs):  # of equal ones the smallest lag
+        x, y = fake[max(lag, 0) : len(fake) + min(lag, 0)], real[max(-lag, 0) : len(real) + min(-lag, 0)]
+        if np.ptp(x) > 0 and np.ptp(y) > 0:
+            scores[lag] = float(np.corrcoef(x, y)[0, 1])
+    if not scores:
+        return float("nan"), 0
+    lag = max(scores, key=scores.__getitem__)
+    return scores[lag], lag
+
+
+def amplitude_ratio(fake: np.ndarray, real: np.ndarray) -> float:
+    """Standard deviation of a generated curve over the real one's; NaN if the real one is flat."""
+    spread = float(real.std())
+    return float(fake.std()) / spread if spread > 0 else float("nan")
+
+
+def change_in_silence(opening: np.ndarray, activity: np.ndarray) -> float:
+    """Mean absolute change of the mouth's opening from one silent frame to the next.
+
+    Args:
+        opening (`np.ndarray` of shape `(frames,)`): Distance of the lips.
+        activity (`np.ndarray` of shape `(frames,)`): `osmnet.media.audio.speech_activity` of the sound.
+
+    Returns:
+        `float`: In the unit of `opening` a frame; NaN if there are not at least 5 such changes.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+    if opening.shape != activity.shape:
+        raise ValueError(f"opening and activity must be of one length, not {len(opening)} and {len(activity)}.")
+    silent = activity <= SILENT
+    both = silent[1:] & silent[:-1]
+    return float(np.abs(np.diff(opening))[both].mean()) if both.sum() >= MIN_SILENT else float("nan")

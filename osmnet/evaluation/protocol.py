@@ -1,0 +1,302 @@
+"""The papers' protocol: the first frame of a clip speaks its own sound again, and every frame is compared.
+
+Four videos of each clip: `ours` (centre motion, ε = 0, no blinks), `static` (the first frame all the time), `oracle`
+(the true pose and expression through our renderer: what a perfect motion and expression model would reach with it) and
+`real`. All are tracked anew at 256 px by one tracker.
+"""
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from osmnet.data.dataset import Clip
+from osmnet.evaluation import image, lips
+from osmnet.evaluation.fid import inception_features, load_inception
+from osmnet.evaluation.flicker import flicker, outside_head
+from osmnet.evaluation.identity import identity_distance, neutral_shape
+from osmnet.evaluation.motion import diversity_deg
+from osmnet.evaluation.sync import SyncJudge, judge_score, load_sync_judge
+from osmnet.evaluation.syncnet import SyncNet, load_syncnet, syncnet_score
+from osmnet.face.crop import CropBox, extract
+from osmnet.face.landmarker import FaceLandmarker
+from osmnet.face.morphable import FaceFit, FaceModel
+from osmnet.face.topology import OVAL, mouth_opening, mouth_width
+from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE, speech_activity
+from osmnet.renderer import Renderer, Source
+
+if TYPE_CHECKING:
+    from osmnet.pipeline import OSMNetPipeline, Speech
+
+MILLI = 1000  # figures in head units are given in thousandths
+SIZE = 256  # pixels: the paper's
+METHODS = ("ours", "static", "oracle", "real")
+MAX_SECONDS = 60.0  # of a clip: four videos of it are held in memory
+SILENCE_SECONDS, SILENCE_DB = 3.0, -50.0
+STRIP_COLUMNS, STRIP_SIDE = 6, 160
+INCEPTION_STEP = 5  # every so many frames; neighbours are nearly equal
+NEUTRAL_STEP = 5
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Networks that judge; `None` for those that are not there."""
+
+    sync: SyncJudge | None
+    syncnet: SyncNet | None
+    inception: torch.jit.ScriptModule | None
+
+    @classmethod
+    def load(cls, syncnet: str | Path | None = None, inception: str | Path | None = None) -> "Judges":
+        """Load the judge in the package, and the published networks whose files are given.
+
+        Raises:
+            ValueError: If a file that is given cannot be used.
+        """
+        try:
+            judge = load_sync_judge()
+        except ValueError:  # weights without a judge: the report says so
+            judge = None
+        return cls(judge, load_syncnet(syncnet) if syncnet else None, load_inception(inception) if inception else None)
+
+
+@dataclass(frozen=True)
+class Track:
+    """What the tracker finds in a video.
+
+    Attributes:
+        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Where no face is found, those of the frame before.
+        found (`float`): Share of the frames in which a face is found.
+        fit (`FaceFit`): Pose and shape of every frame.
+    """
+
+    landmarks_px: np.ndarray
+    found: float
+    fit: FaceFit
+
+    def __getitem__(self, frames: slice | list[int]) -> "Track":
+        """The same for some frames."""
+        fit, pose = self.fit, self.fit.similarity
+        similarity = type(pose)(*(part[frames] for part in pose))
+        part = FaceFit(fit.shape[frames], fit.identity, fit.expression[frames], fit.head_pose[frames], similarity)
+        return Track(self.landmarks_px[frames], self.found, part)
+
+
+@dataclass
+class ClipResult:
+    """Figures and pictures of one clip.
+
+    Attributes:
+        name (`str`): Of the clip.
+        seconds (`float`): How much of it was looked at.
+        metrics (`dict[str, dict[str, float]]`): Method to metric to figure; NaN where there is none.
+        curves (`dict[str, np.ndarray]`): Method to the opening of the mouth, head units.
+        strips (`dict[str, np.ndarray]`): Method to frames `(6, 160, 160, 3)`.
+        features (`dict[str, np.ndarray]`): Method to Inception features; empty without its weights.
+    """
+
+    name: str
+    seconds: float
+    metrics: dict[str, dict[str, float]]
+    curves: dict[str, np.ndarray]
+    strips: dict[str, np.ndarray]
+    features: dict[str, np.ndarray]
+
+
+def track(frames: np.ndarray, bundle: Path, face_model: FaceModel) -> Track:
+    """Track the face of a video.
+
+    Args:
+        frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB, square.
+        bundle (`Path`): The face landmarker.
+        face_model (`FaceModel`): The linear face model.
+
+    Raises:
+        ValueError: If there is no face in any frame.
+    """
+    found: list[np.ndarray | None] = []
+    with FaceLandmarker(bundle, mode="video") as landmarker:
+        for frame in frames:
+            faces = landmarker.detect(frame)
+            found.append(faces[0] if faces else None)
+    last = next((face for face in found if face is not None), None)
+    if last is None:
+        raise ValueError("no face is found in any frame.")
+    share = float(np.mean([face is not None for face in found]))
+    filled = [last := (face if face is not None else last) for face in found]
+    landmarks = np.stack(filled)
+    return Track(landmarks, share, face_model.fit_track(landmarks, frames.shape[1]))
+
+
+def source_of(clip: Clip, first: np.ndarray, face_model: FaceModel) -> Source:
+    """The first frame `(256, 256, 3)` as the portrait: the whole of it is the square, so that frames compare."""
+    landmarks = clip.landmarks_px()[0] * (SIZE / clip.size)
+    return Source(first, first, CropBox(0, 0, SIZE), face_model.fit(landmarks, SIZE), full_frame=False)
+
+
+def render_ours(pipe: "OSMNetPipeline", source: Source, speech: "Speech") -> np.ndarray:
+    """Frames `(frames, 256, 256, 3)` of the centre motion without blinks."""
+    motion = pipe.sample_motion(speech, epsilon=0.0, blink=False)
+    return np.concatenate([chunk[0] for chunk in pipe.render(source, motion)])
+
+
+def render_oracle(pipe: "OSMNetPipeline", source: Source, fit: FaceFit, frames: int) -> np.ndarray:
+    """Frames with the clip's own pose, and its own change of expression from the first frame on."""
+    expression = source.fit.expression + fit.expression[:frames] - fit.expression[0]
+    renderer = Renderer(source, pipe.face_model, pipe.video_generator)
+    return np.concatenate(list(renderer(fit.head_pose[:frames], expression.astype(np.float32))))
+
+
+def face_boxes(landmarks_px: np.ndarray, size: int) -> np.ndarray:
+    """Boxes around the face ovals of vertices `(frames, 478, 3)`: `(frames, 4)` whole pixels left, top, right, bottom.
+
+    They lie within the picture of `size` pixels and are at least 16 pixels wide and high.
+    """
+    oval = landmarks_px[:, OVAL, :2]
+    low = np.clip(np.floor(oval.min(1)), 0, size - 16).astype(int)
+    return np.concatenate([low, np.clip(np.ceil(oval.max(1)).astype(int), low + 16, size)], 1)
+
+
+def room_noise(seconds: float = SILENCE_SECONDS, level_db: float = SILENCE_DB) -> np.ndarray:
+    """A silent recording as a microphone makes it: faint noise, `(samples,)`; digital silence is refused as input."""
+    noise = np.random.default_rng(0).standard_normal(round(seconds * SAMPLING_RATE))
+    return (10 ** (level_db / 20) * noise).astype(np.float32)
+
+
+def evaluate_clip(pipe: "OSMNetPipeline", clip: Clip, judges: Judges, max_seconds: float = MAX_SECONDS) -> ClipResult:
+    """Render a clip by every method, track it, and compute every metric.
+
+    Args:
+        pipe (`OSMNetPipeline`): The model.
+        clip (`Clip`): With speech.
+        judges (`Judges`): Networks that judge.
+        max_seconds (`float`): Only so much of the clip's beginning.
+
+    Returns:
+        `ClipResult`: See there and docs/evaluation.md.
+
+    Raises:
+        ValueError: If the clip cannot be read, has no face or no sound; one sentence says why.
+    """
+    count = min(clip.frames, int(max_seconds * FPS))
+    real = np.stack([extract(frame, CropBox(0, 0, clip.size), SIZE) for frame in islice(clip.read_frames(), count)])
+    waveform = clip.speech()[: len(real) * SAMPLES_PER_FRAME]
+    speech = pipe.encode_speech(waveform, SAMPLING_RATE)
+    count = min(len(real), speech.num_frames)
+    if count < 2 * lips.MAX_LAG + 3:
+        raise ValueError(f"it is only {count} frames long.")
+    real = real[:count]
+    source = source_of(clip, real[0], pipe.face_model)
+    videos = {
+        "ours": render_ours(pipe, source, speech)[:count],
+        "static": np.broadcast_to(real[:1], real.shape),
+        "oracle": render_oracle(pipe, source, clip.fit(pipe.face_model), count),
+        "real": real,
+    }
+    tracks = {
+        method: track(frames, pipe._bundle(), pipe.face_model)
+        for method, frames in videos.items() if method != "static"
+    }  # fmt: skip
+    tracks["static"] = tracks["real"][[0] * count]
+    activity = speech_activity(waveform)[:count]
+    metrics = {
+        method: _pictures(videos[method], real, tracks["real"].landmarks_px, method)
+        | _landmarks(tracks[method], tracks["real"], activity, method)
+        | _outside(videos[method], tracks[method], tracks["real"], pipe.face_model)
+        | _sync(videos[method], tracks[method], waveform, judges, method)
+        for method in METHODS
+    }
+    silence = pipe.encode_speech(room_noise(), SAMPLING_RATE)
+    still = track(render_ours(pipe, source, silence), pipe._bundle(), pipe.face_model)
+    change = np.abs(np.diff(mouth_opening(still.fit.shape)))
+    metrics["ours"]["silent_recording_motion"] = MILLI * float(change.mean())
+    metrics["static"]["silent_recording_motion"] = 0.0
+    features = {}
+    if judges.inception is not None:
+        features = {
+            method: inception_features(judges.inception, frames[::INCEPTION_STEP]) for method, frames in videos.items()
+        }
+    curves = {method: mouth_opening(tracks[method].fit.shape).astype(np.float32) for method in METHODS}
+    strips = {method: _strip(frames) for method, frames in videos.items()}
+    return ClipResult(clip.name, count / FPS, metrics, curves, strips, features)
+
+
+def _pictures(frames: np.ndarray, real: np.ndarray, landmarks_px: np.ndarray, method: str) -> dict[str, float]:
+    """SSIM, PSNR (also of the face alone), CPBD and sharpness; what compares real with real is left out."""
+    figures = {"cpbd": float(image.cpbd(frames[:1] if method == "static" else frames).mean())}
+    if method == "real":
+        return figures
+    faces = [  # of one frame each, since their sizes differ
+        (real[i : i + 1, y0:y1, x0:x1], frames[i : i + 1, y0:y1, x0:x1])
+        for i, (x0, y0, x1, y1) in enumerate(face_boxes(landmarks_px, SIZE))
+    ]
+    return figures | {
+        "ssim": float(image.ssim(real, frames).mean()),
+        "psnr": float(image.psnr(real, frames).mean()),
+        "ssim_face": float(np.mean([image.ssim(*pair) for pair in faces])),
+        "psnr_face": float(np.mean([image.psnr(*pair) for pair in faces])),
+        "sharpness": image.sharpness_ratio(real, frames[:1] if method == "static" else frames),
+    }
+
+
+def _landmarks(fake: Track, real: Track, activity: np.ndarray, method: str) -> dict[str, float]:
+    """Lips, whole face and head, as tracked."""
+    opening, width = mouth_opening(fake.fit.shape), mouth_width(fake.fit.shape)
+    figures = {
+        "silence_motion": MILLI * lips.change_in_silence(opening, activity),
+        "diversity": diversity_deg(fake.fit.head_pose),
+        "faces_found": fake.found,
+    }
+    if method == "real":
+        return figures
+    true_opening, true_width = mouth_opening(real.fit.shape), mouth_width(real.fit.shape)
+    correlation, lag = lips.best_correlation(opening, true_opening)
+    moves = not np.isnan(correlation)
+    scale = lips.eye_distance(real.landmarks_px)
+    mouth_px = lips.landmark_distance(fake.landmarks_px, real.landmarks_px, lips.LIPS)
+    face_px = lips.landmark_distance(fake.landmarks_px, real.landmarks_px)
+    return figures | {
+        "lmd_mouth_px": mouth_px,
+        "lmd_face_px": face_px,
+        "lmd_mouth": mouth_px / scale,
+        "lmd_face": face_px / scale,
+        "lmd_lips": MILLI * lips.landmark_distance(fake.fit.shape, real.fit.shape, lips.LIPS),
+        "opening_correlation": correlation,
+        "opening_lag": float(lag) if moves else float("nan"),
+        "width_correlation": lips.best_correlation(width, true_width)[0],
+        "amplitude": lips.amplitude_ratio(opening, true_opening),
+    }
+
+
+def _outside(frames: np.ndarray, fake: Track, real: Track, face_model: FaceModel) -> dict[str, float]:
+    """What should stay: the background, and the shape of the face."""
+    both = np.concatenate([fake.landmarks_px, real.landmarks_px])
+    source = neutral_shape(real.landmarks_px[:1], face_model)
+    shape = neutral_shape(fake.landmarks_px[::NEUTRAL_STEP], face_model)
+    return {
+        "flicker": flicker(frames, outside_head(both, *frames.shape[1:3])),
+        "identity": MILLI * identity_distance(shape, source),
+    }
+
+
+def _sync(frames: np.ndarray, fake: Track, waveform: np.ndarray, judges: Judges, method: str) -> dict[str, float]:
+    """Sync by our judge, and by SyncNet where its weights are given; a static face has none to speak of."""
+    figures: dict[str, float] = {}
+    if judges.sync is not None:
+        score = judge_score(judges.sync, fake.landmarks_px, waveform)
+        figures |= dict(zip(("judge_distance", "judge_confidence", "judge_offset"), map(float, score), strict=True))
+    if judges.syncnet is not None:
+        score = syncnet_score(judges.syncnet, frames, fake.landmarks_px, waveform)
+        figures |= dict(zip(("lse_d", "lse_c", "av_offset"), map(float, score), strict=True))
+    if method == "static":
+        figures |= {name: float("nan") for name in ("judge_offset", "av_offset") if name in figures}
+    return figures
+
+
+def _strip(frames: np.ndarray) -> np.ndarray:
+    """Some frames, evenly over the video, small: `(6, 160, 160, 3)`."""
+    columns = np.linspace(0, len(frames) - 1, STRIP_COLUMNS).astype(int)
+    return np.stack([extract(frames[i], CropBox(0, 0, SIZE), STRIP_SIDE) for i in columns])

@@ -1,0 +1,145 @@
+"""report.json, report.html and report.md of an evaluation; each appears under its name only when it is whole."""
+
+import base64
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from osmnet.evaluation.plots import drift_plot, epsilon_plot, opening_plot, strip, takes_plot
+from osmnet.evaluation.protocol import METHODS, ClipResult
+from osmnet.evaluation.summary import Metric, rows
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+ANGLES = ("yaw", "pitch", "roll")
+FIGURES = (("diversity", 2), ("spread", 2), ("speed", 3), ("jerk", 3))  # of head motion, and their digits
+
+
+def write_report(folder: Path, report: dict[str, Any], results: Sequence[ClipResult]) -> list[Path]:
+    """Write the three files.
+
+    Args:
+        folder (`Path`): There already.
+        report (`dict`): Of `osmnet.evaluation.evaluate`, without NaN.
+        results (`Sequence[ClipResult]`): The clips' curves and strips, for the plots.
+
+    Returns:
+        `list[Path]`: report.json, report.html, report.md.
+
+    Raises:
+        ValueError: If a file cannot be written.
+    """
+    texts = {
+        "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.html": html(report, results),
+        "report.md": markdown(report),
+    }
+    paths = []
+    for name, text in texts.items():
+        path = folder / name
+        temporary = folder / f".{name}.{secrets.token_hex(4)}.part"
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise ValueError(f"'{path}' cannot be written ({error.strerror}); choose another folder.") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        paths.append(path)
+    return paths
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The tables in Markdown, as for a model card."""
+    split, count = report["settings"]["split"], len(report["clips"])
+    lines = [
+        f"{count} clips ({split}), {report['seconds']:.0f} seconds; mean by length.",
+        "",
+        "| | unit | | " + " | ".join(METHODS) + " |",
+        "| --- | --- | --- |" + " --- |" * len(METHODS),
+    ]
+    for metric, values in rows(report["mean_by_length"]):
+        cells = " | ".join(number(values[method], metric.digits) for method in METHODS)
+        lines.append(f"| {metric.label} | {metric.unit} | {metric.arrow} | {cells} |")
+    motion = report["motion"]
+    if motion.get("by_epsilon"):
+        real = motion["real"]
+        lines += [
+            "",
+            f"Head motion, {motion['takes']} takes of {motion['clips']} clips, against the real heads (in brackets: "
+            "ratios to them):",
+            "",
+            "| | Diversity | spread | speed | jerk | between takes | Fréchet distance |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for row in motion["by_epsilon"]:
+            ratios = [f"{number(row[name], digits)}° ({number(row[f'{name}_ratio'], 2)})" for name, digits in FIGURES]
+            last = f"{number(row['pairwise'], 2)}° | {number(row['frechet'], 2)}"
+            lines.append(f"| ε = {row['epsilon']:g} | {' | '.join(ratios)} | {last} |")
+        absolute = [f"{number(real[name], digits)}°" for name, digits in FIGURES]
+        lines.append(f"| real | {' | '.join(absolute)} | — | {number(real['frechet'], 2)} |")
+        lines.append(f"| static | 0 | 0 | 0 | 0 | 0° | {number(motion['static_frechet'], 2)} |")
+        drift = motion["drift"]
+        reached = zip(ANGLES, drift["largest"], drift["last_minute"], drift["real_99"], strict=True)
+        angles = "; ".join(
+            f"{name} {number(largest, 1)}° ({number(mean, 1)}°, {number(real_99, 1)}°)"
+            for name, largest, mean, real_99 in reached
+        )
+        lines += [
+            "",
+            f"Farthest from the portrait in {drift['minutes']:g} min of speech at ε = 1 (in brackets the mean of the "
+            f"last minute, and what 99 % of real heads stay within): {angles}.",
+        ]
+    for note in report["notes"]:
+        lines += ["", note]
+    return "\n".join(lines) + "\n"
+
+
+def html(report: dict[str, Any], results: Sequence[ClipResult]) -> str:
+    """The whole report as one page that needs nothing else."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": number, "image": _data_address}
+    motion = report["motion"]
+    plots = {}
+    if motion.get("by_epsilon"):
+        plots = {
+            "takes": takes_plot(motion["curves"]["takes"], motion["curves"]["real"]),
+            "epsilon": epsilon_plot(motion["by_epsilon"], motion["real"]),
+            "drift": drift_plot(motion["curves"]["long"], motion["drift"]["real_99"]),
+        }
+    clips = [
+        {
+            "name": result.name,
+            "seconds": result.seconds,
+            "rows": rows(clip["metrics"]),
+            "plot": opening_plot(result.curves),
+            "strips": {method: strip(result.strips[method]) for method in ("real", "ours", "oracle")},
+        }
+        for result, clip in zip(results, report["clips"], strict=True)
+    ]
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        report=report, motion=motion, plots=plots, clips=clips, methods=METHODS, angles=ANGLES,
+        figures_of_motion=FIGURES,
+        rows=[(metric, values, _plain(report, metric)) for metric, values in rows(report["mean_by_length"])],
+    )  # fmt: skip
+
+
+def _plain(report: dict[str, Any], metric: Metric) -> dict[str, float | None]:
+    return {method: report["mean_plain"][method].get(metric.name) for method in METHODS}
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure for a table; a dash where there is none."""
+    if value is None:
+        return "—"
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if not float(text) else text  # no "-0.00"
+
+
+def _data_address(content: bytes) -> str:
+    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

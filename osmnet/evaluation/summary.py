@@ -1,0 +1,111 @@
+"""What the figures of an evaluation are called, which way they should go, and their means over clips."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from osmnet.evaluation.protocol import METHODS, ClipResult
+
+ARROWS = {"higher": "↑", "lower": "↓", "one": "→ 1", "zero": "→ 0", "real": "→ real"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of the protocol.
+
+    Attributes:
+        name (`str`): Its key in report.json.
+        label (`str`): Its name in tables.
+        unit (`str`): Empty for plain numbers.
+        better (`str`): Which way it should go: up, down, towards 1 or 0, or towards that of the real video.
+        digits (`int`): Behind the point in tables.
+    """
+
+    name: str
+    label: str
+    unit: str
+    better: Literal["higher", "lower", "one", "zero", "real"]
+    digits: int = 2
+
+    @property
+    def arrow(self) -> str:
+        """Which way it should go, as a sign."""
+        return ARROWS[self.better]
+
+
+METRICS = (
+    Metric("ssim", "SSIM", "", "higher", 3),
+    Metric("psnr", "PSNR", "dB", "higher", 2),
+    Metric("ssim_face", "SSIM, face", "", "higher", 3),
+    Metric("psnr_face", "PSNR, face", "dB", "higher", 2),
+    Metric("cpbd", "CPBD", "", "higher", 3),
+    Metric("sharpness", "sharpness", "of real", "one", 2),
+    Metric("fid", "FID", "", "lower", 1),
+    Metric("lmd_mouth_px", "LMD, mouth", "px of 256", "lower", 2),
+    Metric("lmd_face_px", "LMD, face", "px of 256", "lower", 2),
+    Metric("lmd_mouth", "LMD, mouth", "eye distances", "lower", 3),
+    Metric("lmd_face", "LMD, face", "eye distances", "lower", 3),
+    Metric("lmd_lips", "LMD, lips without pose", "head units / 1000", "lower", 1),
+    Metric("lse_d", "LSE-D (SyncNet)", "", "lower", 3),
+    Metric("lse_c", "LSE-C (SyncNet)", "", "higher", 3),
+    Metric("av_offset", "AV offset (SyncNet)", "frames", "zero", 1),
+    Metric("judge_distance", "distance (our judge)", "", "lower", 3),
+    Metric("judge_confidence", "confidence (our judge)", "", "higher", 3),
+    Metric("judge_offset", "AV offset (our judge)", "frames", "zero", 1),
+    Metric("opening_correlation", "mouth opening, correlation", "", "higher", 2),
+    Metric("opening_lag", "mouth opening, lag", "frames", "zero", 1),
+    Metric("width_correlation", "mouth width, correlation", "", "higher", 2),
+    Metric("amplitude", "mouth opening, amplitude", "of real", "one", 2),
+    Metric("silence_motion", "mouth motion in silence", "head units / 1000 a frame", "real", 2),
+    Metric("silent_recording_motion", "mouth motion, silent recording", "head units / 1000 a frame", "zero", 2),
+    Metric("diversity", "Diversity (our tracker)", "°", "real", 2),
+    Metric("identity", "identity distance", "head units / 1000", "lower", 1),
+    Metric("flicker", "flicker outside the head", "grey levels", "real", 2),
+    Metric("faces_found", "frames with a face found", "", "one", 2),
+)
+
+
+def mean_metrics(results: Sequence[ClipResult], by_length: bool) -> dict[str, dict[str, float]]:
+    """Mean of every metric over the clips that have it.
+
+    Args:
+        results (`Sequence[ClipResult]`): Clips.
+        by_length (`bool`): Weigh each by its seconds.
+
+    Returns:
+        `dict[str, dict[str, float]]`: Method to metric to mean; metrics that no clip has are left out.
+    """
+    means: dict[str, dict[str, float]] = {}
+    for method in METHODS:
+        means[method] = {}
+        for metric in METRICS:
+            pairs = [(r.metrics[method].get(metric.name, np.nan), r.seconds) for r in results]
+            pairs = [(value, seconds if by_length else 1.0) for value, seconds in pairs if np.isfinite(value)]
+            if pairs:
+                values, weights = zip(*pairs, strict=True)
+                means[method][metric.name] = float(np.average(values, weights=weights))
+    return means
+
+
+def rows(means: dict[str, dict[str, Any]]) -> list[tuple[Metric, dict[str, Any]]]:
+    """Metrics that some method has, in order, each with its figure by method (`None` where there is none)."""
+    return [
+        (metric, {method: means[method].get(metric.name) for method in METHODS})
+        for metric in METRICS
+        if any(means[method].get(metric.name) is not None for method in METHODS)
+    ]
+
+
+def jsonable(value: Any) -> Any:
+    """The same with NaN and infinity as `None` and NumPy's numbers and arrays as Python's."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return jsonable(value.tolist())
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value

@@ -1,0 +1,275 @@
+"""`osmnet train finetune`: adapt finished weights to one speaker or a few clips, and say what that changed.
+
+1. Every fifth clip is held out; the model given is measured on these clips by the protocol of `osmnet evaluate`.
+2. The stages named in the configuration go on from that model, with small steps.
+3. After each stage, its own figure on the held-out clips decides: if it fell, the components from before stay.
+4. The result is exported, measured again, and reported: what got better, and what got worse.
+
+docs/fine_tuning.md starts from raw clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from tqdm import tqdm
+
+from osmnet.data.dataset import Clip, Dataset
+from osmnet.evaluation.protocol import ClipResult, Judges, evaluate_clip
+from osmnet.face.morphable import FaceModel
+from osmnet.models.expression import ExpressionExtractor
+from osmnet.models.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace
+from osmnet.models.video_generator import VideoGenerator
+from osmnet.pipeline import OSMNetPipeline
+from osmnet.training import finetune_report, lips
+from osmnet.training.common import load_component
+from osmnet.training.config import StageConfig, load_config
+from osmnet.training.export import export
+from osmnet.training.speech_clip import SpeechClip
+
+# Sections of the configuration that belong to each stage, and the components that it trains.
+SECTIONS = {
+    "motion": {"motion": "MotionConfig", "audio-motion": "AudioMotionConfig"},
+    "expression": {"expression": "ExpressionConfig"},
+    "video": {"video": "VideoConfig"},
+}
+COMPONENTS: dict[str, dict[str, type]] = {
+    "motion": {
+        "motion_encoder": MotionEncoder, "motion_space": MotionSpace, "motion_decoder": MotionDecoder,
+        "audio_motion_encoder": AudioMotionEncoder,
+    },
+    "expression": {"expression_extractor": ExpressionExtractor},
+    "video": {"video_generator": VideoGenerator},
+}  # fmt: skip
+MEASURED_BY = {  # the figure by which each stage is judged, and whether higher is better
+    "motion": ("KL(w_m ‖ w_a)", False),
+    "expression": ("correlation of mouth opening + width", True),
+    "video": ("L1 inside of the mouth", False),
+}
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Settings of the whole, section `finetune`; each stage has a section of its own.
+
+    Args:
+        stages (`tuple[str, ...]`): Which, of motion, expression and video.
+        split (`str`): `"clip"` holds out every fifth clip (one person), `"speaker"` one speaker in eight.
+        evaluate_clips (`int`): How many of the held-out clips are rendered and measured before and after.
+        evaluate_seconds (`float`): How much of each.
+
+    Raises:
+        ValueError: If a stage is unknown, or a number out of its range.
+    """
+
+    stages: tuple[str, ...] = ("expression", "video")
+    split: str = "clip"
+    evaluate_clips: int = 3
+    evaluate_seconds: float = 6.0
+
+    known: ClassVar[str] = ", ".join(COMPONENTS)
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can use."""
+        for stage in self.stages:
+            if stage not in COMPONENTS:
+                raise ValueError(f"stages may name {self.known}, not '{stage}'.")
+        if not self.stages:
+            raise ValueError(f"stages must name at least one of {self.known}.")
+        if self.split not in ("clip", "speaker"):
+            raise ValueError(f"split must be clip or speaker, not '{self.split}'.")
+        if self.evaluate_clips < 1 or not 1 <= self.evaluate_seconds <= 60:
+            raise ValueError("evaluate_clips must be at least 1, and evaluate_seconds from 1 to 60.")
+
+
+def finetune(
+    dataset: Dataset, model: str | None, out: Path, work: Path, config: FinetuneConfig,
+    stage_configs: dict[str, list[StageConfig]],
+) -> dict[str, Any]:  # fmt: skip
+    """Adapt a model to the clips of a dataset.
+
+    Args:
+        dataset (`Dataset`): Made by `osmnet prepare`; at least two clips with speech.
+        model (`str`, *optional*): What to start from: a folder or a Hub id; the weights in the package if not given.
+        out (`Path`): Folder of the adapted model, which `OSMNetPipeline.from_pretrained` loads; also receives
+            `finetune.json`, `finetune.md` and `finetune.png`.
+        work (`Path`): For checkpoints, curves and pictures; a run that was stopped goes on from there.
+        config (`FinetuneConfig`): Settings of the whole.
+        stage_configs (`dict[str, list[StageConfig]]`): Settings of each stage of `config.stages`, in the order of its
+            sections; `init` and `split` are set here.
+
+    Returns:
+        `dict`: What `finetune.json` says.
+
+    Raises:
+        ValueError: If the clips or the model cannot be used, or something cannot be written.
+    """
+    held_out = dataset.split(speech=True, by=cast(Any, config.split))[1]
+    clips = _evenly(held_out, config.evaluate_clips)
+    before, trained = work / "before", work / "model"
+    pipe = OSMNetPipeline.from_pretrained(model)
+    name = pipe.name
+    pipe.save_pretrained(before)
+    judges = Judges.load()
+    measured = {"before": _measure(pipe, clips, judges, config.evaluate_seconds, "before")}
+    for component in pipe.components:
+        _copy(before / component, trained / component)
+
+    stages = {}
+    for stage in config.stages:
+        module = import_module(f"osmnet.training.{stage}")
+        settings = [dataclasses.replace(each, init=str(before), split=config.split) for each in stage_configs[stage]]
+        for component in COMPONENTS[stage]:
+            _copy(before / component, trained / component)  # of a run that was stopped: its checkpoint knows better
+        figure_before = _figure(stage, dataset, trained, settings, work / stage)
+        module.train(dataset, trained, settings[0], work / stage, *settings[1:])
+        figure_after = _figure(stage, dataset, trained, settings, work / stage)
+        figure, higher = MEASURED_BY[stage]
+        kept = figure_after > figure_before if higher else figure_after < figure_before
+        if not kept:
+            for component in COMPONENTS[stage]:
+                _copy(before / component, trained / component)
+        stages[stage] = {
+            "steps": settings[-1].steps, "figure": figure, "better": "↑" if higher else "↓",
+            "before": figure_before, "after": figure_after, "kept": kept,
+        }  # fmt: skip
+
+    export(trained, before / "face_landmarker.task", out)
+    after = OSMNetPipeline.from_pretrained(out)
+    measured["after"] = _measure(after, clips, judges, config.evaluate_seconds, "after")
+    report = {
+        "model": name,
+        "dataset": dataset.where,
+        "held_out": [result.name for result in measured["after"]],
+        "seconds": config.evaluate_seconds,
+        "judge": "osmnet SyncJudge" if judges.sync is not None else None,
+        "stages": stages,
+        "figures": finetune_report.compare(measured["before"], measured["after"]),
+    }
+    finetune_report.write(report, measured, out)
+    return report
+
+
+def _evenly(clips: Sequence[Clip], count: int) -> list[Clip]:
+    """At most `count` clips, evenly over the names."""
+    return list(clips[:: -(-len(clips) // count)])
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Put one component in place of another."""
+    try:
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    except (OSError, shutil.Error) as error:
+        raise ValueError(f"'{target}' cannot be written ({error}); free space, or give another --work.") from error
+
+
+def _measure(pipe: OSMNetPipeline, clips: list[Clip], judges: Judges, seconds: float, when: str) -> list[ClipResult]:
+    """Results of the protocol for the clips that can be measured."""
+    results, reason = [], ""
+    for clip in tqdm(clips, desc=f"evaluation {when}", unit="clip", leave=False):
+        try:
+            results.append(evaluate_clip(pipe, clip, judges, seconds))
+        except (ValueError, OSError) as error:
+            reason = str(error)
+            tqdm.write(f"{clip.name}: not measured, {reason}", file=sys.stderr)
+    if not results:
+        raise ValueError(f"None of the held-out clips can be measured; {clips[-1].name}: {reason}")
+    return results
+
+
+def _figure(stage: str, dataset: Dataset, model: Path, configs: list[Any], work: Path) -> float:
+    """The stage's own figure on held-out clips, see `MEASURED_BY`."""
+    networks: dict[str, Any] = {name: load_component(kind, model, name) for name, kind in COMPONENTS[stage].items()}
+    if stage == "expression":
+        # Not the stage's own `validate`: that measures the clips by which it chose its best step.
+        face_model = load_component(FaceModel, model, "face_model")
+        held_out = dataset.split(speech=True, by=configs[0].split)[1]
+        speech_clips = (SpeechClip(clip, face_model) for clip in held_out)
+        result = lips.measure(networks["expression_extractor"], face_model, speech_clips)
+        return result["opening"] + result["width"]
+    if stage == "video":
+        from osmnet.training.video import VideoStage
+
+        judge = VideoStage(configs[0], dataset, model, work)
+        error = judge.validate(networks)["l1"]
+        judge.finish(networks)  # deletes its pictures
+        return error
+    from osmnet.training.audio_motion import AudioMotionStage
+
+    return AudioMotionStage(configs[1], dataset, model, rescale=False).validate(networks)["kl"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of `osmnet train finetune`."""
+    parser = argparse.ArgumentParser(
+        prog="osmnet train finetune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="folder or address of a dataset made by `osmnet prepare`")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the adapted model and the report")
+    parser.add_argument("--model", help="what to start from: a folder or a Hub id (default: the package's weights)")
+    parser.add_argument("--config", default="finetune", help="YAML file with the settings (default: the package's)")
+    parser.add_argument("--work", type=Path, help="checkpoints, curves and samples (default: OUT/work)")
+    parser.add_argument("--threads", type=int, help="CPU threads for PyTorch")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="a setting: stages=expression, expression.steps=100, video.weights.l1=2",
+    )  # fmt: skip
+    arguments = parser.parse_args(argv)
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise ValueError(f"--threads must be at least 1, not {arguments.threads}.")
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+    if arguments.out.is_file():
+        raise ValueError(f"'{arguments.out}' is a file; --out must be a folder.")
+    config, stage_configs = load_configs(arguments.config, arguments.set)
+    work = arguments.work or arguments.out / "work"
+    report = finetune(Dataset.open(arguments.data), arguments.model, arguments.out, work, config, stage_configs)
+    sys.stdout.write(finetune_report.text(report))
+    sys.stderr.write(f"osmnet: {arguments.out / 'finetune.json'} holds all of this.\n")
+    return 0
+
+
+def load_configs(path_or_name: str, settings: list[str]) -> tuple[FinetuneConfig, dict[str, list[StageConfig]]]:
+    """Read the settings of the whole and of each of its stages.
+
+    Args:
+        path_or_name (`str`): A YAML file, or the name of one in the package.
+        settings (`list[str]`): `NAME=VALUE` of section `finetune`, or `SECTION.NAME=VALUE` of a stage's.
+
+    Returns:
+        `tuple[FinetuneConfig, dict[str, list[StageConfig]]]`: For each stage the settings of its sections.
+
+    Raises:
+        ValueError: If a file, section, setting or value is wrong.
+    """
+    sections = [section for names in SECTIONS.values() for section in names]
+    parted: dict[str, list[str]] = {section: [] for section in ("finetune", *sections)}
+    for setting in settings:
+        head, dot, rest = setting.partition(".")
+        if dot and head in sections and "=" not in head:
+            parted[head].append(rest)
+        else:
+            parted["finetune"].append(setting)
+    config: FinetuneConfig = load_config(path_or_name, cast(Any, FinetuneConfig), "finetune", parted["finetune"])
+    stage_configs = {}
+    for stage in config.stages:
+        module = import_module(f"osmnet.training.{stage}")
+        stage_configs[stage] = [
+            load_config(path_or_name, getattr(module, name), section, parted[section])
+            for section, name in SECTIONS[stage].items()
+        ]
+    return config, stage_configs
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
