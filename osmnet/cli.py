@@ -17,12 +17,11 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
 
 import osmnet
+from osmnet.arguments import EXIT_WRONG_INPUT, Parser
 from osmnet.limits import MAX_EPSILON, MAX_OFFSET_DEG, MAX_SCALE, MAX_SIZE, MAX_VIDEOS, MIN_SIZE
 
-EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
 
@@ -33,13 +32,6 @@ DISPATCHED = {
     "evaluate": ("osmnet.evaluation.evaluate", "measure a model on held-out clips by the papers' protocol"),
     "bases": ("osmnet.evaluation.bases", "draw what the learned head motions do, and faces turned by them"),
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one sentence instead of the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_WRONG_INPUT, f"osmnet: {message}; see `{self.prog} --help`.\n")
 
 
 def _number(low: float, high: float, whole: bool = False) -> Callable[[str], float | int]:
@@ -83,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     Returns:
         `argparse.ArgumentParser`: Its result has `command` and, for `generate` and `doctor`, their options.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="osmnet",
         description="Many different, natural talking-head videos from one portrait and one recording of speech.",
     )
@@ -322,7 +314,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(argv)
     except KeyboardInterrupt:
-        sys.stderr.write("\nosmnet: stopped; what was finished is kept.\n")
+        kept = "; finished takes are kept" if argv[:1] == ["generate"] else ""
+        sys.stderr.write(f"\nosmnet: stopped{kept}.\n")
         return EXIT_INTERRUPTED
     except (ValueError, OSError, ImportError) as error:
         if "--debug" in argv:

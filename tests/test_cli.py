@@ -126,6 +126,25 @@ def test_wrong_input_is_one_sentence_and_status_2(inputs, monkeypatch, capsys, p
     assert sorted(inputs.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("prepare", "face.png"), ("--out", "osmnet prepare --help")),
+        (("train", "dance"), ("'dance'", "face-model", "osmnet train --help")),
+        (("train", "finetune", "--data", "data"), ("--out", "osmnet train finetune --help")),
+        (("evaluate", "--data", "data"), ("--out", "osmnet evaluate --help")),
+        (("bases", "--epsilon", "much"), ("--epsilon", "osmnet bases --help")),
+    ],
+)
+def test_commands_with_a_parser_of_their_own_refuse_alike(capsys, argv, words):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(argv))
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and captured.out == ""
+    assert captured.err.startswith("osmnet: ") and captured.err.count("\n") == 1
+    assert all(word in captured.err for word in words), captured.err
+
+
 def test_refusal_in_a_real_process_has_no_traceback_and_leaves_nothing(run, inputs):
     before = sorted(inputs.rglob("*"))
     result = run("generate", "nobody.png", "voice.wav", "--output", "new/folder")

@@ -208,7 +208,7 @@ def test_ctrl_c_keeps_the_takes_that_are_finished(generate, tmp_path, monkeypatc
 
     monkeypatch.setattr(Renderer, "_by_mesh", interrupt)
     out, stdout, stderr = generate("-n", "5", "--seed", "1", status=130)
-    assert stdout == [] and "stopped; what was finished is kept" in stderr
+    assert stdout == [] and "stopped; finished takes are kept" in stderr
     assert names(out) == sorted(f"take-{i}.{kind}" for i in range(1, 5) for kind in ("mp4", "json"))
     assert len(frames_of(out / "take-4.mp4")) == 15
 

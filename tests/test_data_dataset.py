@@ -87,8 +87,8 @@ def test_clips_are_fetched_over_http_without_the_rest_of_the_shard(dataset_folde
             self.send_header("Content-Length", str(len(part)))
             self.end_headers()
             if body:
+                Handler.served.append((self.path, len(part)))  # first: the client may look as soon as it has it
                 self.wfile.write(part)
-                Handler.served.append((self.path, len(part)))
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -167,6 +167,19 @@ def test_missing_and_cut_off_shards_are_refused(dataset_folder: Path, tmp_path: 
     shard.unlink()
     with pytest.raises(ValueError, match="cannot be read"):
         clip.landmarks_px()
+
+
+@pytest.mark.parametrize(("ending", "place"), [("npz", 0), ("npz", 0.5), ("npz", -1), ("wav", 0)])
+def test_damaged_members_are_refused_in_one_sentence(dataset_folder: Path, tmp_path: Path, ending: str, place: float):
+    """Whatever library notices: all that reads clips counts on ValueError to leave one out and go on."""
+    folder = shutil.copytree(dataset_folder, tmp_path / "set")
+    clip = Dataset.open(folder).clips()[0]
+    start, size = clip.info["files"][ending]
+    with open(folder / clip.info["shard"], "r+b") as file:
+        file.seek(start + (size - 100 if place < 0 else int(place * size)))
+        file.write(b"\xa5" * 100)
+    with pytest.raises(ValueError, match=f"{clip.name}' is damaged"):
+        clip.landmarks_px() if ending == "npz" else clip.speech()
 
 
 def test_manifest_keeps_what_was_dropped_but_clips_leave_it_out(tmp_path: Path):

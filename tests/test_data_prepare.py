@@ -26,6 +26,7 @@ from osmnet.data.cluster import WorkerKilled, on_processes, on_ray
 from osmnet.data.dataset import Clip, Dataset
 from osmnet.data.offset import LAGS, Agreement, judge, pooled
 from osmnet.data.part import CannotSave, Job, part_files, part_head, prepare_video
+from osmnet.data.report import _reasons
 from osmnet.data.segments import Known, Options, sharpness_of
 from osmnet.data.track import track_faces
 from osmnet.face.morphable import FaceModel
@@ -82,8 +83,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory, speech: np.ndarray, opening: n
     # What is heard at frame k was to be seen at k - LATE: the picture is late.
     write_video(folder / "shifted.mp4", speaks, speech[2 * LATE * 640 :][: FRAMES * 640])
     # Another scene in the middle, and no sound.
-    other = talking_frames(mouth_curve(40), portrait="hopper")
-    write_video(folder / "silent.cut.mp4", np.concatenate([speaks[:35], other]))
+    other = talking_frames(mouth_curve(28), portrait="hopper")
+    write_video(folder / "silent.cut.mp4", np.concatenate([speaks[:27], other]))
     # The larger of two people listens and chews.
     chews = talking_frames(0.15 * np.abs(np.sin(np.arange(FRAMES) * 0.9)), portrait="hopper")
     small = np.stack([frame[::2, ::2] for frame in speaks])
@@ -149,7 +150,7 @@ def test_the_one_who_speaks_is_taken_though_smaller(dataset: Path):
 
 def test_a_cut_parts_a_video_and_each_part_has_its_own_crop(dataset: Path, raw: Path):
     first, second = (row for row in rows_of(dataset) if row["video"] == "silent_cut")
-    assert (first["first_frame"], first["frames"], second["first_frame"], second["frames"]) == (0, 35, 35, 40)
+    assert (first["first_frame"], first["frames"], second["first_frame"], second["frames"]) == (0, 27, 27, 28)
     assert not first["speech"] and first["note"] == "no sound" and "wav" not in first["files"]
     clips = {clip.name: clip for clip in Dataset.open(dataset).clips()}
     video = list(read_frames(raw / "silent.cut.mp4"))
@@ -239,7 +240,7 @@ def test_a_large_picture_is_tracked_small_and_cropped_large(tmp_path: Path, raw:
     ("options", "reason"),
     [
         (Options(min_face=300), "pixels high, less than --min-face 300"),
-        (Options(max_turn=0.01), "turned by more than --max-turn 0.01 degrees in"),
+        (Options(max_turn=0.01), "turned or tilted by over --max-turn 0.01 degrees in"),
         (Options(min_sharpness=99), "blurred: sharpness"),
         (Options(min_seconds=3, max_seconds=9), "2 stretches of less than 3 s"),
     ],
@@ -257,6 +258,44 @@ def test_long_runs_are_parted_into_equal_pieces(tmp_path: Path, raw: Path):
     rows = part_head(job.part)["rows"]
     assert [(row["first_frame"], row["frames"]) for row in rows] == [(0, 50), (50, 50)]
     assert rows[0]["av_offset"] == rows[1]["av_offset"]
+
+
+def test_a_face_that_lies_on_its_side_is_dropped(raw: Path, tmp_path: Path):
+    frames = np.stack(list(read_frames(raw / "shifted.mp4"))[:30])
+    job = job_of(write_video(tmp_path / "lying.mp4", np.rot90(frames, axes=(1, 2)).copy()), tmp_path / "parts")
+    prepare_video(job)
+    assert all(row["status"] == "dropped" for row in part_head(job.part)["rows"])
+    assert any("tilted" in row["reason"] or "no face" in row["reason"] for row in part_head(job.part)["rows"])
+
+
+def test_a_file_that_breaks_off_is_used_so_far_and_said(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    broken = []
+
+    def breaks(video: Path, on_break=None, **more):
+        yield from list(read_frames(video, **more))[:40]
+        if on_break is not None:
+            broken.append(on_break(av.InvalidDataError(1, "damaged")))
+
+    monkeypatch.setattr("osmnet.data.track.read_frames", breaks)
+    job = job_of(raw / "shifted.mp4", tmp_path / "parts")
+    prepare_video(job)
+    rows = part_head(job.part)["rows"]
+    assert [row.get("frames") for row in rows if row["status"] == "kept"] == [40] and broken
+    assert rows[0]["reason"] == "the file is damaged: nothing after 1.6 s decodes"
+
+
+def test_the_dataset_names_no_folder_of_ours_and_needs_one(raw: Path, tmp_path: Path):
+    job = job_of(raw / "empty.mp4", tmp_path / "parts")
+    prepare_video(job)
+    assert "'empty.mp4' is empty" in part_head(job.part)["rows"][0]["reason"]
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be made because a file is in its way"):
+        prepare.main([str(raw), "--out", str(tmp_path / "file")])
+
+
+def test_reasons_are_grouped_without_their_numbers_only():
+    rows = [{"reason": f"'{name}' is 4.{name} s, for example MP4.", "seconds": 1} for name in (1, 2)]
+    assert _reasons(rows) == [("'…' is N s, for example MP4.", 2, 2)]
 
 
 def test_sharpness_does_not_depend_on_size_light_or_contrast(raw: Path):
@@ -593,7 +632,7 @@ def test_options_out_of_range_are_refused(tmp_path: Path, raw: Path):
 
 
 def test_nothing_to_keep_is_an_error_that_names_the_report(tmp_path: Path, raw: Path, here: list[str]):
-    with pytest.raises(ValueError, match="None of the 1 videos could be prepared; .*report.html' says why"):
+    with pytest.raises(ValueError, match="No clip could be made .1 videos given.; .*report.html' says why"):
         _prepare(raw / "faceless.mp4", tmp_path / "set")
     assert "no face was found" in (tmp_path / "set" / "report.html").read_text()
 

@@ -1,7 +1,9 @@
 """`osmnet evaluate` on a made-up speaker: the four methods, the report, and clips that are broken."""
 
+import hashlib
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +12,15 @@ from clips import dataset_of, talking_video
 from dummies import tiny_pipeline
 
 from osmnet.cli import main
-from osmnet.data.dataset import Dataset
+from osmnet.data.dataset import Clip, Dataset
 from osmnet.data.shards import read_manifest, write_manifest
-from osmnet.evaluation.evaluate import choose_clips, evaluate, weights_fingerprint
+from osmnet.evaluation.evaluate import choose_clips, evaluate
+from osmnet.evaluation.files import write_whole
 from osmnet.evaluation.protocol import METHODS, ClipResult, Judges, evaluate_clip, face_boxes, room_noise, source_of
+from osmnet.evaluation.provenance import clips_fingerprint, weights_fingerprint
 from osmnet.evaluation.report import html, markdown, number
 from osmnet.evaluation.summary import METRICS, jsonable, mean_metrics, rows
+from osmnet.evaluation.sync import load_sync_judge
 from osmnet.face.topology import OVAL
 from osmnet.media.audio import speech_activity
 
@@ -86,8 +91,8 @@ def test_the_report_says_what_was_measured(evaluated, warper):
     assert strict((out / "report.json").read_text(encoding="utf-8")) == report
     assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.json", "report.md"]
     assert [clip["name"] for clip in report["clips"]] == ["opentalker-face-1"]
-    assert report["model"] == {"name": "warper", "fingerprint": weights_fingerprint(warper)}
-    assert report["data"] == "set" and report["seconds"] == pytest.approx(2)
+    assert report["model"] == {"name": "warper", "fingerprint": weights_fingerprint(warper.components)}
+    assert report["data"]["name"] == "set" and report["data"]["clips"] == 4 and report["seconds"] == pytest.approx(2)
     assert report["settings"]["quick"] and report["settings"]["takes"] == 2
     assert not any(str(out.parent) in text for text in map(str, report.values()))  # nothing of this machine's folders
 
@@ -120,7 +125,20 @@ def test_fid_is_over_all_clips_and_the_report_warns_of_few_frames(evaluated):
     assert 0 < means["oracle"]["fid"] < means["static"]["fid"] and "fid" not in means["real"]
     assert evaluated[1]["mean_plain"]["ours"]["fid"] == means["ours"]["fid"]
     assert any("FID" in note and "10 samples" in note for note in evaluated[1]["notes"])
-    assert evaluated[1]["settings"]["inception"] == "inception.pt"
+
+
+def test_the_report_says_what_judged(evaluated, data, inception):
+    report = evaluated[1]
+    digest = hashlib.sha256(inception.read_bytes()).hexdigest()
+    assert report["judges"]["inception"] == {"file": "inception.pt", "sha256": digest}
+    assert report["judges"]["syncnet"] is None
+    assert report["judges"]["own"] == weights_fingerprint({"judge": load_sync_judge()})
+    assert {"osmnet", "python", "torch", "scipy", "mediapipe"} <= report["versions"].keys()
+    clips = Dataset.open(data).clips()
+    assert report["data"]["fingerprint"] == clips_fingerprint(clips)
+    elsewhere = [Clip("elsewhere", clip.info) for clip in clips]
+    assert clips_fingerprint(elsewhere) == report["data"]["fingerprint"] != clips_fingerprint(clips[1:])
+    assert report["settings"]["clips"] is None
 
 
 def test_head_motion_is_that_of_all_speakers(evaluated):
@@ -171,7 +189,9 @@ def test_the_command_refuses_in_one_sentence(data, model, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     argv = ["evaluate", "--data", str(data), "--model", str(model)]
     for extra, message in (
-        (["--out", str(tmp_path / "file")], "cannot be made"),
+        (["--out", str(tmp_path / "file")], "cannot be written to"),
+        (["--out", str(tmp_path / "a"), "--ablate", "--quick"], "--quick has no say"),
+        (["--out", str(tmp_path / "a"), "--ablate", "--split-by", "clip"], "--split-by has no say"),
         (["--out", str(tmp_path / "a"), "--workers", "0"], "at least 1"),
         (["--out", str(tmp_path / "a"), "--takes", "1"], "takes 2 to 20"),
         (["--out", str(tmp_path / "a"), "--syncnet", str(tmp_path / "none")], "no SyncNet weights"),
@@ -190,6 +210,73 @@ def test_nothing_is_written_when_no_clip_can_be_evaluated(data, model, tmp_path,
     with pytest.raises(ValueError, match="None of the 1 clips"):
         evaluate(data, tmp_path, model=model, quick=True, progress=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_takes_no_files_is_refused_before_anything_is_rendered(data, model, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("osmnet.evaluation.evaluate.evaluate_clip", lambda *_: pytest.fail("rendered"))
+    with pytest.raises(ValueError, match="cannot be written to .Read-only file system."):
+        evaluate(data, tmp_path, model=model, progress=False)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    write_whole(tmp_path / "a", b"old")
+
+    def full(path: Path, content: bytes) -> int:
+        with open(path, "wb") as file:
+            file.write(content[:1])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ValueError, match="No space left"):
+        write_whole(tmp_path / "a", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_a_face_that_is_gone_costs_its_figures_and_not_the_clip(data, warper, monkeypatch):
+    """A model must not gain by wrecking a face so badly that the clip drops out of the mean."""
+    clip = choose_clips(Dataset.open(data), "held-out", "speaker")[0][0]
+    grey = lambda pipe, source, speech: np.full((speech.num_frames, 256, 256, 3), 120, np.uint8)  # noqa: E731
+    monkeypatch.setattr("osmnet.evaluation.protocol.render_ours", grey)
+    result = evaluate_clip(warper, clip, Judges.load(), max_seconds=1.0)
+    ours, oracle = result.metrics["ours"], result.metrics["oracle"]
+    assert ours["faces_found"] == 0 and 0 < ours["ssim"] < oracle["ssim"] and ours["psnr"] < oracle["psnr"]
+    assert "lmd_lips" not in ours and "identity" not in ours and np.isnan(result.curves["ours"]).all()
+    assert ours["flicker"] == 0 and oracle["lmd_lips"] > 0
+
+
+def test_flicker_is_of_the_same_pixels_for_all_methods(data, warper, monkeypatch):
+    outsides = []
+
+    def noted(frames, outside):
+        outsides.append(outside)
+        return 0.0
+
+    monkeypatch.setattr("osmnet.evaluation.protocol.flicker", noted)
+    clip = choose_clips(Dataset.open(data), "held-out", "speaker")[0][0]
+    evaluate_clip(warper, clip, Judges.load(), max_seconds=1.0)
+    assert len(outsides) == len(METHODS) and all(np.array_equal(outsides[0], each) for each in outsides)
+
+
+def test_a_frozen_face_is_found_if_the_first_frame_has_one(data, warper, monkeypatch):
+    """The tracker loses the real face in every second frame, but the static video shows the first one only."""
+    from osmnet.evaluation import protocol
+
+    whole = protocol.track
+
+    def loses(*arguments):
+        found = whole(*arguments)
+        found.found[1::2] = False
+        return found
+
+    monkeypatch.setattr(protocol, "track", loses)
+    clip = choose_clips(Dataset.open(data), "held-out", "speaker")[0][0]
+    metrics = evaluate_clip(warper, clip, Judges.load(), max_seconds=1.0).metrics
+    assert metrics["static"]["faces_found"] == 1
+    assert metrics["real"]["faces_found"] == pytest.approx(0.5, abs=0.03)
 
 
 def test_which_clips(data):
@@ -255,19 +342,23 @@ def test_numbers_in_tables():
 
 
 def test_report_without_head_motion(evaluated):
-    report = evaluated[1] | {"clips": [], "motion": {"clips": 0, "takes": 2, "sampling": "span", "skipped": []}}
-    assert "Head motion" not in html(report, []) and "ε" not in markdown(report)
+    report = evaluated[1] | {
+        "clips": [],
+        "notes": [],
+        "motion": {"clips": 0, "takes": 2, "sampling": "span", "skipped": []},
+    }
+    assert "Head motion" not in html(report, []) and "ε =" not in markdown(report)
 
 
 def test_fingerprint_is_of_the_tensors(tiny):
-    before = weights_fingerprint(tiny)
+    before = weights_fingerprint(tiny.components)
     parameter = next(tiny.motion_decoder.parameters())
     kept = parameter.detach().clone()
     with torch.no_grad():
         parameter[0] += 1e-3
-        assert weights_fingerprint(tiny) != before
+        assert weights_fingerprint(tiny.components) != before
         parameter.copy_(kept)
-    assert weights_fingerprint(tiny) == before
+    assert weights_fingerprint(tiny.components) == before
 
 
 def test_every_metric_is_explained(repository):

@@ -140,6 +140,18 @@ def test_cut_video_gives_what_there_is(tmp_path):
     assert 2 <= len(list(read_frames(tmp_path / "cut.mkv"))) < 20
 
 
+def test_damage_in_the_middle_is_told(tmp_path):
+    rng = np.random.default_rng(0)
+    data = bytearray(write_timed(tmp_path / "a.mp4", rng.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8),
+                                 np.arange(40) / 25).read_bytes())  # fmt: skip
+    breaks = []
+    list(read_frames(bytes(data), on_break=breaks.append))
+    assert not breaks
+    start = data.index(b"mdat") + 4
+    data[start + 30_000 : start + 60_000] = b"\xff" * 30_000
+    assert len(list(read_frames(bytes(data), on_break=breaks.append))) < 40 and len(breaks) == 1
+
+
 def test_what_is_no_video_is_refused_at_the_call(tmp_path):
     from PIL import Image
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from osmnet.training.config import StageConfig, find_config, load_config
-from osmnet.training.train import TRAINED
+from osmnet.training.config import SETTINGS, StageConfig, find_config, load_config
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def test_configurations_are_found_by_name(repository: Path):
 def _stages() -> list[tuple[str, type[StageConfig]]]:
     return [
         (section, getattr(importlib.import_module(f"osmnet.training.{stage}"), name))
-        for stage, sections in TRAINED.items()
+        for stage, sections in SETTINGS.items()
         for section, name in sections.items()
     ]
 

@@ -18,7 +18,7 @@ from osmnet.pipeline_utils import packaged_weights
 from osmnet.training import expression, lips
 from osmnet.training.expression import ExpressionConfig, ExpressionStage
 from osmnet.training.sound import SOUND, Disturbance, check_ranges, loudness, mel_steps
-from osmnet.training.speech_clip import SpeechClip, draw_shares, set_aside, windows_of
+from osmnet.training.speech_clip import ClipSound, SpeechClip, draw_shares, set_aside, windows_of
 
 RATE, HELD_OUT = 16_000, "opentalker-face-1"
 TINY = ExpressionConfig(
@@ -179,9 +179,8 @@ def made_up(shipped: FaceModel, frames: int = 120, shift: int = 0, name: str = "
     loud = np.clip(np.convolve(rng.random(frames) < 0.15, np.hanning(7), "same"), 0, 1)
     sound = rng.standard_normal(frames * 640) * np.repeat(np.roll(loud, shift), 640)
     clip = SpeechClip.__new__(SpeechClip)
-    waveform = (0.1 * sound).clip(-1, 1)
-    clip.level = loudness(waveform.astype(np.float32))
-    clip._sound = np.rint(waveform * 32767).astype(np.int16)
+    waveform = (0.1 * sound).clip(-1, 1).astype(np.float32)
+    clip.sound = ClipSound(waveform, loudness(waveform), frames)
     clip.expression = (loud[:, None] * opening_direction(shipped)).astype(np.float32)
     clip.identity, clip.name, clip.speaker = np.zeros(40, np.float32), name, name
     return clip
@@ -214,10 +213,10 @@ def test_a_clip_that_is_too_short_is_slowed_down(shipped: FaceModel):
 def test_a_part_of_a_clip_is_that_part(dataset: Dataset, shipped: FaceModel):
     clip = dataset.clips()[0]
     whole, end = SpeechClip(clip, shipped), SpeechClip(clip, shipped, (0.8, 1.0))
-    assert len(whole) == 50 and len(end) == 10 and whole.level == end.level
+    assert len(whole) == 50 and len(end) == 10 and whole.sound.level == end.sound.level
     np.testing.assert_array_equal(end.expression, whole.expression[40:])
-    np.testing.assert_array_equal(end.waveform, whole.waveform[40 * 640 :])
-    np.testing.assert_allclose(whole.waveform, clip.speech(), atol=1 / 32767)
+    np.testing.assert_array_equal(end.sound.waveform, whole.sound.waveform[40 * 640 :])
+    np.testing.assert_allclose(whole.sound.waveform, clip.speech(), atol=1 / 32767)
 
 
 def test_speakers_are_set_aside_whole_then_clips_then_ends():

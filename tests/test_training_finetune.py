@@ -15,6 +15,7 @@ from osmnet.evaluation.protocol import STRIP_SIDE, ClipResult
 from osmnet.modeling_utils import WEIGHTS_NAME
 from osmnet.training import finetune_report
 from osmnet.training.finetune import FinetuneConfig, load_configs
+from osmnet.training.train import main as train
 
 pytest.importorskip("accelerate")
 
@@ -168,6 +169,13 @@ def test_wrong_settings_are_refused_before_anything_is_made(
     assert finetune(dataset_folder, tiny_folder, tmp_path / "out", *settings) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_processes_are_refused(dataset_folder, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="finetune runs in one process; start it with `osmnet train finetune`"):
+        train(["finetune", "--data", str(dataset_folder), "--model", str(tiny_folder), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 

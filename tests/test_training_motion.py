@@ -18,13 +18,13 @@ from osmnet.modeling_utils import WEIGHTS_NAME
 from osmnet.models.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace
 from osmnet.pipeline_utils import packaged_weights
 from osmnet.training import motion
-from osmnet.training.common import load_component
+from osmnet.training.components import load_component
 from osmnet.training.motion import AudioMotionConfig, AudioMotionStage, MotionConfig, MotionStage
 from osmnet.training.pose_clip import MIRROR, PoseClip, draw, evenly, smooth_track, unbroken_starts
 
 QUIET = {"validate_every": 0, "sample_every": 0, "checkpoint_every": 0}
 TINY = MotionConfig(
-    steps=60, batch_size=32, hidden_dim=16, motion_dim=16, num_bases=6, learning_rate=1e-2, weights={
+    steps=120, batch_size=32, hidden_dim=16, motion_dim=16, num_bases=6, learning_rate=1e-2, weights={
         "pose": 1.0, "pose_mixed": 1.0, "basis": 1.0, "usage": 0.02
     }, **QUIET
 )  # fmt: skip

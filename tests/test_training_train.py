@@ -19,8 +19,8 @@ from osmnet.face.morphable import FaceModel
 from osmnet.modeling_utils import WEIGHTS_NAME
 from osmnet.pipeline import OSMNetPipeline
 from osmnet.training import face_model, train
-from osmnet.training.common import load_component
-from osmnet.training.processes import Stopped
+from osmnet.training.components import load_component
+from osmnet.training.run.processes import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,11 @@ def test_a_stage_trains_from_the_command_line_and_goes_on(
     assert before.keys() == started.keys()
     settings = (model / "work" / "motion" / "config.yaml").read_text()
     assert "usage: 0.0" in settings and "steps: 3" in settings
+    split = ["motion", "--data", str(dataset_folder), "--model", str(model), "--config", "tiny", "--set", "split=clip"]
+    assert train.main([*split, "--work", str(tmp_path / "work")]) == 0  # holds for both networks of the stage
+    assert "split: clip" in (tmp_path / "work" / "audio-motion" / "config.yaml").read_text()
+    shutil.copytree(components, model, dirs_exist_ok=True)
+    capsys.readouterr()
     assert train.main([*arguments, *sets]) == 0
     done = capsys.readouterr()
     assert "going on from" in done.err and json.loads(done.out)["motion"] == report["motion"]

@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,10 +26,12 @@ from torch import nn
 
 from osmnet.data.shards import read_range
 from osmnet.modeling_utils import WEIGHTS_NAME, OSMNetModel
-from osmnet.training.checkpoint import newest_checkpoint, save_checkpoint
-from osmnet.training.common import moving_average, update_average
+from osmnet.training import trainer
 from osmnet.training.config import StageConfig
-from osmnet.training.processes import Stopped
+from osmnet.training.run.average import moving_average, update_average
+from osmnet.training.run.checkpoint import newest_checkpoint, save_checkpoint
+from osmnet.training.run.processes import Stopped
+from osmnet.training.run.state import RunState
 from osmnet.training.stage import Stage
 from osmnet.training.trainer import fit
 
@@ -306,6 +309,57 @@ def test_bf16_trains_in_half_precision_and_saves_float32(tmp_path: Path, plain: 
         run(tmp_path / "half", ToyConfig(mixed_precision="fp16"))
 
 
+def test_a_gradient_scaler_changes_no_step_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What fp16 needs on a GPU, with float32 on the CPU: losses are scaled, gradients scaled back before the norm."""
+    accelerators = []
+
+    class Scaling(trainer.Accelerator):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+            accelerators.append(self)
+
+        def unscale_gradients(self, optimizer=None):  # as its own does for fp16
+            for each in self._optimizers:
+                self.scaler.unscale_(each.optimizer)
+
+    for clip_norm in (0.0, 0.1):
+        settings = {"gradient_accumulation": 2, "clip_norm": clip_norm, "schedule": "constant"}
+        plain, scaled = tmp_path / f"plain-{clip_norm}", tmp_path / f"scaled-{clip_norm}"
+        run(plain, ToyConfig(steps=6, **settings))
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "Accelerator", Scaling)
+            run(scaled, ToyConfig(steps=4, **settings))
+            run(scaled, ToyConfig(steps=6, **settings))
+        for name, tensor in trained(plain).items():
+            torch.testing.assert_close(trained(scaled)[name], tensor, rtol=0, atol=1e-6)
+        assert accelerators[-1].scaler.get_scale() == 2.0**12  # it doubled at steps 3 and 6: nothing was forgotten
+
+
+def test_the_launchers_accumulation_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run(tmp_path / "without", ToyConfig(steps=3))
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    run(tmp_path / "with", ToyConfig(steps=3))
+    assert same(trained(tmp_path / "with"), trained(tmp_path / "without"))
+
+
+def test_every_network_goes_to_the_device(tmp_path: Path):
+    """Also one that the objective does not hold: it is averaged, and `finish` may use it."""
+
+    class Beside(ToyStage):
+        def __init__(self, config):
+            super().__init__(config)
+            self.networks["beside"] = Toy().requires_grad_(False)
+
+    accelerator = SimpleNamespace(
+        device=torch.device("meta"), is_main_process=False, scaler=None, prepare_optimizer=lambda optimiser: optimiser,
+        prepare_model=lambda model: model.to("meta"),
+    )  # fmt: skip
+    stage = Beside(ToyConfig())
+    RunState(stage, stage.config, accelerator)
+    assert {tensor.device.type for tensor in stage.networks["beside"].state_dict().values()} == {"meta"}
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path):
     class Exploding(ToyStage):
         def batch(self, step, rank, world, micro):
@@ -518,18 +572,18 @@ def test_a_checkpoint_never_runs_code(tmp_path: Path):
 def test_two_processes_average_their_gradients(
     tmp_path: Path, subprocess_environment: dict[str, str], capsys: pytest.CaptureFixture[str]
 ):
-    settings = {"dropout": 0.0, "steps": 4, "clip_norm": 0.1, "schedule": "constant"}
+    settings = {"dropout": 0.0, "steps": 3, "clip_norm": 0.1, "schedule": "constant"}
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     port = ["--main_process_port", str(20_000 + os.getpid() % 20_000)]
     done = subprocess.run(
-        [*launch, *port, __file__, str(tmp_path / "two"), json.dumps(settings)],
+        [*launch, *port, __file__, str(tmp_path / "two"), json.dumps(settings | {"gradient_accumulation": 2})],
         env={**subprocess_environment, "ACCELERATE_USE_CPU": "true"},  # two processes on one CPU, without any GPU
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     reports = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(reports) == 2 and reports[0] == reports[1]
-    run(tmp_path / "one", ToyConfig(gradient_accumulation=2, **settings))
+    run(tmp_path / "one", ToyConfig(gradient_accumulation=4, **settings))
     one, two = trained(tmp_path / "one"), trained(tmp_path / "two")
     for name in one:
         if not name.endswith("calls"):
@@ -540,7 +594,7 @@ def test_two_processes_average_their_gradients(
     states = newest_checkpoint(tmp_path / "two" / "work")[0].state()["random"]
     assert len(states) == 2 and not torch.equal(states[0]["torch"], states[1]["torch"])
     capsys.readouterr()
-    run(tmp_path / "two", ToyConfig(**{**settings, "steps": 5}))
+    run(tmp_path / "two", ToyConfig(**{**settings, "steps": 4, "gradient_accumulation": 2}))
     assert "2 process(es) began this run and 1 go on" in capsys.readouterr().err
 
 

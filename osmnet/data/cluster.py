@@ -7,6 +7,7 @@ alone.
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +16,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 Job = TypeVar("Job")
-Result = dict[str, Any]
-KILLED = "the worker was killed twice while preparing it, the second time alone (not enough memory?)"
+Result = TypeVar("Result")
+KILLED = "the worker was killed twice while working on it, the second time alone (not enough memory?)"
 # One job a core: more threads inside a job would only take turns.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -84,6 +85,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 def _begin_worker() -> None:
     os.environ |= dict.fromkeys(_ONE_THREAD, "1")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches workers, too: they end without a traceback each
     parent = multiprocessing.parent_process()
     if parent is not None:  # a worker whose run was killed would wait for work for ever
 

@@ -1,6 +1,7 @@
 """A prepared dataset, and its clips as arrays."""
 
 import io
+import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,10 +64,11 @@ class Clip:
         return read_range(f"{self.where}/{self.info['shard']}", start, size)
 
     def _track(self) -> dict[str, np.ndarray]:
+        content = self._read("npz")
         try:
-            with np.load(io.BytesIO(self._read("npz")), allow_pickle=False) as track:
+            with np.load(io.BytesIO(content), allow_pickle=False) as track:
                 return dict(track)
-        except (OSError, EOFError, KeyError, zlib.error) as error:
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"The track of clip '{self.name}' is damaged ({error}); prepare it again.") from error
 
     def landmarks_px(self) -> np.ndarray:
@@ -77,11 +79,15 @@ class Clip:
         """The sound, 16 kHz mono, as long as the picture: `(frames * 640,)` float32.
 
         Raises:
-            ValueError: If the clip has no speech.
+            ValueError: If the clip has no speech, or its sound is damaged.
         """
         if not self.has_speech:
             raise ValueError(f"Clip '{self.name}' has no speech; ask for clips with speech only.")
-        return soundfile.read(io.BytesIO(self._read("wav")), dtype="float32")[0]
+        content = self._read("wav")
+        try:
+            return soundfile.read(io.BytesIO(content), dtype="float32")[0]
+        except soundfile.SoundFileError as error:
+            raise ValueError(f"The sound of clip '{self.name}' is damaged ({error}); prepare it again.") from error
 
     def mel_windows(self) -> np.ndarray:
         """Speech features `(frames, 16, 16)`, as many frames as the picture has."""
@@ -190,7 +196,10 @@ class Dataset:
         training = [clip for clip in clips if clip.name not in held]
         if not training:
             names = ", ".join(sorted({clip.speaker for clip in clips}))
-            raise ValueError(f"No clips to train on: all speakers ({names}) are held out by name; add or rename some.")
+            raise ValueError(
+                f"No clips to train on: all speakers ({names}) are held out by name; add or rename some, or hold out "
+                "every fifth clip (--set split=clip)."
+            )
         return training, [clip for clip in clips if clip.name in held] or training
 
 

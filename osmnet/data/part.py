@@ -126,7 +126,7 @@ def prepare_video(job: Job) -> dict[str, Any]:
     except CannotSave:
         raise
     except (ValueError, OSError, RuntimeError, cv2.error, av.FFmpegError) as error:  # the other videos go on
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).replace(str(job.video), job.video.name)  # a dataset tells no folders
         rows, files = [{"status": "dropped", "reason": reason, "seconds": frames / FPS}], {}
     write_part(job, [stamp | row for row in rows], files)
     kept = sum(row["status"] == "kept" for row in rows)

@@ -4,7 +4,6 @@ Every video is prepared by itself (`osmnet.data.part`), on processes or on a Ray
 parts are packed into shards, and the manifest is written. See docs/preparing.md.
 """
 
-import argparse
 import contextlib
 import csv
 import json
@@ -18,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from osmnet.arguments import Parser
 from osmnet.data.cluster import WorkerKilled, on_processes, on_ray, usable_cpus
 from osmnet.data.part import Job, load_face_model, part_files, part_head, prepare_video, write_part
 from osmnet.data.report import write_report
@@ -59,7 +59,9 @@ def read_table(path: Path) -> dict[str, Known]:
                 except ValueError as error:
                     raise ValueError(f"'{path}', line {line}: {error}; correct the table.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"The table '{path}' cannot be read ({error}); check its path.") from error
+        raise ValueError(
+            f"The table '{path}' cannot be read ({getattr(error, 'strerror', None) or error}); check its path."
+        ) from error
     return table
 
 
@@ -113,7 +115,12 @@ def key_of(video: Path) -> str:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keep a second run out of a folder that one is at work in; a killed run holds nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(
+            f"'{folder.parent}' cannot be made because a file is in its way; name another --out."
+        ) from None
     try:
         import fcntl
     except ImportError:  # not on Windows
@@ -281,7 +288,7 @@ def prepare(
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of `osmnet prepare`."""
-    parser = argparse.ArgumentParser(prog="osmnet prepare", description=__doc__.splitlines()[0])
+    parser = Parser(prog="osmnet prepare", description=__doc__.splitlines()[0])
     parser.add_argument("clips", nargs="+", type=Path, help="videos, or folders of videos")
     parser.add_argument("--out", type=Path, required=True, help="the dataset; run again to go on or to add clips")
     parser.add_argument("--table", type=Path, help="CSV: file, and what is known of speech, av_offset_frames, speaker")
@@ -309,7 +316,7 @@ def main(argv: list[str] | None = None) -> int:
     kept = [row for row in rows if row["status"] == "kept"]
     report = args.out / "report.html"
     if not kept:
-        raise ValueError(f"None of the {len(videos)} videos could be prepared; '{report}' says why.")
+        raise ValueError(f"No clip could be made ({len(videos)} videos given); '{report}' says why.")
     seconds = sum(row["frames"] for row in kept) / 25
     speech = sum(row["speech"] for row in kept)
     sys.stdout.write(f"{len(kept)} clips ({speech} with speech), {seconds / 60:.1f} minutes; {report}\n")

@@ -79,7 +79,7 @@ def _reasons(lost: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
     groups: dict[str, list[float]] = defaultdict(list)
     for row in lost:
         reason = re.sub(r"'[^']*'", "'…'", row["reason"])
-        groups[re.sub(r"\d+(\.\d+)?", "N", reason)].append(row.get("seconds") or 0)
+        groups[re.sub(r"\b\d+(\.\d+)?\b", "N", reason)].append(row.get("seconds") or 0)
     return sorted(((reason, len(all_), sum(all_)) for reason, all_ in groups.items()), key=lambda item: -item[1])
 
 

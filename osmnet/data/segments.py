@@ -140,6 +140,8 @@ def choose_segments(
     least = round(options.min_seconds * FPS)
     short = [run for run in tracking.runs if len(run) < least]
     rows = []
+    if tracking.breaks_off:
+        rows.append(dropped(f"the file is damaged: nothing after {tracking.frames / FPS:.1f} s decodes", 0.0))
     if short:
         what = "a stretch" if len(short) == 1 else f"{len(short)} stretches"
         seconds = sum(map(len, short)) / FPS
@@ -210,7 +212,7 @@ def _segment(run: FaceRun, tracking: Tracking, verdict: Verdict, options: Option
     box = crop_box(run.landmarks_px, tracking.height, tracking.width)
     size = min(box.side, CROP_SIZE) // 2 * 2
     fit = face_model.fit_track(to_crop(run.landmarks_px, box, size), size)
-    turn = np.rad2deg(np.abs(fit.head_pose[:, :2]))
+    turn = np.rad2deg(np.abs(fit.head_pose[:, :3]))
     measured = {
         "face_px": round(run.face_px, 1), "yaw_deg": round(float(turn[:, 0].max()), 1),
         "pitch_deg": round(float(turn[:, 1].max()), 1),
@@ -219,7 +221,9 @@ def _segment(run: FaceRun, tracking: Tracking, verdict: Verdict, options: Option
     if run.face_px < options.min_face:
         reason = f"the face is {run.face_px:.0f} pixels high, less than --min-face {options.min_face}"
     elif (share := float((turn.max(1) > options.max_turn).mean())) > 0.5:
-        reason = f"the face is turned by more than --max-turn {options.max_turn:g} degrees in {share:.0%} of frames"
+        reason = (
+            f"the face is turned or tilted by over --max-turn {options.max_turn:g} degrees in {share:.0%} of frames"
+        )
     return Segment(run, box, size, verdict, fit, measured, reason)
 
 

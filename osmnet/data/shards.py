@@ -2,7 +2,8 @@
 
     DATASET/dataset.json             what the folder is: format, version, frames a second, sampling rate
     DATASET/manifest.jsonl           one line a clip that was kept, one a video or stretch that was dropped and why
-    DATASET/shards/shard-00000.tar   KEY.mp4 (crop), KEY.npz (track), KEY.json (the manifest's line), KEY.wav (speech)
+    DATASET/shards/shard-00000.tar   KEY.mp4 (crop), KEY.npz (track), KEY.json (the manifest's line), KEY.wav (speech),
+                                     KEY.jpg (three frames, to look at)
 
 Any WebDataset reader streams the shards; with the offsets in the manifest a single clip is read from a file or over
 HTTP without reading what lies before it.

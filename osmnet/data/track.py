@@ -63,12 +63,14 @@ class Tracking:
         frames (`int`): Length of the video at 25 fps.
         height (`int`): Of the picture, pixels.
         width (`int`): Of the picture, pixels.
+        breaks_off (`bool`): Whether more was to come, but does not decode.
     """
 
     runs: list[FaceRun]
     frames: int
     height: int
     width: int
+    breaks_off: bool = False
 
 
 def track_faces(video: Path, bundle: Path) -> Tracking:
@@ -89,10 +91,11 @@ def track_faces(video: Path, bundle: Path) -> Tracking:
     """
     height, width = next(read_frames(video)).shape[:2]
     shape, glances = None, []
+    breaks: list[Exception] = []
     done: list[FaceRun] = []
     open_runs: list[tuple[int, list[np.ndarray]]] = []
     with FaceLandmarker(bundle, mode="video", num_faces=NUM_FACES) as landmarker, FaceLandmarker(bundle) as closer:
-        for index, frame in enumerate(read_frames(video, max_side=TRACKING_SIDE)):
+        for index, frame in enumerate(read_frames(video, max_side=TRACKING_SIDE, on_break=breaks.append)):
             shape = shape or frame.shape
             if frame.shape != shape:
                 break  # a picture that changes its size in the middle: places in it would mean something else
@@ -119,7 +122,7 @@ def track_faces(video: Path, bundle: Path) -> Tracking:
     done += [FaceRun(first, np.stack(faces)) for first, faces in open_runs]
     cuts = find_cuts(np.stack(glances))
     parts = [part for run in done for part in _parted(run, cuts)]
-    return Tracking(sorted(parts, key=lambda run: run.first), len(glances), height, width)
+    return Tracking(sorted(parts, key=lambda run: run.first), len(glances), height, width, bool(breaks))
 
 
 def _centre_and_size(face: np.ndarray) -> tuple[np.ndarray, float]:

@@ -14,7 +14,6 @@ correlation of 0.97, only too far to be looked at.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ import torch
 from scipy.optimize import nnls
 from torch.nn import functional as F
 
+from osmnet.arguments import Parser
 from osmnet.media.audio import FPS
 from osmnet.models.motion import compose_clips
 from osmnet.pipeline import MAX_MOTION, MAX_TURN_DEG, PULL, SMOOTHING
@@ -253,7 +253,7 @@ def _unlimited(turn: np.ndarray) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of `osmnet bases`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="osmnet bases",
         description="Draw what the learned motion bases do (bases.png, bases.json), and portraits turned right, left "
         "and to the front by them (rotation.png, rotation.json).",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from osmnet.evaluation.bases import MAX_TURN_DEG, Basis, rotate
+from osmnet.evaluation.files import make_folder, write_whole
 from osmnet.media.audio import FPS, SAMPLING_RATE, load_speech
 from osmnet.media.video import VideoWriter
 from osmnet.renderer import Renderer
@@ -59,7 +59,7 @@ def draw_bases(
     if speech is not None:
         waveform = np.resize(load_speech(speech), frames * SAMPLING_RATE // FPS)
         expression = pipe.extract_expression(source, pipe.encode_speech(waveform, SAMPLING_RATE))
-    _make(out)
+    make_folder(out)
     renderer = Renderer(source, pipe.face_model, pipe.video_generator)
     moments = np.linspace(0, frames - 1, NUM_FRAMES).round().astype(int)
     rows, paths = [], []
@@ -73,9 +73,9 @@ def draw_bases(
                 writer.write(both)
             paths.append(path)
     figure = out / "bases.png"
-    _write(figure, _png(_bases_sheet(bases, rows, moments, f"{len(bases)} motion bases of {pipe.name}", epsilon)))
+    write_whole(figure, _png(_bases_sheet(bases, rows, moments, f"{len(bases)} motion bases of {pipe.name}", epsilon)))
     record = out / "bases.json"
-    _write(record, _json({"model": pipe.name, "epsilon": epsilon, "fps": FPS, "bases": [_row(b) for b in bases]}))
+    write_whole(record, _json({"model": pipe.name, "epsilon": epsilon, "fps": FPS, "bases": [_row(b) for b in bases]}))
     return [figure, record, *paths]
 
 
@@ -93,7 +93,7 @@ def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path) ->
     Raises:
         ValueError: If a portrait cannot be used or the folder cannot be written.
     """
-    _make(out)
+    make_folder(out)
     titles = ("source", "right", "left", "frontal")
     rows, records, captions = [], [], []
     for portrait in tqdm(portraits, desc="portraits", unit="face", leave=False):
@@ -111,9 +111,9 @@ def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path) ->
             record[name] = {"bases": turned[name].bases, "head_pose_deg": _rounded(angle)}
         records.append(record)
     figure, record_path = out / "rotation.png", out / "rotation.json"
-    _write(figure, _png(_rotation_sheet(rows, titles, captions)))
+    write_whole(figure, _png(_rotation_sheet(rows, titles, captions)))
     note = f"yaw, pitch, roll in degrees, absolute, at most {MAX_TURN_DEG:g}; bases: index and distance in ε"
-    _write(record_path, _json({"model": pipe.name, "note": note, "portraits": records}))
+    write_whole(record_path, _json({"model": pipe.name, "note": note, "portraits": records}))
     return [figure, record_path]
 
 
@@ -131,10 +131,13 @@ def _bases_sheet(
     column_width = NAME_WIDTH + 2 * (CURVE_WIDTH + 44) + NUM_FRAMES * (THUMBNAIL + 4) + MARGIN
     page = _Page(MARGIN + columns * column_width, HEADER + height * ROW + MARGIN)
     page.text(MARGIN, 26, title, size=15, weight="bold")
-    note = f"each at ε = {epsilon:g} from the centre; degrees over seconds; frames while held, from 0 s to the end"
+    note = (
+        f"Held: the motion stays at the basis (ε = {epsilon:g} from the centre). Swung: to the basis and its mirror "
+        "image in turn.\nFrames: while held, from 0 s to the end. Right and left are those of the picture."
+    )
     for index, (name, colour) in enumerate(CURVES):
         page.text(MARGIN + 70 * index, 54, f"\u2014 {name}", size=11, color=colour, weight="bold")
-    page.text(MARGIN + 70 * len(CURVES), 54, note, size=10, color=MUTED)
+    page.text(MARGIN + 70 * len(CURVES) + 10, 54, note, size=9, color=MUTED)
     limits = [  # one scale for all bases; a swing is a fraction of what a held basis does
         max(3.0, 1.08 * max(float(np.rad2deg(np.abs(path[:, :3]).max())) for path in paths))
         for paths in ([basis.held for basis in bases], [basis.swung for basis in bases])
@@ -177,6 +180,14 @@ def _rotation_sheet(rows: list[list[np.ndarray]], titles: Sequence[str], caption
             top = 44 + row * (PORTRAIT + caption)
             page.image(x, top, pictures[column], PORTRAIT, PORTRAIT)
             page.text(x, top + PORTRAIT + 6, captions[row][column], size=8.5, color=MUTED, va="top")
+    page.text(
+        MARGIN,
+        page.height - MARGIN / 2,
+        "Below each: the angles, and what did it: 0.3·b16 is basis 16, 0.3 of the way to ε = 1; "
+        "right and left are the picture's",
+        size=8.5,
+        color=MUTED,
+    )
     return page.picture()
 
 
@@ -244,22 +255,3 @@ def _png(image: Image.Image) -> bytes:
 
 def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, ensure_ascii=False) + "\n").encode()
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"The folder '{folder}' cannot be made ({error.strerror}); choose another.") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that appears under its name only when it is whole."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise ValueError(f"'{path}' cannot be written ({error.strerror}); choose another folder.") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,26 +1,29 @@
 """Evaluate a model by the papers' protocol: `osmnet evaluate --data DATASET --out REPORT`."""
 
-import argparse
-import multiprocessing
 import sys
 import time
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
-from importlib import metadata
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import av
+import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
 
-import osmnet
+from osmnet.arguments import Parser
+from osmnet.data.cluster import on_processes
 from osmnet.data.dataset import Clip, Dataset, is_held_out
 from osmnet.evaluation.fid import fid
+from osmnet.evaluation.files import make_folder
 from osmnet.evaluation.frechet import few_samples
+from osmnet.evaluation.motion import HARMONICS
 from osmnet.evaluation.protocol import MAX_SECONDS, METHODS, ClipResult, Judges, evaluate_clip
+from osmnet.evaluation.provenance import clips_fingerprint, file_record, versions, weights_fingerprint
 from osmnet.evaluation.report import write_report
 from osmnet.evaluation.summary import jsonable, mean_metrics
 from osmnet.evaluation.takes import MAX_CLIPS, MAX_FRAMES, measure_takes, motion_clips
@@ -30,11 +33,8 @@ from osmnet.pipeline import OSMNetPipeline
 QUICK_SECONDS, QUICK_TAKES, QUICK_MINUTES, QUICK_CLIPS = 4.0, 2, 1.0, 8
 MINUTES = 5.0  # of speech, for drift
 MAX_TAKES = 20
-PACKAGES = ("torch", "numpy", "mediapipe", "diffusers", "opencv-contrib-python", "scikit-image")
 # What a damaged clip or a face that is not there can raise; anything else is a defect and stops the run.
-CLIP_ERRORS = (ValueError, OSError, RuntimeError, ArithmeticError)
-
-_worker: dict[str, Any] = {}
+CLIP_ERRORS = (ValueError, OSError, RuntimeError, ArithmeticError, cv2.error, av.FFmpegError)
 
 
 def evaluate(
@@ -85,13 +85,10 @@ def evaluate(
         raise ValueError(f"workers and clips must be at least 1 and takes 2 to {MAX_TAKES}.")
     dataset = Dataset.open(data)
     chosen, notes = choose_clips(dataset, split, split_by, clips)
-    out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"The folder '{out}' cannot be made ({error.strerror}); choose another.") from error
     pipe = OSMNetPipeline.from_pretrained(model, device_map=device)
     judges = Judges.load(syncnet, inception)
+    out = Path(out)
+    make_folder(out)
     if judges.sync is None:
         notes.append("This installation has no sync judge, so sync is measured by the mouth's opening alone.")
     seconds = QUICK_SECONDS if quick else MAX_SECONDS
@@ -102,19 +99,29 @@ def evaluate(
     if workers == 1:
         jobs = _in_process(pipe, judges, chosen, seconds)
     else:
-        jobs = _in_processes(workers, (model, device, syncnet, inception), chosen, seconds)
+        jobs = _in_processes(workers, (model, device, (syncnet, inception)), chosen, seconds)
     for clip, result in tqdm(jobs, total=len(chosen), desc="clips", unit="clip", disable=not progress):
         if isinstance(result, ClipResult):
             results.append(result)
         else:
-            reason = " ".join(str(result).split()) or type(result).__name__
+            reason = " ".join(str(result).split()).rstrip(".") or type(result).__name__
             failed.append({"clip": clip.name, "reason": reason})
             if progress:
                 tqdm.write(f"{clip.name}: not evaluated, {reason}", file=sys.stderr)
     if not results:
-        raise ValueError(f"None of the {len(chosen)} clips of '{data}' can be evaluated; {failed[0]['reason']}")
+        raise ValueError(f"None of the {len(chosen)} clips of '{data}' can be evaluated; {failed[0]['reason']}.")
     results.sort(key=lambda result: result.name)
     failed.sort(key=lambda row: row["clip"])
+    if failed:
+        rest = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        notes.append(f"Not evaluated: {failed[0]['clip']} ({failed[0]['reason']}){rest}.")
+    for method in METHODS:
+        faceless = [result.name for result in results if not result.metrics[method]["faces_found"]]
+        if faceless:
+            notes.append(
+                f"No face is found in any frame of {method} of {', '.join(faceless)}: its means of lips, face and "
+                "sync are over the other clips."
+            )
 
     # 2. Head motion, of all speakers: it is a matter of people, not of pictures.
     with_motion = motion_clips(dataset.clips(speech=True), QUICK_CLIPS if quick else MAX_CLIPS)
@@ -125,10 +132,15 @@ def evaluate(
         )  # fmt: skip
     if not motion["clips"]:
         notes.append("No clip with speech is four seconds long, so head motion is not measured.")
-
-    for row in motion["skipped"][:1]:
-        count = len(motion["skipped"])
-        notes.append(f"Clips left out of head motion: {count} ({row['clip']}: {row['reason']}).")
+    elif np.isnan(motion["static_frechet"]):
+        notes.append(
+            "There is too little head motion to be halved by speakers, so its Fréchet distance is not measured."
+        )
+    elif note := few_samples(motion["windows"] // 2, 3 * HARMONICS):
+        notes.append(f"Head motion, each half of the speakers: {note}")
+    if motion["skipped"]:
+        count, row = len(motion["skipped"]), motion["skipped"][0]
+        notes.append(f"Clips left out of head motion: {count} ({row['clip']}: {row['reason'].rstrip('.')}).")
 
     # 3. The report.
     by_length, plain = mean_metrics(results, by_length=True), mean_metrics(results, by_length=False)
@@ -138,15 +150,22 @@ def evaluate(
         "format": "osmnet-evaluation",
         "version": 1,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "model": {"name": _model_name(pipe, model), "fingerprint": weights_fingerprint(pipe)},
-        "data": str(data) if "://" in str(data) else Path(data).resolve().name,
-        "settings": {
-            "split": split, "split_by": split_by, "takes": takes, "sampling": sampling, "quick": quick, "seed": seed,
-            "device": device, "seconds": seconds, "minutes": minutes, "judge": judges.sync is not None,
-            "syncnet": Path(syncnet).name if syncnet else None,
-            "inception": Path(inception).name if inception else None,
+        "model": {"name": _model_name(pipe, model), "fingerprint": weights_fingerprint(pipe.components)},
+        "data": {
+            "name": str(data) if "://" in str(data) else Path(data).resolve().name,
+            "fingerprint": clips_fingerprint(dataset.clips()),
+            "clips": len(dataset.clips()),
         },
-        "versions": {"osmnet": osmnet.__version__} | {name: metadata.version(name) for name in _installed(PACKAGES)},
+        "settings": {
+            "split": split, "split_by": split_by, "clips": clips, "takes": takes, "sampling": sampling,
+            "quick": quick, "seed": seed, "device": device, "seconds": seconds, "minutes": minutes,
+        },
+        "judges": {
+            "own": None if judges.sync is None else weights_fingerprint({"judge": judges.sync}),
+            "syncnet": file_record(syncnet),
+            "inception": file_record(inception),
+        },
+        "versions": versions(),
         "notes": notes,
         "seconds": sum(result.seconds for result in results),
         "mean_by_length": by_length,
@@ -189,24 +208,9 @@ def choose_clips(
     return clips, notes
 
 
-def weights_fingerprint(pipe: OSMNetPipeline) -> str:
-    """Say which weights these are: eight hexadecimal digits, the same for equal tensors on any device."""
-    digest = 0
-    for name, network in sorted(pipe.components.items()):
-        for key, tensor in sorted(network.state_dict().items()):
-            digest = zlib.crc32(f"{name}.{key}".encode(), digest)
-            digest = zlib.crc32(tensor.detach().cpu().float().contiguous().numpy().tobytes(), digest)
-    return f"{digest:08x}"
-
-
 def _model_name(pipe: OSMNetPipeline, model: str | Path | None) -> str:
     """Id or name of the folder, not where on this machine it lies."""
     return Path(model).resolve().name if model is not None and Path(model).expanduser().is_dir() else pipe.name
-
-
-def _installed(packages: Sequence[str]) -> list[str]:
-    found = {str(each.metadata["Name"]).lower() for each in metadata.distributions()}
-    return [name for name in packages if name in found]
 
 
 def _attempt(pipe: OSMNetPipeline, judges: Judges, clip: Clip, seconds: float) -> ClipResult | Exception:
@@ -224,33 +228,40 @@ def _in_process(
     return ((clip, _attempt(pipe, judges, clip, seconds)) for clip in clips)
 
 
-def _load_worker(threads: int, model: str | Path | None, device: str, *weights: str | Path | None) -> None:
-    torch.set_num_threads(threads)
-    _worker["pipe"] = OSMNetPipeline.from_pretrained(model, device_map=device)
-    _worker["judges"] = Judges.load(*weights)
+@dataclass(frozen=True)
+class _Job:
+    """A clip for another process, and what that process is to load for it and all later ones."""
+
+    clip: Clip
+    seconds: float
+    threads: int
+    model: str | Path | None
+    device: str
+    weights: tuple[str | Path | None, ...]  # of Judges.load
 
 
-def _work(clip: Clip, seconds: float) -> ClipResult | Exception:
-    return _attempt(_worker["pipe"], _worker["judges"], clip, seconds)
+def _work(job: _Job) -> ClipResult | Exception:
+    torch.set_num_threads(job.threads)
+    pipe, judges = _loaded(job.model, job.device, job.weights)
+    return _attempt(pipe, judges, job.clip, job.seconds)
+
+
+@cache
+def _loaded(
+    model: str | Path | None, device: str, weights: tuple[str | Path | None, ...]
+) -> tuple[OSMNetPipeline, Judges]:
+    return OSMNetPipeline.from_pretrained(model, device_map=device), Judges.load(*weights)
 
 
 def _in_processes(
     workers: int, models: tuple[Any, ...], clips: Sequence[Clip], seconds: float
 ) -> Iterator[tuple[Clip, ClipResult | Exception]]:
-    """Clips as they are done; spawned processes, since neither OpenCV's threads nor CUDA survive a fork."""
+    """Clips as they are done, the longest first; a worker that is killed takes nothing with it but its clip."""
     workers = min(workers, len(clips))
     threads = max(torch.get_num_threads() // workers, 1)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _load_worker, (threads, *models)) as pool:
-        longest_first = sorted(clips, key=lambda clip: -clip.frames)
-        jobs = {pool.submit(_work, clip, seconds): clip for clip in longest_first}
-        try:
-            for job in as_completed(jobs):
-                yield jobs[job], job.result()
-        except BrokenExecutor as error:
-            raise ValueError("A worker was killed (out of memory?); try again with fewer --workers.") from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    longest_first = sorted(clips, key=lambda clip: -clip.frames)
+    jobs = [_Job(clip, seconds, threads, *models) for clip in longest_first]
+    return ((job.clip, result) for job, result in on_processes(jobs, _work, workers))
 
 
 def _add_fid(results: Sequence[ClipResult], *means: dict[str, dict[str, float]]) -> list[str]:
@@ -264,9 +275,13 @@ def _add_fid(results: Sequence[ClipResult], *means: dict[str, dict[str, float]])
     return [f"FID: {note}"] if note else []
 
 
+# Options of `osmnet evaluate` that an ablation's configuration decides, or that say nothing about its table.
+_BY_CONFIG = ("split", "split_by", "clips", "inception", "takes", "sampling", "quick")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line of `osmnet evaluate`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="osmnet evaluate",
         description="Render held-out clips from their first frame and sound, and compare them with the real ones.",
     )
@@ -298,6 +313,13 @@ def main(argv: list[str] | None = None) -> int:
     options = vars(arguments)
     show, config = options.pop("markdown"), options.pop("ablate")
     out: Path = arguments.out
+    if config is not None:
+        fixed = [name for name in _BY_CONFIG if options[name] != parser.get_default(name)]
+        if fixed:
+            raise ValueError(
+                f"With --ablate, --{fixed[0].replace('_', '-')} has no say: the configuration's section evaluation "
+                "decides; leave it out."
+            )
     if config is None:
         evaluate(**options)
     else:

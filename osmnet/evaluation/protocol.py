@@ -19,13 +19,14 @@ from osmnet.evaluation.fid import inception_features, load_inception
 from osmnet.evaluation.flicker import flicker, outside_head
 from osmnet.evaluation.identity import identity_distance, neutral_shape
 from osmnet.evaluation.motion import diversity_deg
-from osmnet.evaluation.sync import SyncJudge, judge_score, load_sync_judge
+from osmnet.evaluation.sync import JUDGE_FOLDER, SyncJudge, judge_score, load_sync_judge
 from osmnet.evaluation.syncnet import SyncNet, load_syncnet, syncnet_score
 from osmnet.face.crop import CropBox, extract
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.face.topology import OVAL, mouth_opening, mouth_width
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE, speech_activity
+from osmnet.pipeline_utils import packaged_weights
 from osmnet.renderer import Renderer, Source
 
 if TYPE_CHECKING:
@@ -54,12 +55,10 @@ class Judges:
         """Load the judge in the package, and the published networks whose files are given.
 
         Raises:
-            ValueError: If a file that is given cannot be used.
+            ValueError: If a file that is given, or the judge in the package, cannot be used.
         """
-        try:
-            judge = load_sync_judge()
-        except ValueError:  # weights without a judge: the report says so
-            judge = None
+        # Weights may come without a judge, which the report says; a damaged one is a broken installation.
+        judge = load_sync_judge() if (packaged_weights() / JUDGE_FOLDER).is_dir() else None
         return cls(judge, load_syncnet(syncnet) if syncnet else None, load_inception(inception) if inception else None)
 
 
@@ -69,12 +68,12 @@ class Track:
 
     Attributes:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Where no face is found, those of the frame before.
-        found (`float`): Share of the frames in which a face is found.
+        found (`np.ndarray` of shape `(frames,)`): bool, whether a face is found.
         fit (`FaceFit`): Pose and shape of every frame.
     """
 
     landmarks_px: np.ndarray
-    found: float
+    found: np.ndarray
     fit: FaceFit
 
     def __getitem__(self, frames: slice | list[int]) -> "Track":
@@ -82,7 +81,7 @@ class Track:
         fit, pose = self.fit, self.fit.similarity
         similarity = type(pose)(*(part[frames] for part in pose))
         part = FaceFit(fit.shape[frames], fit.identity, fit.expression[frames], fit.head_pose[frames], similarity)
-        return Track(self.landmarks_px[frames], self.found, part)
+        return Track(self.landmarks_px[frames], self.found[frames], part)
 
 
 @dataclass
@@ -92,8 +91,8 @@ class ClipResult:
     Attributes:
         name (`str`): Of the clip.
         seconds (`float`): How much of it was looked at.
-        metrics (`dict[str, dict[str, float]]`): Method to metric to figure; NaN where there is none.
-        curves (`dict[str, np.ndarray]`): Method to the opening of the mouth, head units.
+        metrics (`dict[str, dict[str, float]]`): Method to metric to figure; NaN or left out where there is none.
+        curves (`dict[str, np.ndarray]`): Method to the opening of the mouth, head units; NaN without a face.
         strips (`dict[str, np.ndarray]`): Method to frames `(6, 160, 160, 3)`.
         features (`dict[str, np.ndarray]`): Method to Inception features; empty without its weights.
     """
@@ -106,7 +105,7 @@ class ClipResult:
     features: dict[str, np.ndarray]
 
 
-def track(frames: np.ndarray, bundle: Path, face_model: FaceModel) -> Track:
+def track(frames: np.ndarray, bundle: Path, face_model: FaceModel) -> Track | None:
     """Track the face of a video.
 
     Args:
@@ -114,8 +113,8 @@ def track(frames: np.ndarray, bundle: Path, face_model: FaceModel) -> Track:
         bundle (`Path`): The face landmarker.
         face_model (`FaceModel`): The linear face model.
 
-    Raises:
-        ValueError: If there is no face in any frame.
+    Returns:
+        `Track`: `None` if there is no face in any frame.
     """
     found: list[np.ndarray | None] = []
     with FaceLandmarker(bundle, mode="video") as landmarker:
@@ -124,11 +123,11 @@ def track(frames: np.ndarray, bundle: Path, face_model: FaceModel) -> Track:
             found.append(faces[0] if faces else None)
     last = next((face for face in found if face is not None), None)
     if last is None:
-        raise ValueError("no face is found in any frame.")
-    share = float(np.mean([face is not None for face in found]))
+        return None
     filled = [last := (face if face is not None else last) for face in found]
     landmarks = np.stack(filled)
-    return Track(landmarks, share, face_model.fit_track(landmarks, frames.shape[1]))
+    seen = np.array([face is not None for face in found])
+    return Track(landmarks, seen, face_model.fit_track(landmarks, frames.shape[1]))
 
 
 def source_of(clip: Clip, first: np.ndarray, face_model: FaceModel) -> Source:
@@ -200,28 +199,46 @@ def evaluate_clip(pipe: "OSMNetPipeline", clip: Clip, judges: Judges, max_second
         method: track(frames, pipe._bundle(), pipe.face_model)
         for method, frames in videos.items() if method != "static"
     }  # fmt: skip
-    tracks["static"] = tracks["real"][[0] * count]
+    real_track = tracks["real"]
+    if real_track is None:
+        raise ValueError("no face is found in the clip itself, at 256 pixels.")
+    tracks["static"] = real_track[[0] * count]
     activity = speech_activity(waveform)[:count]
-    metrics = {
-        method: _pictures(videos[method], real, tracks["real"].landmarks_px, method)
-        | _landmarks(tracks[method], tracks["real"], activity, method)
-        | _outside(videos[method], tracks[method], tracks["real"], pipe.face_model)
-        | _sync(videos[method], tracks[method], waveform, judges, method)
-        for method in METHODS
-    }
-    silence = pipe.encode_speech(room_noise(), SAMPLING_RATE)
-    still = track(render_ours(pipe, source, silence), pipe._bundle(), pipe.face_model)
-    change = np.abs(np.diff(mouth_opening(still.fit.shape)))
-    metrics["ours"]["silent_recording_motion"] = MILLI * float(change.mean())
+    # One outside for all methods, or a video whose head covers less would be judged on other pixels.
+    heads = np.concatenate([each.landmarks_px for each in tracks.values() if each is not None])
+    outside = outside_head(heads, SIZE, SIZE)
+    neutral = neutral_shape(real_track.landmarks_px[:1], pipe.face_model)
+    metrics: dict[str, dict[str, float]] = {}
+    curves = {method: np.full(count, np.nan, np.float32) for method in METHODS}
+    for method in METHODS:
+        frames, found = videos[method], tracks[method]
+        metrics[method] = _pictures(frames, real, real_track.landmarks_px, method)
+        metrics[method] |= {"flicker": flicker(frames, outside), "faces_found": 0.0}
+        if found is None:  # the pictures count all the same: a model must not gain by destroying a face
+            continue
+        curves[method] = mouth_opening(found.fit.shape).astype(np.float32)
+        shape = neutral_shape(found.landmarks_px[::NEUTRAL_STEP], pipe.face_model)
+        metrics[method] |= (
+            _landmarks(found, real_track, activity, method)
+            | {"identity": MILLI * identity_distance(shape, neutral)}
+            | _sync(frames, found, waveform, judges, method)
+        )
+    metrics["ours"]["silent_recording_motion"] = _motion_without_speech(pipe, source)
     metrics["static"]["silent_recording_motion"] = 0.0
     features = {}
     if judges.inception is not None:
         features = {
             method: inception_features(judges.inception, frames[::INCEPTION_STEP]) for method, frames in videos.items()
         }
-    curves = {method: mouth_opening(tracks[method].fit.shape).astype(np.float32) for method in METHODS}
     strips = {method: _strip(frames) for method, frames in videos.items()}
     return ClipResult(clip.name, count / FPS, metrics, curves, strips, features)
+
+
+def _motion_without_speech(pipe: "OSMNetPipeline", source: Source) -> float:
+    """Mean absolute change of the opening from frame to frame, driven by a silent recording; NaN without a face."""
+    silence = pipe.encode_speech(room_noise(), SAMPLING_RATE)
+    still = track(render_ours(pipe, source, silence), pipe._bundle(), pipe.face_model)
+    return float("nan") if still is None else MILLI * float(np.abs(np.diff(mouth_opening(still.fit.shape))).mean())
 
 
 def _pictures(frames: np.ndarray, real: np.ndarray, landmarks_px: np.ndarray, method: str) -> dict[str, float]:
@@ -248,7 +265,7 @@ def _landmarks(fake: Track, real: Track, activity: np.ndarray, method: str) -> d
     figures = {
         "silence_motion": MILLI * lips.change_in_silence(opening, activity),
         "diversity": diversity_deg(fake.fit.head_pose),
-        "faces_found": fake.found,
+        "faces_found": float(fake.found.mean()),
     }
     if method == "real":
         return figures
@@ -268,17 +285,6 @@ def _landmarks(fake: Track, real: Track, activity: np.ndarray, method: str) -> d
         "opening_lag": float(lag) if moves else float("nan"),
         "width_correlation": lips.best_correlation(width, true_width)[0],
         "amplitude": lips.amplitude_ratio(opening, true_opening),
-    }
-
-
-def _outside(frames: np.ndarray, fake: Track, real: Track, face_model: FaceModel) -> dict[str, float]:
-    """What should stay: the background, and the shape of the face."""
-    both = np.concatenate([fake.landmarks_px, real.landmarks_px])
-    source = neutral_shape(real.landmarks_px[:1], face_model)
-    shape = neutral_shape(fake.landmarks_px[::NEUTRAL_STEP], face_model)
-    return {
-        "flicker": flicker(frames, outside_head(both, *frames.shape[1:3])),
-        "identity": MILLI * identity_distance(shape, source),
     }
 
 

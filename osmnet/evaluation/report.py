@@ -2,14 +2,13 @@
 
 import base64
 import json
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from osmnet.evaluation.files import write_whole
 from osmnet.evaluation.plots import drift_plot, epsilon_plot, opening_plot, strip, takes_plot
 from osmnet.evaluation.protocol import METHODS, ClipResult
 from osmnet.evaluation.summary import Metric, rows
@@ -38,19 +37,9 @@ def write_report(folder: Path, report: dict[str, Any], results: Sequence[ClipRes
         "report.html": html(report, results),
         "report.md": markdown(report),
     }
-    paths = []
     for name, text in texts.items():
-        path = folder / name
-        temporary = folder / f".{name}.{secrets.token_hex(4)}.part"
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            raise ValueError(f"'{path}' cannot be written ({error.strerror}); choose another folder.") from error
-        finally:
-            temporary.unlink(missing_ok=True)
-        paths.append(path)
-    return paths
+        write_whole(folder / name, text.encode())
+    return [folder / name for name in texts]
 
 
 def markdown(report: dict[str, Any]) -> str:

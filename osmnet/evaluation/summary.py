@@ -20,6 +20,7 @@ class Metric:
         label (`str`): Its name in tables.
         unit (`str`): Empty for plain numbers.
         better (`str`): Which way it should go: up, down, towards 1 or 0, or towards that of the real video.
+        meaning (`str`): What it is, in a line of the report; docs/evaluation.md says it exactly.
         digits (`int`): Behind the point in tables.
     """
 
@@ -27,6 +28,7 @@ class Metric:
     label: str
     unit: str
     better: Literal["higher", "lower", "one", "zero", "real"]
+    meaning: str
     digits: int = 2
 
     @property
@@ -36,35 +38,46 @@ class Metric:
 
 
 METRICS = (
-    Metric("ssim", "SSIM", "", "higher", 3),
-    Metric("psnr", "PSNR", "dB", "higher", 2),
-    Metric("ssim_face", "SSIM, face", "", "higher", 3),
-    Metric("psnr_face", "PSNR, face", "dB", "higher", 2),
-    Metric("cpbd", "CPBD", "", "higher", 3),
-    Metric("sharpness", "sharpness", "of real", "one", 2),
-    Metric("fid", "FID", "", "lower", 1),
-    Metric("lmd_mouth_px", "LMD, mouth", "px of 256", "lower", 2),
-    Metric("lmd_face_px", "LMD, face", "px of 256", "lower", 2),
-    Metric("lmd_mouth", "LMD, mouth", "eye distances", "lower", 3),
-    Metric("lmd_face", "LMD, face", "eye distances", "lower", 3),
-    Metric("lmd_lips", "LMD, lips without pose", "head units / 1000", "lower", 1),
-    Metric("lse_d", "LSE-D (SyncNet)", "", "lower", 3),
-    Metric("lse_c", "LSE-C (SyncNet)", "", "higher", 3),
-    Metric("av_offset", "AV offset (SyncNet)", "frames", "zero", 1),
-    Metric("judge_distance", "distance (our judge)", "", "lower", 3),
-    Metric("judge_confidence", "confidence (our judge)", "", "higher", 3),
-    Metric("judge_offset", "AV offset (our judge)", "frames", "zero", 1),
-    Metric("opening_correlation", "mouth opening, correlation", "", "higher", 2),
-    Metric("opening_lag", "mouth opening, lag", "frames", "zero", 1),
-    Metric("width_correlation", "mouth width, correlation", "", "higher", 2),
-    Metric("amplitude", "mouth opening, amplitude", "of real", "one", 2),
-    Metric("silence_motion", "mouth motion in silence", "head units / 1000 a frame", "real", 2),
-    Metric("silent_recording_motion", "mouth motion, silent recording", "head units / 1000 a frame", "zero", 2),
-    Metric("diversity", "Diversity (our tracker)", "°", "real", 2),
-    Metric("identity", "identity distance", "head units / 1000", "lower", 1),
-    Metric("flicker", "flicker outside the head", "grey levels", "real", 2),
-    Metric("faces_found", "frames with a face found", "", "one", 2),
-)
+    Metric("ssim", "SSIM", "", "higher", "structural similarity to the real frame", 3),
+    Metric("psnr", "PSNR", "dB", "higher", "likeness to the real frame, pixel by pixel", 2),
+    Metric("ssim_face", "SSIM, face", "", "higher", "the same within the box around the real face", 3),
+    Metric("psnr_face", "PSNR, face", "dB", "higher", "the same within the box around the real face", 2),
+    Metric("cpbd", "CPBD", "", "higher", "share of edges that look sharp; noise raises it, too", 3),
+    Metric("sharpness", "sharpness", "of real", "one", "energy of fine detail", 2),
+    Metric("fid", "FID", "", "lower", "distance of the distributions of Inception features", 1),
+    Metric("lmd_mouth_px", "LMD, mouth", "px of 256", "lower",
+           "landmark distance of the lips; where the head is counts", 2),
+    Metric("lmd_face_px", "LMD, face", "px of 256", "lower", "the same of the whole face", 2),
+    Metric("lmd_mouth", "LMD, mouth", "eye distances", "lower", "the same, whatever the size of the face", 3),
+    Metric("lmd_face", "LMD, face", "eye distances", "lower", "the same, whatever the size of the face", 3),
+    Metric("lmd_lips", "LMD, lips without pose", "head units / 1000", "lower",
+           "the same with position and turn of the head taken away", 1),
+    Metric("lse_d", "LSE-D (SyncNet)", "", "lower", "distance of sound and picture to SyncNet", 3),
+    Metric("lse_c", "LSE-C (SyncNet)", "", "higher", "how much better that is than at other offsets", 3),
+    Metric("av_offset", "AV offset (SyncNet)", "frames", "zero", "positive: the picture is late", 1),
+    Metric("judge_distance", "distance (our judge)", "", "lower",
+           "a scale of its own, never to be compared with LSE-D", 3),
+    Metric("judge_confidence", "confidence (our judge)", "", "higher",
+           "a scale of its own, never to be compared with LSE-C", 3),
+    Metric("judge_offset", "AV offset (our judge)", "frames", "zero", "positive: the picture is late", 1),
+    Metric("opening_correlation", "mouth opening, correlation", "", "higher",
+           "with the real mouth; 1 is the same curve", 2),
+    Metric("opening_lag", "mouth opening, lag", "frames", "zero", "positive: the lips are late", 1),
+    Metric("width_correlation", "mouth width, correlation", "", "higher",
+           "with the real mouth; 1 is the same curve", 2),
+    Metric("amplitude", "mouth opening, amplitude", "of real", "one", "how far the mouth opens and shuts", 2),
+    Metric("silence_motion", "mouth motion in silence", "head units / 1000 a frame", "real",
+           "how much the mouth moves while nobody speaks", 2),
+    Metric("silent_recording_motion", "mouth motion, silent recording", "head units / 1000 a frame", "zero",
+           "the same, driven by a silent room", 2),
+    Metric("diversity", "Diversity (our tracker)", "°", "real", "standard deviation of the turn of the head", 2),
+    Metric("identity", "identity distance", "head units / 1000", "lower",
+           "how far the shape of the face is from that of the first frame", 1),
+    Metric("flicker", "flicker outside the head", "grey levels", "real",
+           "how much the picture changes around the head", 2),
+    Metric("faces_found", "frames with a face found", "", "one",
+           "share of frames in which the tracker sees a face", 2),
+)  # fmt: skip
 
 
 def mean_metrics(results: Sequence[ClipResult], by_length: bool) -> dict[str, dict[str, float]]:

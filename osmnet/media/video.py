@@ -40,6 +40,7 @@ def read_frames(
     fps: float = 25.0,
     max_side: int | None = None,
     window: Callable[[int], Window | None] | None = None,
+    on_break: Callable[[Exception], None] | None = None,
 ) -> Iterator[np.ndarray]:
     """Read the pictures of a video at a constant rate.
 
@@ -54,6 +55,7 @@ def read_frames(
         window (`Callable`, *optional*): Says of frame `k` which part of the picture is wanted: `(left, top, right,
             bottom)`; `None` if nothing is. Converting colours costs more than decoding: what is not wanted is not
             converted. Not together with `max_side`.
+        on_break (`Callable`, *optional*): Called with FFmpeg's error if the file breaks off.
 
     Yields:
         `np.ndarray` of shape `(H, W, 3)`: uint8 RGB, one array of its own per frame; of shape `(0, 0, 3)` where
@@ -84,7 +86,7 @@ def read_frames(
     if not streams or formats in ("image2", "tty") or formats.endswith("_pipe"):
         container.close()
         raise ValueError(f"'{path}' is not a video: give a file with moving pictures, for example MP4.")
-    return _constant_rate(container, streams[0], fps, path, max_side, window)
+    return _constant_rate(container, streams[0], fps, path, max_side, window, on_break)
 
 
 def _constant_rate(
@@ -94,6 +96,7 @@ def _constant_rate(
     path: Path,
     max_side: int | None,
     window: Callable[[int], Window | None] | None,
+    on_break: Callable[[Exception], None] | None,
 ) -> Iterator[np.ndarray]:
     stream.thread_type = "AUTO"
     usual = 1 / float(stream.average_rate or stream.guessed_rate or 25)  # seconds a picture stays
@@ -136,6 +139,8 @@ def _constant_rate(
         except av.FFmpegError as error:
             if held is None:
                 raise ValueError(_no_picture(path)) from error
+            if on_break is not None:
+                on_break(error)
         if held is None:
             raise ValueError(_no_picture(path))
         # The last picture stays on for half a step, as every other one does; the first frame is always there.
@@ -158,6 +163,9 @@ class _UprightRGB:
         self.ratio, self.max_side = ratio, max_side
         self._reformatter = VideoReformatter()
         self._cutter: tuple[Any, Any] = (None, None)  # what it was made for, and the filter that cuts
+        # Looked up once a video: PyAV's side data and its frame refer to each other, so that each frame asked for it
+        # stays in memory until the garbage collector comes round, some hundred large pictures later.
+        self._turn: tuple[bool, bool, bool] | None = None
 
     def __call__(self, frame: Any) -> np.ndarray:
         """Convert the whole picture."""
@@ -166,14 +174,15 @@ class _UprightRGB:
         if self.max_side is not None and max(width, height) > self.max_side:
             scale = self.max_side / max(width, height)
             width, height, interpolation = max(1, round(width * scale)), max(1, round(height * scale)), _TO_RGB_SMALL
-        return _turned(self._convert(frame, width, height, interpolation), frame)
+        return self._turned(self._convert(frame, width, height, interpolation), frame)
 
     def part(self, frame: Any, window: Window) -> np.ndarray:
         """Convert a part of the picture, equal to that part of the whole."""
         left, top, right, bottom = window
         if round(frame.width * self.ratio) != frame.width:
             return self(frame)[top:bottom, left:right]
-        transposed, flips_x, flips_y = _turn(frame)
+        self._turn = self._turn or _turn(frame)
+        transposed, flips_x, flips_y = self._turn
         width, height = (frame.height, frame.width) if transposed else (frame.width, frame.height)
         if flips_x:
             left, right = width - right, width - left
@@ -191,7 +200,14 @@ class _UprightRGB:
         graph.push(frame)
         cut = graph.pull()
         pixels = self._convert(cut, cut.width, cut.height, _TO_RGB)
-        return _turned(pixels[top - y0 : bottom - y0, left - x0 : right - x0], frame)
+        return self._turned(pixels[top - y0 : bottom - y0, left - x0 : right - x0], frame)
+
+    def _turned(self, pixels: np.ndarray, frame: Any) -> np.ndarray:
+        self._turn = self._turn or _turn(frame)
+        transposed, flips_x, flips_y = self._turn
+        if transposed:
+            pixels = pixels.transpose(1, 0, 2)
+        return np.ascontiguousarray(pixels[:: -1 if flips_y else 1, :: -1 if flips_x else 1])
 
     def _convert(self, frame: Any, width: int, height: int, interpolation: Interpolation) -> np.ndarray:
         rgb = self._reformatter.reformat(
@@ -224,13 +240,6 @@ def _turn(frame: Any) -> tuple[bool, bool, bool]:
     if transposed:
         a, d = c, b
     return transposed, bool(a < 0), bool(d < 0)
-
-
-def _turned(pixels: np.ndarray, frame: Any) -> np.ndarray:
-    transposed, flips_x, flips_y = _turn(frame)
-    if transposed:
-        pixels = pixels.transpose(1, 0, 2)
-    return np.ascontiguousarray(pixels[:: -1 if flips_y else 1, :: -1 if flips_x else 1])
 
 
 class VideoWriter:

@@ -25,19 +25,10 @@ from osmnet.evaluation.evaluate import evaluate
 from osmnet.evaluation.report import number as formatted
 from osmnet.evaluation.summary import METRICS, Metric
 from osmnet.pipeline import OSMNetPipeline
-from osmnet.training.config import find_config, load_config
+from osmnet.training.components import COMPONENTS
+from osmnet.training.config import SETTINGS, find_config, load_config
 
-# In the order in which they are trained; each stage's sections, and the components that it makes.
-SECTIONS = {
-    "motion": {"motion": "MotionConfig", "audio-motion": "AudioMotionConfig"},
-    "expression": {"expression": "ExpressionConfig"},
-    "video": {"video": "VideoConfig"},
-}
-COMPONENTS = {
-    "motion": ("motion_encoder", "motion_space", "motion_decoder", "audio_motion_encoder"),
-    "expression": ("expression_extractor",),
-    "video": ("video_generator",),
-}
+STAGES = ("motion", "expression", "video")  # in the order in which they are trained
 FULL = "full"
 # Method and metric: Table V's three (LSE-C only with SyncNet's weights), then what tells more. The last one is the
 # video generator's alone: with ε = 0, pictures differ from the real ones mostly by where the head went.
@@ -69,7 +60,7 @@ class Variant:
     @property
     def stages(self) -> list[str]:
         """Stages that are trained for this variant alone."""
-        return [stage for stage, sections in SECTIONS.items() if set(sections) & set(self.changes)]
+        return [stage for stage in STAGES if SETTINGS[stage].keys() & self.changes.keys()]
 
 
 @dataclass(frozen=True)
@@ -114,7 +105,7 @@ def load_ablation(path_or_name: str) -> AblationConfig:
         raise ValueError(
             f"'{path}' must hold the sections evaluation, shared and variants; see configs/ablation.yaml."
         )
-    known = {section for sections in SECTIONS.values() for section in sections}
+    known = {section for stage in STAGES for section in SETTINGS[stage]}
     variants = []
     for name, entry in content["variants"].items():
         entry = dict(entry or {})
@@ -177,10 +168,10 @@ def ablate(
 def _stage_configs(config: AblationConfig, variant: Variant) -> dict[str, list[Any]]:
     """Settings of every stage of a variant."""
     configs: dict[str, list[Any]] = {}
-    for stage, sections in SECTIONS.items():
+    for stage in STAGES:
         module = import_module(f"osmnet.training.{stage}")
         configs[stage] = []
-        for section, name in sections.items():
+        for section, name in SETTINGS[stage].items():
             merged = _flat(config.shared.get(section, {})) | _flat(variant.changes.get(section, {}))
             texts = [f"{key}={_text(value)}" for key, value in merged.items()]
             try:
@@ -213,7 +204,7 @@ def _train(dataset: Any, base: Any, variant: Variant, configs: dict[str, list[An
             )
         return
     base.save_pretrained(training)  # face model, landmarker, and components for whatever is not trained
-    for stage in SECTIONS:
+    for stage in STAGES:
         if variant.name == FULL or stage in variant.stages:
             module = import_module(f"osmnet.training.{stage}")
             module.train(dataset, training, configs[stage][0], folder / "work" / stage, *configs[stage][1:])
@@ -227,7 +218,7 @@ def _train(dataset: Any, base: Any, variant: Variant, configs: dict[str, list[An
 
 def _described(variant: Variant, configs: dict[str, list[Any]]) -> dict[str, Any]:
     """Settings of the stages that were trained for a variant, as JSON reads them back."""
-    trained = list(SECTIONS) if variant.name == FULL else variant.stages
+    trained = list(STAGES) if variant.name == FULL else variant.stages
     described = {stage: [dataclasses.asdict(config) for config in configs[stage]] for stage in trained}
     return json.loads(json.dumps(described))
 
@@ -253,7 +244,7 @@ def _row(variant: Variant, configs: dict[str, list[Any]], report: dict[str, Any]
     sampled: dict[str, float] = next(
         (row for row in report["motion"].get("by_epsilon", []) if row["epsilon"] == 1.0), {}
     )
-    trained = list(SECTIONS) if variant.name == FULL else variant.stages
+    trained = list(STAGES) if variant.name == FULL else variant.stages
     return {
         "variant": variant.name,
         "title": variant.title,

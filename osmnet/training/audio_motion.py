@@ -12,17 +12,15 @@ from torch import nn
 from tqdm import tqdm
 
 from osmnet.data.dataset import Clip, Dataset
-from osmnet.data.pool import ClipPool
 from osmnet.data.shards import fingerprint
 from osmnet.face.morphable import FaceModel
 from osmnet.modeling_utils import OSMNetModel
 from osmnet.models.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace, kl_loss
-from osmnet.training.common import load_component
+from osmnet.training.components import load_component, load_initial
 from osmnet.training.config import StageConfig
-from osmnet.training.initial import load_initial
 from osmnet.training.pose_clip import PoseClip, draw, evenly
 from osmnet.training.pose_plot import plot_weights
-from osmnet.training.trainer import Stage
+from osmnet.training.stage import ClipPools, Stage
 
 MAX_VALIDATION_CLIPS = 64  # held in memory
 CALIBRATED = 0.95  # share of real stretches that ε = 1 holds
@@ -74,7 +72,7 @@ class AudioMotionStage(Stage):
         self._training, self._held_out = dataset.split(speech=True, by=cast(Any, config.split))
         self._validation: list[PoseClip] = []
         self._usual: torch.Tensor | None = None  # log of the mean weights of training clips
-        self._pools: dict[tuple[int, int], ClipPool[PoseClip]] = {}
+        self._pools = ClipPools(self._training, self._pose_clip, config, "tracks with sound")
         encoder = load_component(MotionEncoder, model, "motion_encoder").requires_grad_(False)
         space = load_component(MotionSpace, model, "motion_space").requires_grad_(False)
         decoder = load_component(MotionDecoder, model, "motion_decoder").requires_grad_(False)
@@ -100,18 +98,10 @@ class AudioMotionStage(Stage):
         pose_clip = PoseClip(clip, self.face_model, self.length, sound=True)
         return pose_clip if len(pose_clip.starts) else None
 
-    def _pool(self, rank: int = 0, world: int = 1) -> ClipPool[PoseClip]:
-        if (rank, world) not in self._pools:
-            self._pools[rank, world] = ClipPool(
-                self._training, self._pose_clip, self.config.pool_clips, self.config.pool_turnover, self.config.seed,
-                rank, world, "tracks with sound",
-            )  # fmt: skip
-        return self._pools[rank, world]
-
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
         """Draw stretches with their sound: `head_pose` (B, T, 6) and `mel` (B, T, 16, 16)."""
         rng = np.random.default_rng([self.config.seed, step, micro, rank])
-        drawn = draw(self._pool(rank, world).at(step), self.config.batch_size, rng)
+        drawn = draw(self._pools.at(step, rank, world), self.config.batch_size, rng)
         poses = np.concatenate([clip.poses(index) for clip, index in drawn])
         mel = np.concatenate([clip.mel(index) for clip, index in drawn])
         # Another voice and microphone: with so little speech the windows themselves would be learnt by heart.
@@ -153,7 +143,7 @@ class AudioMotionStage(Stage):
         Returns:
             `dict[str, float]`: `epsilon_of_95_percent`, the radius that holds 95 % of these clips, in the unit before.
         """
-        clips = [*self._pool().at(self.config.steps - 1), *self._validation_clips()]
+        clips = [*self._pools.at(self.config.steps - 1), *self._validation_clips()]
         distance = torch.cat([_distance(networks, [clip]) for clip in clips])
         unit = distance.quantile(CALIBRATED).clamp(min=1e-6)
         if self.rescale:

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-SECTIONS = ("motion", "audio-motion", "expression", "video", "sync", "finetune")
+# Of each stage that has settings, its sections in a file and their classes (in the module of the stage's name).
+SETTINGS = {
+    "motion": {"motion": "MotionConfig", "audio-motion": "AudioMotionConfig"},
+    "expression": {"expression": "ExpressionConfig"},
+    "video": {"video": "VideoConfig"},
+    "sync": {"sync": "SyncConfig"},
+}
+SECTIONS = (*(section for sections in SETTINGS.values() for section in sections), "finetune")
 CHOICES = {
     "schedule": ("cosine", "constant", "paper"),
     "mixed_precision": ("no", "bf16", "fp16"),

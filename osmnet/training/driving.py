@@ -10,7 +10,7 @@ import torch
 from osmnet.data.dataset import Clip
 from osmnet.models.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace, compose_clips
 from osmnet.pipeline import PULL, SMOOTHING
-from osmnet.training.common import load_component
+from osmnet.training.components import load_component
 from osmnet.training.pose_clip import smooth_track
 
 KINDS = ("measured", "motion", "center")

@@ -1,12 +1,11 @@
 """Stage `export`: trained components as a folder that `OSMNetPipeline.from_pretrained` loads."""
 
-from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from osmnet.pipeline import OSMNetPipeline
-from osmnet.training.common import load_component
+from osmnet.training.components import load_components
 
 
 def export(model: Path, landmarker: Path, out: Path) -> dict[str, int]:
@@ -23,10 +22,7 @@ def export(model: Path, landmarker: Path, out: Path) -> dict[str, int]:
     Raises:
         ValueError: If a component is missing (says which stage makes it) or not whole, or `out` cannot be written.
     """
-    components = {}
-    for name, path in OSMNetPipeline.components_classes.items():
-        module, _, class_name = path.partition(":")
-        components[name] = load_component(getattr(import_module(module), class_name), model, name)
+    components = load_components(model, OSMNetPipeline.components_classes)
     if not landmarker.is_file():
         raise ValueError(f"No face landmarker at '{landmarker}'; build it with scripts/build_landmarker.py.")
     pipe = OSMNetPipeline(**components, face_landmarker=landmarker)

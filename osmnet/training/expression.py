@@ -16,19 +16,19 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from osmnet.data.dataset import Clip, Dataset
-from osmnet.data.pool import ClipPool
 from osmnet.data.shards import fingerprint
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import CHIN, INNER_LIPS, NOSE, NUM_VERTICES, OUTER_LIPS
 from osmnet.modeling_utils import OSMNetModel
 from osmnet.models.expression import ExpressionExtractor, expression_loss, landmark_loss, landmark_weights
 from osmnet.training import lips
-from osmnet.training.common import load_component
+from osmnet.training.components import load_component, load_initial
 from osmnet.training.config import StageConfig
-from osmnet.training.initial import load_initial
+from osmnet.training.pose_clip import evenly
 from osmnet.training.sound import SOUND, Disturbance, check_ranges
 from osmnet.training.speech_clip import SpeechClip, draw_shares, set_aside
-from osmnet.training.trainer import Stage, fit
+from osmnet.training.stage import ClipPools, Stage
+from osmnet.training.trainer import fit
 
 PIXELS_PER_HEAD_UNIT = 71.0  # in a crop of 256 pixels: the paper's landmark loss is in pixels
 MOUTH_SCALE = 20.0  # the opening of a mouth is a twentieth of a head unit
@@ -139,10 +139,9 @@ class ExpressionStage(Stage):
                 f"All training clips with speech in '{dataset.where}' are shorter than {config.frames // 2} frames; "
                 "set frames to fewer."
             )
-        # Evenly chosen by name: memory must not grow with the dataset.
-        self._aside = aside[:: -(-len(aside) // MAX_VALIDATION_CLIPS)]
+        self._aside = evenly(aside, MAX_VALIDATION_CLIPS)
         self._validation: list[SpeechClip] = []
-        self._pools: dict[tuple[int, int], ClipPool[SpeechClip]] = {}
+        self._pools = ClipPools(self._training, self._speech_clip, config, "clips")
         torch.manual_seed(config.seed)
         if config.init:
             network = load_initial(ExpressionExtractor, config.init, "expression_extractor", self.face_model)
@@ -161,14 +160,6 @@ class ExpressionStage(Stage):
     def _speech_clip(self, clip: Clip) -> SpeechClip:
         return SpeechClip(clip, self.face_model, (0.0, self._parted))
 
-    def _pool(self, rank: int = 0, world: int = 1) -> ClipPool[SpeechClip]:
-        if (rank, world) not in self._pools:
-            self._pools[rank, world] = ClipPool(
-                self._training, self._speech_clip, self.config.pool_clips, self.config.pool_turnover, self.config.seed,
-                rank, world,
-            )  # fmt: skip
-        return self._pools[rank, world]
-
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
         """Draw stretches of speech, each as it could have been recorded.
 
@@ -178,7 +169,7 @@ class ExpressionStage(Stage):
         """
         config = self.config
         rng = np.random.default_rng([config.seed, step, micro, rank])
-        clips = self._pool(rank, world).at(step)
+        clips = self._pools.at(step, rank, world)
         chosen = [clips[i] for i in rng.choice(len(clips), config.batch_size, p=draw_shares(clips))]
         cuts = [clip.cut(config.frames, Disturbance.draw(config.sound, rng), rng) for clip in chosen]
         mel, expression = (np.stack([cut[part] for cut in cuts]) for part in range(2))
@@ -222,7 +213,7 @@ class ExpressionStage(Stage):
         aside = self._validation_clips()
         if self.config.amplitude:
             # How far people open their mouths needs no network, so all clips at hand tell: those aside are few.
-            spread = lips.usual_spread(self.face_model, [*self._pool().at(self.config.steps - 1), *aside])
+            spread = lips.usual_spread(self.face_model, [*self._pools.at(self.config.steps - 1), *aside])
             gain = lips.set_amplitude(network, self.face_model, aside, self.config.amplitude * spread)
         held_out = islice(self._held_out, MAX_HELD_OUT_CLIPS)
         result = lips.measure(network, self.face_model, (SpeechClip(clip, self.face_model) for clip in held_out))
@@ -230,7 +221,7 @@ class ExpressionStage(Stage):
 
     def _misfits(self, network: ExpressionExtractor) -> list[str]:
         names = []
-        for clip in self._pool().at(self.config.steps - 1):
+        for clip in self._pools.at(self.config.steps - 1):
             agreement = lips.agreement(*lips.curves(network, self.face_model, clip))
             if agreement < MIN_AGREEMENT:
                 names.append(clip.name)

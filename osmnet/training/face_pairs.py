@@ -8,18 +8,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from osmnet.data.dataset import Clip
 from osmnet.face.morphable import FaceModel
 from osmnet.face.mouth import apply_affine
 from osmnet.face.topology import INNER_LIPS, LEFT_EYE, OUTER_LIPS, RIGHT_EYE
 from osmnet.training.driving import Driving, window
-from osmnet.training.pairs import Pair, flipped, frames_on_disk, plain, random_view, stacked, tinted, view
+from osmnet.training.pairs import AS_IT_IS, Pair, Pairs, frames_on_disk, view
 
 OUTLINES = (INNER_LIPS, OUTER_LIPS, RIGHT_EYE, LEFT_EYE)
 AROUND = 0.03  # of the side: how far beyond their outlines mouth and eyes count
-AS_IT_IS = np.array([[1.0, 0, 0], [0, 1, 0]])
 
 
 class FaceClip:
@@ -83,49 +81,20 @@ def _filled(outlines: Sequence[np.ndarray], size: int, margin: float) -> np.ndar
     return canvas.astype(np.float32) / 255
 
 
-class FacePairs:
-    """Draws pairs.
+class FacePairs(Pairs):
+    """Draws pairs of whole faces; `guide` has 2 channels."""
 
-    Args:
-        face_model (`FaceModel`): The linear face model.
-        driving (`Driving`): Gives the poses that drive.
-        size (`int`): Side of the network's pictures in pixels.
-        context (`int`): Frames of driving numbers on either side.
-        folder (`Path`): Where pictures are kept.
-    """
-
-    def __init__(self, face_model: FaceModel, driving: Driving, size: int, context: int, folder: Path):
-        self.face_model, self.driving, self.folder = face_model, driving, folder
-        self.size, self.context = size, context
-        self.mirror = face_model.mirror_expression().astype(np.float32)
+    zoom_out = False  # beyond the square there is nothing
 
     def make(self, clip: Clip) -> FaceClip:
         """Make a clip ready."""
         return FaceClip(clip, self.face_model, self.driving, self.size, self.folder)
 
-    def batch(
-        self, clips: Sequence[FaceClip], size: int, rng: np.random.Generator, augment: bool = True
-    ) -> dict[str, torch.Tensor]:
-        """Draw a batch.
+    def share(self, clip: FaceClip) -> float:
+        """Long clips count more, but not in proportion."""
+        return np.sqrt(len(clip))
 
-        Args:
-            clips (sequence of `FaceClip`): From which; long ones count more, but not in proportion.
-            size (`int`): How many pairs.
-            rng (`np.random.Generator`): Draws.
-            augment (`bool`): Whether to shift, zoom, mirror and tint them.
-
-        Returns:
-            `dict[str, torch.Tensor]`: `source` and `target` `(size, 3, H, W)` in [-1, 1], `guide` `(size, 2, H, W)`,
-            `driving` `(size, kinds, 2 * context + 1, 70)`.
-        """
-        share = np.sqrt([len(clip) for clip in clips])
-        pairs = []
-        for index in rng.choice(len(clips), size, p=share / share.sum()):
-            clip = clips[index]
-            source, target = rng.integers(len(clip), size=2)
-            affine = random_view(self.size, rng, zoom_out=False) if augment else AS_IT_IS
-            pair = clip.pair(int(source), int(target), self.context, affine)
-            if augment and rng.random() < 0.5:
-                pair = flipped(pair, self.mirror)
-            pairs.append(tinted(pair, rng) if augment else plain(pair))
-        return stacked(pairs)
+    def draw(self, clip: FaceClip, rng: np.random.Generator) -> tuple[int, int]:
+        """Draw any two frames."""
+        source, target = rng.integers(len(clip), size=2)
+        return int(source), int(target)

@@ -12,43 +12,29 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from tqdm import tqdm
 
+from osmnet.arguments import Parser
 from osmnet.data.dataset import Clip, Dataset
 from osmnet.evaluation.protocol import ClipResult, Judges, evaluate_clip
 from osmnet.face.morphable import FaceModel
-from osmnet.models.expression import ExpressionExtractor
-from osmnet.models.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace
-from osmnet.models.video_generator import VideoGenerator
 from osmnet.pipeline import OSMNetPipeline
 from osmnet.training import finetune_report, lips
-from osmnet.training.common import load_component
-from osmnet.training.config import StageConfig, load_config
+from osmnet.training.components import COMPONENTS, load_component, load_components
+from osmnet.training.config import SETTINGS, StageConfig, load_config
 from osmnet.training.export import export
+from osmnet.training.pose_clip import evenly
 from osmnet.training.speech_clip import SpeechClip
+from osmnet.training.train import set_threads
 
-# Sections of the configuration that belong to each stage, and the components that it trains.
-SECTIONS = {
-    "motion": {"motion": "MotionConfig", "audio-motion": "AudioMotionConfig"},
-    "expression": {"expression": "ExpressionConfig"},
-    "video": {"video": "VideoConfig"},
-}
-COMPONENTS: dict[str, dict[str, type]] = {
-    "motion": {
-        "motion_encoder": MotionEncoder, "motion_space": MotionSpace, "motion_decoder": MotionDecoder,
-        "audio_motion_encoder": AudioMotionEncoder,
-    },
-    "expression": {"expression_extractor": ExpressionExtractor},
-    "video": {"video_generator": VideoGenerator},
-}  # fmt: skip
 MEASURED_BY = {  # the figure by which each stage is judged, and whether higher is better
     "motion": ("KL(w_m ‖ w_a)", False),
     "expression": ("correlation of mouth opening + width", True),
@@ -75,15 +61,14 @@ class FinetuneConfig:
     evaluate_clips: int = 3
     evaluate_seconds: float = 6.0
 
-    known: ClassVar[str] = ", ".join(COMPONENTS)
-
     def __post_init__(self) -> None:
         """Refuse what no run can use."""
+        known = ", ".join(MEASURED_BY)
         for stage in self.stages:
-            if stage not in COMPONENTS:
-                raise ValueError(f"stages may name {self.known}, not '{stage}'.")
+            if stage not in MEASURED_BY:
+                raise ValueError(f"stages may name {known}, not '{stage}'.")
         if not self.stages:
-            raise ValueError(f"stages must name at least one of {self.known}.")
+            raise ValueError(f"stages must name at least one of {known}.")
         if self.split not in ("clip", "speaker"):
             raise ValueError(f"split must be clip or speaker, not '{self.split}'.")
         if self.evaluate_clips < 1 or not 1 <= self.evaluate_seconds <= 60:
@@ -113,7 +98,7 @@ def finetune(
         ValueError: If the clips or the model cannot be used, or something cannot be written.
     """
     held_out = dataset.split(speech=True, by=cast(Any, config.split))[1]
-    clips = _evenly(held_out, config.evaluate_clips)
+    clips = evenly(held_out, config.evaluate_clips)
     before, trained = work / "before", work / "model"
     pipe = OSMNetPipeline.from_pretrained(model)
     name = pipe.name
@@ -158,11 +143,6 @@ def finetune(
     return report
 
 
-def _evenly(clips: Sequence[Clip], count: int) -> list[Clip]:
-    """At most `count` clips, evenly over the names."""
-    return list(clips[:: -(-len(clips) // count)])
-
-
 def _copy(source: Path, target: Path) -> None:
     """Put one component in place of another."""
     try:
@@ -187,7 +167,7 @@ def _measure(pipe: OSMNetPipeline, clips: list[Clip], judges: Judges, seconds: f
 
 def _figure(stage: str, dataset: Dataset, model: Path, configs: list[Any], work: Path) -> float:
     """The stage's own figure on held-out clips, see `MEASURED_BY`."""
-    networks: dict[str, Any] = {name: load_component(kind, model, name) for name, kind in COMPONENTS[stage].items()}
+    networks = load_components(model, COMPONENTS[stage])
     if stage == "expression":
         # Not the stage's own `validate`: that measures the clips by which it chose its best step.
         face_model = load_component(FaceModel, model, "face_model")
@@ -209,7 +189,7 @@ def _figure(stage: str, dataset: Dataset, model: Path, configs: list[Any], work:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of `osmnet train finetune`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="osmnet train finetune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="folder or address of a dataset made by `osmnet prepare`")
@@ -220,15 +200,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads for PyTorch")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
-        help="a setting: stages=expression, expression.steps=100, video.weights.l1=2",
+        help="a setting: stages=expression, expression.steps=100, video.weights.rec=2",
     )  # fmt: skip
     arguments = parser.parse_args(argv)
-    if arguments.threads is not None:
-        if arguments.threads < 1:
-            raise ValueError(f"--threads must be at least 1, not {arguments.threads}.")
-        import torch
-
-        torch.set_num_threads(arguments.threads)
+    set_threads(arguments.threads)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # as `accelerate launch` says it
+        raise ValueError("finetune runs in one process; start it with `osmnet train finetune`.")
     if arguments.out.is_file():
         raise ValueError(f"'{arguments.out}' is a file; --out must be a folder.")
     config, stage_configs = load_configs(arguments.config, arguments.set)
@@ -252,7 +229,7 @@ def load_configs(path_or_name: str, settings: list[str]) -> tuple[FinetuneConfig
     Raises:
         ValueError: If a file, section, setting or value is wrong.
     """
-    sections = [section for names in SECTIONS.values() for section in names]
+    sections = [section for stage in MEASURED_BY for section in SETTINGS[stage]]
     parted: dict[str, list[str]] = {section: [] for section in ("finetune", *sections)}
     for setting in settings:
         head, dot, rest = setting.partition(".")
@@ -266,7 +243,7 @@ def load_configs(path_or_name: str, settings: list[str]) -> tuple[FinetuneConfig
         module = import_module(f"osmnet.training.{stage}")
         stage_configs[stage] = [
             load_config(path_or_name, getattr(module, name), section, parted[section])
-            for section, name in SECTIONS[stage].items()
+            for section, name in SETTINGS[stage].items()
         ]
     return config, stage_configs
 

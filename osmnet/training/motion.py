@@ -13,18 +13,17 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from osmnet.data.dataset import Clip, Dataset
-from osmnet.data.pool import ClipPool
 from osmnet.data.shards import fingerprint
 from osmnet.face.morphable import FaceModel
 from osmnet.modeling_utils import OSMNetModel
 from osmnet.models.motion import MotionDecoder, MotionEncoder, MotionSpace
 from osmnet.training.audio_motion import AudioMotionConfig, AudioMotionStage
-from osmnet.training.common import load_component
+from osmnet.training.components import load_component, load_initial
 from osmnet.training.config import StageConfig
-from osmnet.training.initial import load_initial
 from osmnet.training.pose_clip import MIRROR, PoseClip, draw, evenly
 from osmnet.training.pose_plot import plot_tracks
-from osmnet.training.trainer import Stage, fit
+from osmnet.training.stage import ClipPools, Stage
+from osmnet.training.trainer import fit
 
 __all__ = ["AudioMotionConfig", "AudioMotionStage", "MotionConfig", "MotionStage", "train"]
 
@@ -83,7 +82,7 @@ class MotionStage(Stage):
         self.made_for = {"face_model": fingerprint(self.face_model)}
         self._training, self._held_out = dataset.split(by=cast(Any, config.split))
         self._validation: list[PoseClip] = []
-        self._pools: dict[tuple[int, int], ClipPool[PoseClip]] = {}
+        self._pools = ClipPools(self._training, self._pose_clip, config, "tracks")
         torch.manual_seed(config.seed)
         if config.init:
             networks = {name: load_initial(kind, config.init, name) for name, kind in COMPONENTS.items()}
@@ -119,18 +118,10 @@ class MotionStage(Stage):
         pose_clip = PoseClip(clip, self.face_model, self.length)
         return pose_clip if len(pose_clip.starts) else None
 
-    def _pool(self, rank: int = 0, world: int = 1) -> ClipPool[PoseClip]:
-        if (rank, world) not in self._pools:
-            self._pools[rank, world] = ClipPool(
-                self._training, self._pose_clip, self.config.pool_clips, self.config.pool_turnover, self.config.seed,
-                rank, world, "tracks",
-            )  # fmt: skip
-        return self._pools[rank, world]
-
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
         """Draw stretches, half of them mirrored: `head_pose` (B, T, 6)."""
         rng = np.random.default_rng([self.config.seed, step, micro, rank])
-        drawn = draw(self._pool(rank, world).at(step), self.config.batch_size, rng)
+        drawn = draw(self._pools.at(step, rank, world), self.config.batch_size, rng)
         poses = np.concatenate([clip.poses(index) for clip, index in drawn])
         mirrored = rng.random(len(poses)) < 0.5
         poses[mirrored] *= MIRROR
@@ -161,7 +152,7 @@ class MotionStage(Stage):
 
     def finish(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
         """Count the bases that training clips at hand use: `bases_in_use`."""
-        clips = self._pool().at(self.config.steps - 1)
+        clips = self._pools.at(self.config.steps - 1)
         poses = torch.cat([torch.from_numpy(clip.poses()) for clip in clips])
         return {"bases_in_use": _bases_in_use(networks, poses)}
 

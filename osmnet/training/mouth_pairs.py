@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from osmnet.data.dataset import Clip
 from osmnet.face.morphable import FaceModel
@@ -17,10 +15,9 @@ from osmnet.face.pose import Similarity
 from osmnet.face.topology import mouth_opening
 from osmnet.face.warp import MeshWarp
 from osmnet.training.driving import Driving, window
-from osmnet.training.pairs import Pair, flipped, frames_on_disk, joined, plain, random_view, stacked, tinted, view
+from osmnet.training.pairs import AS_IT_IS, Pair, Pairs, frames_on_disk, joined, view
 
 CONTEXT = 1.5  # the windows on disk are this much wider than the network's: warping looks outside the window
-AS_IT_IS = np.array([[1.0, 0, 0], [0, 1, 0]])
 
 
 class MouthClip:
@@ -95,51 +92,18 @@ class MouthClip:
         }
 
 
-class MouthPairs:
-    """Draws pairs.
-
-    Args:
-        face_model (`FaceModel`): The linear face model.
-        driving (`Driving`): Gives the poses that drive.
-        window_size (`int`): Side of the network's window in pixels.
-        context (`int`): Frames of driving numbers on either side.
-        folder (`Path`): Where windows are kept.
-    """
-
-    def __init__(self, face_model: FaceModel, driving: Driving, window_size: int, context: int, folder: Path):
-        self.face_model, self.driving, self.folder = face_model, driving, folder
-        self.window_size, self.context = window_size, context
-        self.mirror = face_model.mirror_expression().astype(np.float32)
+class MouthPairs(Pairs):
+    """Draws pairs of mouth windows, `size` the window's; `guide` has 4 channels."""
 
     def make(self, clip: Clip) -> MouthClip:
         """Make a clip ready."""
-        return MouthClip(clip, self.face_model, self.driving, self.window_size, self.folder)
+        return MouthClip(clip, self.face_model, self.driving, self.size, self.folder)
 
-    def batch(
-        self, clips: Sequence[MouthClip], size: int, rng: np.random.Generator, augment: bool = True
-    ) -> dict[str, torch.Tensor]:
-        """Draw a batch.
+    def share(self, clip: MouthClip) -> float:
+        """Long clips count more, but not in proportion; sharp ones much more: soft teeth are learnt easily enough."""
+        return np.sqrt(len(clip)) * clip.size**2
 
-        Args:
-            clips (sequence of `MouthClip`): From which.
-            size (`int`): How many pairs.
-            rng (`np.random.Generator`): Draws.
-            augment (`bool`): Whether to shift, zoom, mirror and tint them.
-
-        Returns:
-            `dict[str, torch.Tensor]`: `source`, `target` and `warped` `(size, 3, window, window)` in [-1, 1], `guide`
-            `(size, 4, window, window)`, `driving` `(size, kinds, 2 * context + 1, 70)`.
-        """
-        # Long clips count more, but not in proportion; sharp ones much more: soft teeth are learnt easily enough.
-        share = np.array([np.sqrt(len(clip)) * clip.size**2 for clip in clips])
-        pairs = []
-        for index in rng.choice(len(clips), size, p=share / share.sum()):
-            clip = clips[index]
-            source = rng.choice(clip.shut) if rng.random() < 0.5 else rng.integers(len(clip))
-            target = rng.choice(len(clip), p=clip.open_weight)
-            affine = random_view(self.window_size, rng) if augment else AS_IT_IS
-            pair = clip.pair(int(source), int(target), self.context, affine)
-            if augment and rng.random() < 0.5:
-                pair = flipped(pair, self.mirror)
-            pairs.append(tinted(pair, rng) if augment else plain(pair))
-        return stacked(pairs)
+    def draw(self, clip: MouthClip, rng: np.random.Generator) -> tuple[int, int]:
+        """Draw a source that is shut half of the time, and a target that is rather open."""
+        source = rng.choice(clip.shut) if rng.random() < 0.5 else rng.integers(len(clip))
+        return int(source), int(rng.choice(len(clip), p=clip.open_weight))

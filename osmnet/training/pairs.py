@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import torch
 
+from osmnet.data.dataset import Clip
+from osmnet.face.morphable import FaceModel
+from osmnet.training.driving import Driving
 from osmnet.training.pose_clip import MIRROR
 
 Pair = dict[str, np.ndarray]
 PICTURES = ("source", "target", "warped")  # the entries of a pair that are pictures
 MAX_SHIFT, MAX_ZOOM = 0.04, 0.08  # of the side
+AS_IT_IS = np.array([[1.0, 0, 0], [0, 1, 0]])  # an affine map of pixels
 
 
 def frames_on_disk(
@@ -97,7 +103,7 @@ def random_view(size: int, rng: np.random.Generator, zoom_out: bool = True) -> n
     shift = rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * size
     zoom = 1 + rng.uniform(-MAX_ZOOM if zoom_out else 0, MAX_ZOOM)
     if not changed:
-        return np.array([[1.0, 0, 0], [0, 1, 0]])
+        return AS_IT_IS.copy()
     if not zoomed:
         zoom, shift = 1.0, np.round(shift)
     if not zoom_out:
@@ -159,3 +165,60 @@ def stacked(pairs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, torch.Tensor
         if key in batch:
             batch[key] = batch[key].permute(0, 3, 1, 2).contiguous()
     return batch
+
+
+class Pairs(ABC):
+    """Draws pairs of frames of the same clip.
+
+    Args:
+        face_model (`FaceModel`): The linear face model.
+        driving (`Driving`): Gives the poses that drive.
+        size (`int`): Side of the network's pictures in pixels.
+        context (`int`): Frames of driving numbers on either side.
+        folder (`Path`): Where pictures are kept.
+    """
+
+    zoom_out: ClassVar[bool] = True  # whether a view may show what lies around the picture
+
+    def __init__(self, face_model: FaceModel, driving: Driving, size: int, context: int, folder: Path):
+        self.face_model, self.driving, self.folder = face_model, driving, folder
+        self.size, self.context = size, context
+        self.mirror = face_model.mirror_expression().astype(np.float32)
+
+    @abstractmethod
+    def make(self, clip: Clip) -> Any:
+        """Make a clip ready: an object with a length and a method `pair`."""
+
+    @abstractmethod
+    def share(self, clip: Any) -> float:
+        """How often a clip is drawn, next to others."""
+
+    @abstractmethod
+    def draw(self, clip: Any, rng: np.random.Generator) -> tuple[int, int]:
+        """Draw a source and a target frame."""
+
+    def batch(
+        self, clips: Sequence[Any], size: int, rng: np.random.Generator, augment: bool = True
+    ) -> dict[str, torch.Tensor]:
+        """Draw a batch.
+
+        Args:
+            clips (sequence): From `make`.
+            size (`int`): How many pairs.
+            rng (`np.random.Generator`): Draws.
+            augment (`bool`): Whether to shift, zoom, mirror and tint them.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `source` and `target` `(size, 3, H, W)` in [-1, 1], of mouths also `warped`;
+            `guide` `(size, channels, H, W)`; `driving` `(size, kinds, 2 * context + 1, 70)`.
+        """
+        share = np.array([self.share(clip) for clip in clips])
+        pairs = []
+        for index in rng.choice(len(clips), size, p=share / share.sum()):
+            source, target = self.draw(clips[index], rng)
+            affine = random_view(self.size, rng, self.zoom_out) if augment else AS_IT_IS
+            pair = clips[index].pair(source, target, self.context, affine)
+            if augment and rng.random() < 0.5:
+                pair = flipped(pair, self.mirror)
+            pairs.append(tinted(pair, rng) if augment else plain(pair))
+        return stacked(pairs)

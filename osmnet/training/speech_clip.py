@@ -18,6 +18,43 @@ FEWEST_GROUPS = 5  # speakers, or else clips, from which on whole ones are set a
 FULL_SCALE = 32767  # sound is kept in 16 bits, as it came
 
 
+class ClipSound:
+    """The sound of a clip or of a part of it, in 16 bits, as it came.
+
+    Args:
+        waveform (`np.ndarray` of shape `(samples,)`): 16 kHz mono, in [-1, 1].
+        level (`float`): `loudness` of the whole clip.
+        frames (`int`): Video frames that go with it.
+    """
+
+    def __init__(self, waveform: np.ndarray, level: float, frames: int):
+        self._sound = np.rint(waveform * FULL_SCALE).astype(np.int16)
+        self.level, self.frames = level, frames
+
+    @property
+    def waveform(self) -> np.ndarray:
+        """The sound `(samples,)`, 16 kHz mono, float32."""
+        return self._sound.astype(np.float32) / FULL_SCALE
+
+    def cut(self, frames: int, change: Disturbance, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A random stretch as it could have been spoken and recorded.
+
+        Args:
+            frames (`int`): Length of the result. A clip that is too short for it is slowed down.
+            change (`Disturbance`): How.
+            rng (`np.random.Generator`): Says where.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray]`: Mel windows `(frames, 16, 16)`, and the positions `(frames,)` of its
+            frames among those of the clip, with fractions.
+        """
+        speed = min(change.speed, (self.frames - 1) / frames)
+        start = rng.uniform(0, self.frames - 1 - frames * speed)
+        # Frames are seen in their middle: half a frame of the result is half of `speed` frames of the clip.
+        at = np.clip(start + speed * (np.arange(frames) + 0.5) - 0.5, 0, self.frames - 1)
+        return windows_of(mel_steps(self.waveform, self.level, start, frames, change.at_speed(speed))), at
+
+
 class SpeechClip:
     """Sound and expression of one clip, or of a part of it.
 
@@ -29,12 +66,11 @@ class SpeechClip:
 
     def __init__(self, clip: Clip, face_model: FaceModel, part: tuple[float, float] = (0.0, 1.0)):
         fit, waveform = clip.fit(face_model), clip.speech()
-        self.level = loudness(waveform)
         first, last = (round(share * len(fit.expression)) for share in part)
         last = max(last, first + 1)
         self.expression = fit.expression[first:last]
-        sound = waveform[first * SAMPLES_PER_FRAME : last * SAMPLES_PER_FRAME]
-        self._sound = np.rint(sound * FULL_SCALE).astype(np.int16)
+        part_of = slice(first * SAMPLES_PER_FRAME, last * SAMPLES_PER_FRAME)
+        self.sound = ClipSound(waveform[part_of], loudness(waveform), len(self.expression))
         # At run time α comes from a single picture, so it must in training.
         landmarks = clip.landmarks_px()
         chosen = np.linspace(first, last - 1, NUM_IDENTITIES).astype(int)
@@ -46,37 +82,19 @@ class SpeechClip:
     def __len__(self) -> int:
         return len(self.expression)
 
-    @property
-    def waveform(self) -> np.ndarray:
-        """The sound, 16 kHz mono, float32."""
-        return self._sound.astype(np.float32) / FULL_SCALE
-
     @torch.no_grad()
     def predict(self, network: ExpressionExtractor) -> torch.Tensor:
         """β `(frames, 64)` that the network hears, on the CPU."""
-        mel = mel_windows(self.waveform)
+        mel = mel_windows(self.sound.waveform)
         mel = np.pad(mel, ((0, max(len(self) - len(mel), 0)), (0, 0), (0, 0)), mode="edge")[: len(self)]
         device = network.output_scale.device
         identity = torch.from_numpy(self.identity)[None].to(device)
         return network(torch.from_numpy(mel)[None].to(device), identity)[0].cpu()
 
     def cut(self, frames: int, change: Disturbance, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A random stretch as it could have been spoken and recorded.
-
-        Args:
-            frames (`int`): Length of the result. A clip that is too short for it is slowed down.
-            change (`Disturbance`): How.
-            rng (`np.random.Generator`): Says where.
-
-        Returns:
-            `tuple[np.ndarray, np.ndarray]`: Mel windows `(frames, 16, 16)` and β `(frames, 64)`.
-        """
-        speed = min(change.speed, (len(self) - 1) / frames)
-        start = rng.uniform(0, len(self) - 1 - frames * speed)
-        # Frames are seen in their middle: half a frame of the result is half of `speed` frames of the clip.
-        at = np.clip(start + speed * (np.arange(frames) + 0.5) - 0.5, 0, len(self) - 1)
-        mel = mel_steps(self.waveform, self.level, start, frames, change.at_speed(speed))
-        return windows_of(mel), _interpolate(self.expression, at)
+        """Mel windows `(frames, 16, 16)` and β `(frames, 64)` of a random stretch, see `ClipSound.cut`."""
+        mel, at = self.sound.cut(frames, change, rng)
+        return mel, _interpolate(self.expression, at)
 
 
 def windows_of(mel: np.ndarray) -> np.ndarray:

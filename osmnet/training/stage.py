@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
+from osmnet.data.dataset import Clip
+from osmnet.data.pool import ClipPool
 from osmnet.modeling_utils import OSMNetModel
+from osmnet.training.config import StageConfig
+
+Item = TypeVar("Item")
 
 
 class Stage(ABC):
@@ -87,3 +92,29 @@ class Stage(ABC):
             `dict[str, float]`: Figures for the report.
         """
         return {}
+
+
+class ClipPools(Generic[Item]):
+    """The training clips at hand, by process; each pool is filled where it is first asked for: in the loaders.
+
+    Args:
+        clips (sequence of `Clip`): All training clips.
+        make (`Callable`): Turns a clip into what is kept of it; `None` leaves it out.
+        config (`StageConfig`): Says how many, for how long, and the seed of their order.
+        description (`str`): What the progress bar of a first filling says.
+    """
+
+    def __init__(
+        self, clips: Sequence[Clip], make: Callable[[Clip], Item | None], config: StageConfig, description: str
+    ):
+        self.clips, self.make, self.config, self.description = clips, make, config, description
+        self._pools: dict[tuple[int, int], ClipPool[Item]] = {}
+
+    def at(self, step: int, rank: int = 0, world: int = 1) -> list[Item]:
+        """What process `rank` of `world` draws from at a step, see `ClipPool.at`."""
+        if (rank, world) not in self._pools:
+            capacity, turnover, seed = self.config.pool_clips, self.config.pool_turnover, self.config.seed
+            self._pools[rank, world] = ClipPool(
+                self.clips, self.make, capacity, turnover, seed, rank, world, self.description
+            )
+        return self._pools[rank, world].at(step)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -10,21 +10,20 @@ from scipy.interpolate import interp1d
 from torch import nn
 
 from osmnet.data.dataset import Clip, Dataset
-from osmnet.data.pool import ClipPool
 from osmnet.evaluation.sync import JUDGE_FOLDER, LIPS, MAX_SHIFT, SyncJudge, judge_distances, lip_shapes, score
 from osmnet.modeling_utils import OSMNetModel
+from osmnet.training.components import load_initial
 from osmnet.training.config import StageConfig
-from osmnet.training.initial import load_initial
-from osmnet.training.sound import SOUND, Disturbance, loudness, mel_steps
-from osmnet.training.speech_clip import draw_shares, windows_of
-from osmnet.training.trainer import Stage, fit
+from osmnet.training.sound import SOUND, Disturbance, loudness
+from osmnet.training.speech_clip import ClipSound, draw_shares
+from osmnet.training.stage import ClipPools, Stage
+from osmnet.training.trainer import fit
 
 NEIGHBOUR = 0.1  # share of the truth that either neighbouring frame gets: clips are aligned to within about a frame
 FAR = 4  # frames from which on sound is surely not in sync
 STRETCH = 25  # frames that one decision of the validation is made from
 STRETCH_HOP = 12
 FIRST_SCALE = 10.0  # by which cosines are sharpened at first; learnt
-FULL_SCALE = 32767  # sound is kept in 16 bits, as it came
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,8 @@ class SyncClip:
 
     def __init__(self, clip: Clip):
         waveform = clip.speech()
-        self.level = loudness(waveform)
         self.lips = lip_shapes(clip.landmarks_px())
-        self._sound = np.rint(waveform * FULL_SCALE).astype(np.int16)
+        self.sound = ClipSound(waveform, loudness(waveform), len(self.lips))
         self.speaker = clip.speaker
         self._at = interp1d(np.arange(len(self.lips)), self.lips, axis=0)
 
@@ -83,17 +81,9 @@ class SyncClip:
         return len(self.lips)
 
     def cut(self, frames: int, change: Disturbance, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A random stretch as it could have been recorded: lips `(frames, 40, 3)`, mel windows `(frames, 16, 16)`.
-
-        A clip that is too short for it is slowed down.
-        """
-        speed = min(change.speed, (len(self) - 1) / frames)
-        start = rng.uniform(0, len(self) - 1 - frames * speed)
-        # Frames are seen in their middle: half a frame of the result is half of `speed` frames of the clip.
-        at = np.clip(start + speed * (np.arange(frames) + 0.5) - 0.5, 0, len(self) - 1)
-        waveform = self._sound.astype(np.float32) / FULL_SCALE
-        mel = mel_steps(waveform, self.level, start, frames, change.at_speed(speed))
-        return self._at(at).astype(np.float32), windows_of(mel)
+        """Lips `(frames, 40, 3)` and mel windows `(frames, 16, 16)` of a random stretch, see `ClipSound.cut`."""
+        mel, at = self.sound.cut(frames, change, rng)
+        return self._at(at).astype(np.float32), mel
 
 
 class SyncLosses(nn.Module):
@@ -120,9 +110,10 @@ class SyncLosses(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the cross entropies of both directions."""
-        lips, sound = self.judge(batch["lips"], batch["mel"])  # (B, n, E)
-        alike = self.log_scale.exp() * lips.float() @ sound.float().transpose(1, 2)  # (B, n, n)
-        alike = alike.masked_fill(self.too_far, -1e4)
+        lips, sound = (each.float() for each in self.judge(batch["lips"], batch["mel"]))  # (B, n, E) each
+        with torch.autocast(lips.device.type, enabled=False):  # in sixteen bits neighbouring frames sound alike
+            alike = self.log_scale.exp() * lips @ sound.transpose(1, 2)  # (B, n, n)
+            alike = alike.masked_fill(self.too_far, -1e4)
         return {
             "lips_to_sound": -(self.truth * alike.log_softmax(2)).sum(2).mean(),
             "sound_to_lips": -(self.truth * alike.transpose(1, 2).log_softmax(2)).sum(2).mean(),
@@ -144,14 +135,14 @@ class SyncStage(Stage):
 
     def __init__(self, config: SyncConfig, dataset: Dataset):
         self.config = config
-        training, self._held_out = dataset.split(speech=True, by=config.split)
+        training, self._held_out = dataset.split(speech=True, by=cast(Any, config.split))
         self._training = [clip for clip in training if clip.frames > config.frames // 2]
         if not self._training:
             raise ValueError(
                 f"All training clips with speech in '{dataset.where}' are shorter than {config.frames // 2} frames; "
                 "set frames to fewer."
             )
-        self._pools: dict[tuple[int, int], ClipPool[SyncClip]] = {}
+        self._pools = ClipPools(self._training, SyncClip, config, "clips")
         torch.manual_seed(config.seed)
         if config.init:
             judge = load_initial(SyncJudge, config.init, JUDGE_FOLDER)
@@ -167,11 +158,7 @@ class SyncStage(Stage):
         """Draw stretches: `lips` (B, frames, 40, 3) and `mel` (B, frames, 16, 16)."""
         config = self.config
         rng = np.random.default_rng([config.seed, step, micro, rank])
-        if (rank, world) not in self._pools:
-            self._pools[rank, world] = ClipPool(
-                self._training, SyncClip, config.pool_clips, config.pool_turnover, config.seed, rank, world
-            )
-        clips = self._pools[rank, world].at(step)
+        clips = self._pools.at(step, rank, world)
         chosen = [clips[i] for i in rng.choice(len(clips), config.batch_size, p=draw_shares(clips))]
         cuts = [clip.cut(config.frames, Disturbance.draw(SOUND, rng), rng) for clip in chosen]
         lips, mel = (np.stack([cut[part] for cut in cuts]) for part in range(2))
@@ -181,7 +168,7 @@ class SyncStage(Stage):
 
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
         """Measure on the held-out clips, see `measure_judge`."""
-        return measure_judge(networks[JUDGE_FOLDER], self._held_out)
+        return measure_judge(cast(SyncJudge, networks[JUDGE_FOLDER]), self._held_out)
 
 
 def measure_judge(judge: SyncJudge, clips: list[Clip]) -> dict[str, float]:

@@ -22,14 +22,10 @@ import time
 from importlib import import_module, util
 from pathlib import Path
 
-# Section of the configuration, and the class of its settings, of what a stage trains; each module has a `train`.
-TRAINED = {
-    "motion": {"motion": "MotionConfig", "audio-motion": "AudioMotionConfig"},
-    "expression": {"expression": "ExpressionConfig"},
-    "video": {"video": "VideoConfig"},
-    "sync": {"sync": "SyncConfig"},
-}
-STAGES = ("face-model", *TRAINED, "finetune", "export")
+from osmnet.arguments import Parser
+from osmnet.training.config import SETTINGS, load_config
+
+STAGES = ("face-model", *SETTINGS, "finetune", "export")
 PACKAGES = ("accelerate", "tensorboard", "yaml")  # of the extra `train`
 EXIT_WRONG_INPUT = 2
 PATIENCE_SECONDS = 30.0
@@ -77,9 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="osmnet train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="osmnet train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--data", help="folder or address of a dataset made by `osmnet prepare`")
     parser.add_argument("--model", type=Path, required=True, help="folder of the components being trained")
@@ -90,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="CPU threads for PyTorch")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
-        help="a setting, e.g. steps=2000, weights.l1=2, audio-motion.steps=500; a wrong name lists them all",
+        help="a setting, e.g. steps=2000, weights.g=0.2, audio-motion.steps=500; a wrong name lists them all",
     )  # fmt: skip
     return parser
 
@@ -101,15 +95,10 @@ def _run(arguments: argparse.Namespace, main_process: bool) -> dict:
         raise ValueError(f"{stage} needs --data, a dataset made by `osmnet prepare`.")
     if stage == "export" and arguments.out is None:
         raise ValueError("export needs --out, the folder to write.")
-    if stage not in TRAINED and (arguments.set or arguments.config):
+    if stage not in SETTINGS and (arguments.set or arguments.config):
         raise ValueError(f"{stage} has no settings: leave --set and --config out.")
-    if arguments.threads is not None:
-        if arguments.threads < 1:
-            raise ValueError(f"--threads must be at least 1, not {arguments.threads}.")
-        import torch
-
-        torch.set_num_threads(arguments.threads)
-    if stage in TRAINED:
+    set_threads(arguments.threads)
+    if stage in SETTINGS:
         return _train(arguments)
     if not main_process:  # nothing to share: one process does it
         return {}
@@ -127,14 +116,16 @@ def _run(arguments: argparse.Namespace, main_process: bool) -> dict:
 def _train(arguments: argparse.Namespace) -> dict:
     _check_packages()
     from osmnet.data.dataset import Dataset
-    from osmnet.training.config import load_config
 
-    stage, sections = arguments.stage, TRAINED[arguments.stage]
+    stage, sections = arguments.stage, SETTINGS[arguments.stage]
     module = import_module(f"osmnet.training.{stage}")
     configs = []
     for section, name in sections.items():
-        # `audio-motion.steps=500` is for that section, a name alone for the stage's own.
-        mine = [each.removeprefix(f"{section}.") for each in arguments.set if _section_of(each, stage) == section]
+        # `audio-motion.steps=500` is for that section, a name alone for the stage's own; who is held out, for both.
+        mine = [
+            each.removeprefix(f"{section}.") for each in arguments.set
+            if _section_of(each, stage) == section or each.startswith("split=")
+        ]  # fmt: skip
         configs.append(load_config(arguments.config, getattr(module, name), section, mine))
     # A stage with several sections makes a folder for each.
     work = arguments.work or arguments.model / "work" / (stage if len(sections) == 1 else "")
@@ -143,7 +134,22 @@ def _train(arguments: argparse.Namespace) -> dict:
 
 def _section_of(setting: str, stage: str) -> str:
     head = setting.partition("=")[0].partition(".")[0]
-    return head if head in TRAINED[stage] else stage
+    return head if head in SETTINGS[stage] else stage
+
+
+def set_threads(count: int | None) -> None:
+    """Set how many CPU threads PyTorch uses; `None` leaves it.
+
+    Raises:
+        ValueError: If `count` is below 1.
+    """
+    if count is None:
+        return
+    if count < 1:
+        raise ValueError(f"--threads must be at least 1, not {count}.")
+    import torch
+
+    torch.set_num_threads(count)
 
 
 def _check_packages() -> None:
@@ -156,7 +162,7 @@ def _is_of_this_process_alone(error: Exception) -> bool:
     """Whether the main process knows nothing of an error: it came up after the processes had met, and here."""
     import torch.distributed
 
-    from osmnet.training.processes import MainProcessError
+    from osmnet.training.run.processes import MainProcessError
 
     met = torch.distributed.is_available() and torch.distributed.is_initialized()
     return met and not isinstance(error, MainProcessError)

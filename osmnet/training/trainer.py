@@ -12,17 +12,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import gather_object
+from accelerate.utils import GradientAccumulationPlugin, gather_object
 
-from osmnet.training.batches import Batch, batches
-from osmnet.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint, sweep
-from osmnet.training.common import set_learning_rate
 from osmnet.training.config import StageConfig
-from osmnet.training.processes import Stopped, StopSignals, on_main
-from osmnet.training.provenance import versions, write_config
-from osmnet.training.random_state import random_state, random_state_kept, seed_all
-from osmnet.training.run_log import LOG_EVERY, RunLog
-from osmnet.training.run_state import RunState, frozen
+from osmnet.training.run.batches import Batch, batches
+from osmnet.training.run.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint, sweep
+from osmnet.training.run.log import LOG_EVERY, RunLog
+from osmnet.training.run.processes import Stopped, StopSignals, on_main
+from osmnet.training.run.provenance import versions, write_config
+from osmnet.training.run.random_state import random_state, random_state_kept, seed_all
+from osmnet.training.run.state import RunState, frozen
 from osmnet.training.stage import Stage
 
 __all__ = ["Stage", "fit"]
@@ -34,7 +33,7 @@ def fit(stage: Stage, config: StageConfig, out: Path, work: Path) -> dict[str, f
     """Train a stage, from the newest checkpoint in `work` if there is one.
 
     A run that was stopped at any moment and goes on ends with the same weights, bit for bit, as one that was not
-    (on the same machine, with as many processes).
+    (on the same CPU, with as many processes and threads; a GPU's kernels need not repeat themselves).
 
     Args:
         stage (`Stage`): What to train.
@@ -56,7 +55,10 @@ def fit(stage: Stage, config: StageConfig, out: Path, work: Path) -> dict[str, f
     GradientState._reset_state()
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation,
+        # As a plugin: a number alone gives way to what the launcher's own configuration says.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=config.gradient_accumulation, sync_with_dataloader=False
+        ),
         log_with="tensorboard",
         project_dir=str(work),
         kwargs_handlers=[
@@ -98,8 +100,9 @@ class _Run:
                 log.say(remark)
             with self.signals.noted():
                 stream = batches(
-                    self.stage, done, config.steps, config.gradient_accumulation, rank, world, config.workers
-                )
+                    self.stage, done, config.steps, config.gradient_accumulation, rank, world, config.workers,
+                    pin_memory=self.accelerator.device.type == "cuda",
+                )  # fmt: skip
                 for step in range(done, config.steps):
                     self._step(step, stream, log)
                     self._after(step + 1, log)
@@ -136,7 +139,8 @@ class _Run:
             accelerator.clip_grad_norm_(state.trained, config.clip_norm)
         for optimiser in (state.optimiser, judge_optimiser):
             if optimiser is not None:
-                set_learning_rate(optimiser, rate=config.rate(step))
+                for group in optimiser.param_groups:
+                    group["lr"] = config.rate(step)
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
         state.average(step)

@@ -14,21 +14,21 @@ import numpy as np
 import torch
 
 from osmnet.data.dataset import Dataset
-from osmnet.data.pool import ClipPool
 from osmnet.data.shards import fingerprint
 from osmnet.face.morphable import FaceModel
 from osmnet.face.mouth import GUIDE_CHANNELS
 from osmnet.modeling_utils import OSMNetModel
 from osmnet.models.video_generator import GEOMETRIES, VideoGenerator
-from osmnet.training.common import load_component
+from osmnet.training.components import load_component, load_initial
 from osmnet.training.config import StageConfig
 from osmnet.training.driving import Driving
-from osmnet.training.face_pairs import FaceClip, FacePairs
-from osmnet.training.initial import load_initial
-from osmnet.training.mouth_pairs import MouthClip, MouthPairs
+from osmnet.training.face_pairs import FacePairs
+from osmnet.training.mouth_pairs import MouthPairs
+from osmnet.training.pairs import Pairs
 from osmnet.training.perceptual import VGG19, find_vgg, load_vgg
 from osmnet.training.pose_clip import evenly
-from osmnet.training.trainer import Stage, fit
+from osmnet.training.stage import ClipPools, Stage
+from osmnet.training.trainer import fit
 from osmnet.training.video_losses import VideoAdversary, VideoLosses
 
 ADVERSARIAL_WEIGHTS = {"g": 0.3, "feature": 4.0}  # where VGG-19 is wanted and cannot be had
@@ -114,11 +114,11 @@ class VideoStage(Stage):
         torch.manual_seed(config.seed)
         network, self.config = _initial_network(config, face_model)
         self._frames = Path(work) / "frames"
-        make = MouthPairs if config.geometry == "mesh" else FacePairs
+        kind: type[Pairs] = MouthPairs if config.geometry == "mesh" else FacePairs
         size, context = self.config.image_size, self.config.window // 2
-        self._pairs = make(face_model, driving, size, context, self._frames / "training")
-        self._unseen = make(face_model, driving, size, context, self._frames / "held-out")
-        self._pools: dict[tuple[int, int], ClipPool[MouthClip | FaceClip]] = {}
+        self._pairs = kind(face_model, driving, size, context, self._frames / "training")
+        self._unseen = kind(face_model, driving, size, context, self._frames / "held-out")
+        self._pools = ClipPools(self._training, self._pairs.make, config, "frames")
         self._validation: list[dict[str, torch.Tensor]] = []
         self.networks: dict[str, OSMNetModel] = {"video_generator": network}
         adversary = VideoAdversary() if config.weights.get("g") or config.weights.get("feature") else None
@@ -133,14 +133,9 @@ class VideoStage(Stage):
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
         """Draw pairs of frames, changed at random."""
         config = self.config
-        if (rank, world) not in self._pools:
-            self._pools[rank, world] = ClipPool(
-                self._training, self._pairs.make, config.pool_clips, config.pool_turnover, config.seed, rank, world,
-                description="frames",
-            )  # fmt: skip
-        clips = self._pools[rank, world].at(step)
+        clips = self._pools.at(step, rank, world)
         rng = np.random.default_rng([config.seed, step, micro, rank])
-        return self._pairs.batch(clips, config.batch_size, rng)  # type: ignore[arg-type]
+        return self._pairs.batch(clips, config.batch_size, rng)
 
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
         """L1 in [0, 1] on held-out speakers.
@@ -184,8 +179,7 @@ class VideoStage(Stage):
             clips = [self._unseen.make(clip) for clip in evenly(self._held_out, VALIDATION_CLIPS)]
             rng = np.random.default_rng(1)
             self._validation = [
-                self._unseen.batch(clips, VALIDATION_SIZE, rng, augment=False)  # type: ignore[arg-type]
-                for _ in range(VALIDATION_BATCHES)
+                self._unseen.batch(clips, VALIDATION_SIZE, rng, augment=False) for _ in range(VALIDATION_BATCHES)
             ]
         return [{name: value.to(device) for name, value in batch.items()} for batch in self._validation]
 

@@ -1,7 +1,6 @@
 """What a run was made with: settings, versions, commit."""
 
 import platform
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 import yaml
 
 import osmnet
+from osmnet.checkout import commit
 
 
 @cache
@@ -22,20 +22,7 @@ def versions() -> dict[str, Any]:
         "osmnet": osmnet.__version__, "python": platform.python_version(), "torch": str(torch.__version__),
         "accelerate": accelerate.__version__, "diffusers": diffusers.__version__, "numpy": np.__version__,
     }  # fmt: skip
-    return {"versions": made_with, "commit": commit(Path(osmnet.__file__).resolve().parent.parent)}
-
-
-def commit(checkout: Path) -> str:
-    """Return the commit of a checkout, with `+changes` if files differ from it; `""` for an installed package."""
-    if not (checkout / ".git").exists():
-        return ""
-    try:
-        git = lambda *arguments: subprocess.run(  # noqa: E731
-            ["git", "-C", str(checkout), *arguments], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError):  # no git, or not ours to read
-        return ""
+    return {"versions": made_with, "commit": commit()}
 
 
 def write_config(work: Path, about: dict[str, Any]) -> None:

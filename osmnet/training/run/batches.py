@@ -32,8 +32,9 @@ class _Batches(IterableDataset):
 
 
 def batches(
-    stage: Stage, start: int, stop: int, micros: int = 1, rank: int = 0, world: int = 1, workers: int = 0
-) -> Iterator[Batch]:
+    stage: Stage, start: int, stop: int, micros: int = 1, rank: int = 0, world: int = 1, workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:  # fmt: skip
     """Make the batches of a run.
 
     Args:
@@ -44,6 +45,7 @@ def batches(
         rank (`int`): This process.
         world (`int`): Number of training processes.
         workers (`int`): Loader processes; the order of the batches does not depend on it.
+        pin_memory (`bool`): Whether to put them where a CUDA GPU can fetch them while it computes.
 
     Yields:
         `dict[str, torch.Tensor]`: `micros` batches for each step.
@@ -56,7 +58,7 @@ def batches(
         batch_size=None,
         num_workers=workers,
         worker_init_fn=_begin_worker,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         generator=torch.Generator(),  # its own: the loader draws a seed, and that must not come from the run's
     )
     for batch in loader:

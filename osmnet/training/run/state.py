@@ -14,10 +14,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from osmnet.modeling_utils import OSMNetModel
-from osmnet.training.checkpoint import WRITE_ERRORS, Checkpoint
-from osmnet.training.common import moving_average, update_average
 from osmnet.training.config import FREE_SETTINGS, StageConfig
-from osmnet.training.random_state import seed_all, set_random_state
+from osmnet.training.run.average import moving_average, update_average
+from osmnet.training.run.checkpoint import WRITE_ERRORS, Checkpoint
+from osmnet.training.run.random_state import seed_all, set_random_state
 from osmnet.training.stage import Stage
 
 
@@ -99,6 +99,8 @@ class RunState:
         self.validation: dict[str, float] = {}
         self.losses: dict[str, float] = {}
 
+        for network in stage.networks.values():
+            network.to(accelerator.device)  # also those that the objective does not hold
         adversary, betas = stage.adversary, (config.beta1, config.beta2)
         in_networks = {id(p) for network in stage.networks.values() for p in network.parameters()}
         judging = adversary.parameters() if adversary is not None else ()

@@ -1,6 +1,5 @@
-"""What stages share: components of earlier stages, the moving average of the weights."""
+"""The moving average of a network's weights, which is what is validated and saved."""
 
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -8,37 +7,6 @@ import torch
 from osmnet.modeling_utils import OSMNetModel
 
 Network = TypeVar("Network", bound=OSMNetModel)
-
-STAGE_OF_COMPONENT = {
-    "face_model": "face-model",
-    "motion_encoder": "motion",
-    "motion_space": "motion",
-    "audio_motion_encoder": "motion",
-    "motion_decoder": "motion",
-    "expression_extractor": "expression",
-    "video_generator": "video",
-}
-
-
-def load_component(network: type[Network], model: Path, name: str) -> Network:
-    """Load what an earlier stage made.
-
-    Args:
-        network (`type`): Class of the component.
-        model (`Path`): Folder with one folder a component.
-        name (`str`): Name of the component.
-
-    Returns:
-        `OSMNetModel`: The component, in evaluation mode.
-
-    Raises:
-        ValueError: If it is not there (says which stage makes it) or is not whole.
-    """
-    folder = Path(model) / name
-    if not folder.is_dir():
-        stage = STAGE_OF_COMPONENT[name]
-        raise ValueError(f"'{model}' has no {name}; make it with `osmnet train {stage} --model {model}` first.")
-    return network.from_pretrained(folder)
 
 
 def moving_average(network: Network) -> Network:
@@ -67,10 +35,3 @@ def update_average(average: OSMNetModel, network: OSMNetModel, step: int, decay:
             slow.lerp_(fast, 1 - stays)
         else:
             slow.copy_(fast)
-
-
-def set_learning_rate(*optimisers: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all groups of some optimisers."""
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["lr"] = rate
