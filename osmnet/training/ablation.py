@@ -231,11 +231,12 @@ def _evaluated(
         "takes": config.takes, "sampling": variant.sampling, "quick": config.quick, "clips": config.clips,
         "split_by": config.split,
     }  # fmt: skip
+    asked = {**wanted, "syncnet": str(options.get("syncnet") or "")}  # with it, there is more to measure
     kept = out / "ablation.json"  # written after the report: it is whole
-    if kept.is_file() and json.loads(kept.read_text(encoding="utf-8")) == wanted:
+    if kept.is_file() and json.loads(kept.read_text(encoding="utf-8")) == asked:
         return json.loads((out / "report.json").read_text(encoding="utf-8"))
     report = evaluate(data, out, model=model, **wanted, **options)
-    _save(kept, json.dumps(wanted) + "\n")
+    _save(kept, json.dumps(asked) + "\n")
     return report
 
 
