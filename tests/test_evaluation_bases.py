@@ -182,7 +182,8 @@ def test_command_draws_both_figures_and_says_what_each_basis_does(known, tmp_pat
 )
 def test_wrong_arguments_are_refused_in_one_sentence(tiny_folder, tmp_path, arguments, sentence, capsys):
     out = tmp_path / "figures"
-    assert main(["bases", "--model", str(tiny_folder), "--out", str(out), *arguments]) == 2
+    common = ["--model", str(tiny_folder), "--out", str(out), "--portrait", str(PORTRAIT)]
+    assert main(["bases", *common, *arguments]) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
     assert not out.exists()

@@ -269,10 +269,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--video", action="store_true", help="also a video of each: held on the left, swung right")
     args = parser.parse_args(argv)
-    examples = sorted((Path(__file__).resolve().parents[2] / "examples").glob("portrait_*.jpg"))
-    portraits = args.portraits or examples
-    if not (args.portrait or portraits):
-        raise ValueError("This installation has no example portraits; name one with --portrait.")
+    # In a clone, whether osmnet runs from it or is installed beside it.
+    clones = Path(), Path(__file__).resolve().parents[2]
+    examples = next(filter(None, (sorted((clone / "examples").glob("portrait_*.jpg")) for clone in clones)), [])
+    portraits = args.portraits or examples or ([args.portrait] if args.portrait else [])
+    if not portraits:
+        raise ValueError("There are no example portraits here; name one with --portrait.")
     for path in filter(None, [args.portrait, args.speech, *portraits]):
         if not path.is_file():
             raise ValueError(f"There is no file '{path}'; check the path.")
