@@ -30,7 +30,14 @@ from osmnet.media.image import load_portrait
 from osmnet.media.sheet import MAX_TAKES, contact_sheet
 from osmnet.media.video import VideoWriter
 from osmnet.models.expression import ExpressionExtractor
-from osmnet.models.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace, compose_clips
+from osmnet.models.motion import (
+    AudioMotionEncoder,
+    MotionDecoder,
+    MotionEncoder,
+    MotionSpace,
+    clip_frames,
+    compose_clips,
+)
 from osmnet.models.video_generator import VideoGenerator
 from osmnet.pipeline_utils import PipelineLoader
 from osmnet.renderer import CHUNK, Renderer, Source
@@ -338,10 +345,7 @@ class OSMNetPipeline(PipelineLoader):
         """
         waveform = load_speech(speech, sampling_rate)
         mel = mel_windows(waveform)
-        length = self.motion_decoder.config.clip_length
-        clips = max(math.ceil((len(mel) - 1) / (length - 1)), 1)
-        index = np.arange(clips)[:, None] * (length - 1) + np.arange(length)
-        windows = torch.from_numpy(mel[np.minimum(index, len(mel) - 1)])  # (clips, T, 16, 16)
+        windows = torch.from_numpy(mel[clip_frames(len(mel), self.motion_decoder.config.clip_length)])
         weights = torch.cat([self.audio_motion_encoder(part.to(self.device)).exp() for part in windows.split(1024)])
         return Speech(waveform, mel, speech_activity(waveform), self.motion_space.reconstruct(weights).float().cpu())
 
@@ -442,15 +446,7 @@ class OSMNetPipeline(PipelineLoader):
             ValueError: If `expression_scale` is out of its range.
         """
         _check_range("expression_scale", expression_scale, 0, MAX_SCALE)
-        identity = torch.from_numpy(source.fit.identity)[None].to(self.device)
-        context, step = self.expression_extractor.context_frames, 2048
-        parts = []
-        for start in range(0, speech.num_frames, step):
-            first, last = max(start - context, 0), min(start + step + context, speech.num_frames)
-            mel = torch.from_numpy(speech.mel_windows[first:last])[None].to(self.device)
-            beta = self.expression_extractor(mel, identity)[0].float().cpu().numpy()
-            parts.append(beta[start - first : start - first + step])
-        expression = np.concatenate(parts)
+        expression = self.expression_extractor.extract(speech.mel_windows, source.fit.identity)
         lips = expression - self.face_model.upper_face(expression)
         # Lips come to rest in pauses, not in the short gaps between words.
         speaking = gaussian_filter1d(maximum_filter1d(speech.activity, PAUSE), 1.0)

@@ -30,7 +30,6 @@ LEAST_CONTRAST = 0.65  # the correlation away from the peak is at most this part
 LEAST_IN_PLACE = 2.5  # as LEAST_PEAK, but for a peak at no offset, which is the commonest
 LEAST_HERE = 1.0  # as LEAST_PEAK, for one stretch of a video whose stretches agree as a whole
 LONG = 75  # frames: a stretch this long has to agree by itself
-_CHUNK = 2048  # frames predicted at a time
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ class LipReader:
         curve = np.zeros(len(LAGS))
         if end - begin < 2:
             return Agreement(len(landmarks_px), curve)
-        expression = self._expected(mel_windows, begin, end, fit.identity)
+        expression = self.extractor.extract(mel_windows, fit.identity, begin, end)
         offset = self.face_model.expression_offset(torch.from_numpy(expression)).numpy()
         seen, expected = _lip_motion(fit.shape), _lip_motion(fit.shape.mean(0) + offset)
         for k, lag in enumerate(LAGS):
@@ -176,18 +175,6 @@ class LipReader:
             if inside.sum() > len(seen) // 2:
                 curve[k] = _correlation(seen[inside], expected[index[inside]]) @ MEASURES
         return Agreement(len(seen), curve)
-
-    @torch.inference_mode()
-    def _expected(self, mel_windows: np.ndarray, begin: int, end: int, identity: np.ndarray) -> np.ndarray:
-        context = self.extractor.context_frames
-        alpha = torch.from_numpy(identity)[None]
-        parts = []
-        for start in range(begin, end, _CHUNK):
-            stop = min(start + _CHUNK, end)
-            low, high = max(start - context, 0), min(stop + context, len(mel_windows))
-            beta = self.extractor(torch.from_numpy(mel_windows[low:high])[None], alpha)[0].float().numpy()
-            parts.append(beta[start - low : stop - low])
-        return np.concatenate(parts)
 
 
 def _lip_motion(shape: np.ndarray) -> np.ndarray:

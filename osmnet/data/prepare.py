@@ -23,6 +23,7 @@ from osmnet.data.part import Job, load_face_model, part_files, part_head, prepar
 from osmnet.data.report import write_report
 from osmnet.data.segments import Known, Options, dropped
 from osmnet.data.shards import DATASET_FILE, MANIFEST, SHARDS, ShardWriter, read_manifest, write_manifest
+from osmnet.media.audio import FPS
 
 PARTS = ".parts"
 _OPTION_HELP = {
@@ -317,7 +318,7 @@ def main(argv: list[str] | None = None) -> int:
     report = args.out / "report.html"
     if not kept:
         raise ValueError(f"No clip could be made ({len(videos)} videos given); '{report}' says why.")
-    seconds = sum(row["frames"] for row in kept) / 25
+    seconds = sum(row["frames"] for row in kept) / FPS
     speech = sum(row["speech"] for row in kept)
     sys.stdout.write(f"{len(kept)} clips ({speech} with speech), {seconds / 60:.1f} minutes; {report}\n")
     return 0

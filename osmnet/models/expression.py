@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
@@ -17,6 +18,7 @@ from osmnet.modeling_utils import OSMNetModel
 from .layers import MelWindowEncoder
 
 DILATIONS = (1, 2, 4, 8)
+CHUNK = 2048  # frames extracted at a time: bounds the memory on an hour of speech
 
 
 class ContextBlock(nn.Module):
@@ -110,6 +112,32 @@ class ExpressionExtractor(OSMNetModel):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x)).float() * self.output_scale + self.output_bias  # (B, L, 64)
+
+    @torch.inference_mode()
+    def extract(
+        self, mel_windows: np.ndarray, identity: np.ndarray, begin: int = 0, end: int | None = None
+    ) -> np.ndarray:
+        """Predict the coefficients of a recording of any length, in chunks with the context that they need.
+
+        Args:
+            mel_windows (`np.ndarray` of shape `(frames, mel_window, mel_bins)`): The whole recording.
+            identity (`np.ndarray` of shape `(identity_dim,)`): α of the face.
+            begin (`int`): First frame wanted.
+            end (`int`, *optional*): Frame before which to end; the last one's if not given.
+
+        Returns:
+            `np.ndarray` of shape `(end - begin, expression_dim)`: β, float32.
+        """
+        frames = len(mel_windows)
+        end = frames if end is None else end
+        alpha = torch.from_numpy(identity)[None].to(self.device)
+        parts = []
+        for start in range(begin, end, CHUNK):
+            stop = min(start + CHUNK, end)
+            first, last = max(start - self.context_frames, 0), min(stop + self.context_frames, frames)
+            mel = torch.from_numpy(mel_windows[first:last])[None].to(self.device)
+            parts.append(self(mel, alpha)[0].float().cpu().numpy()[start - first : stop - first])
+        return np.concatenate(parts)
 
 
 def expression_loss(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
@@ -346,6 +347,21 @@ def kl_loss(log_weights: torch.Tensor, log_weights_audio: torch.Tensor) -> torch
             f"{tuple(log_weights_audio.shape)}."
         )
     return (log_weights.exp() * (log_weights - log_weights_audio)).sum(-1).mean()
+
+
+def clip_frames(num_frames: int, clip_length: int) -> np.ndarray:
+    """Say which frames belong to which clip: the last frame of a clip is the first of the next (see `compose_clips`).
+
+    Args:
+        num_frames (`int`): Frames to cover, at least 1.
+        clip_length (`int`): Frames of a clip T, at least 2.
+
+    Returns:
+        `np.ndarray` of shape `(clips, clip_length)`: Frame numbers; beyond the end the last frame is repeated.
+    """
+    clips = max(math.ceil((num_frames - 1) / (clip_length - 1)), 1)
+    index = np.arange(clips)[:, None] * (clip_length - 1) + np.arange(clip_length)
+    return np.minimum(index, num_frames - 1)
 
 
 def compose_clips(clips: torch.Tensor, pull: float = 0.15, smoothing: float = 2.0) -> torch.Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import secrets
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import yaml
 
 from osmnet.data.dataset import Dataset
 from osmnet.evaluation.evaluate import evaluate
+from osmnet.evaluation.files import make_folder, write_whole
 from osmnet.evaluation.report import number as formatted
 from osmnet.evaluation.summary import METRICS, Metric
 from osmnet.pipeline import OSMNetPipeline
@@ -326,13 +326,5 @@ def _write(out: Path, result: dict[str, Any]) -> None:
 
 
 def _save(path: Path, text: str) -> None:
-    """Write a file that appears under its name only when it is whole."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise ValueError(f"'{path}' cannot be written ({error.strerror}); choose another folder.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    make_folder(path.parent)
+    write_whole(path, text.encode())

@@ -8,7 +8,14 @@ import numpy as np
 import torch
 
 from osmnet.data.dataset import Clip
-from osmnet.models.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace, compose_clips
+from osmnet.models.motion import (
+    AudioMotionEncoder,
+    MotionDecoder,
+    MotionEncoder,
+    MotionSpace,
+    clip_frames,
+    compose_clips,
+)
 from osmnet.pipeline import PULL, SMOOTHING
 from osmnet.training.components import load_component
 from osmnet.training.pose_clip import smooth_track
@@ -68,10 +75,7 @@ class Driving:
             if kind == "measured":
                 tracks.append(head_pose)
                 continue
-            length = self.decoder.config.clip_length
-            count = max(-(-(len(head_pose) - 1) // (length - 1)), 1)
-            index = np.arange(count)[:, None] * (length - 1) + np.arange(length)
-            index = np.minimum(index, len(head_pose) - 1)
+            index = clip_frames(len(head_pose), self.decoder.config.clip_length)
             if kind == "motion":
                 poses = smooth_track(head_pose)[index]
                 feature, _ = self.space(self.encoder(torch.from_numpy(poses - poses[:, :1])))

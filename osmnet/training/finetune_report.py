@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from osmnet.evaluation.files import make_folder, write_whole
 from osmnet.evaluation.protocol import STRIP_SIDE, ClipResult
 from osmnet.evaluation.summary import METRICS, Metric
 
@@ -138,16 +138,9 @@ def write(report: dict[str, Any], measured: Mapping[str, Sequence[ClipResult]], 
         "finetune.md": text(report).encode(),
         "finetune.json": (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode(),
     }
+    make_folder(out)
     for name, content in contents.items():
-        temporary = out / f".{name}.{secrets.token_hex(4)}.part"
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-            temporary.replace(out / name)
-        except OSError as error:
-            raise ValueError(f"'{out / name}' cannot be written ({error.strerror}); choose another folder.") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(out / name, content)
 
 
 def _picture(measured: Mapping[str, Sequence[ClipResult]]) -> Image.Image:
