@@ -539,14 +539,14 @@ def test_full_disk_stops_with_one_sentence_and_leaves_nothing_half_written(
 # Many workers
 
 
-def test_a_killedworker_takes_only_its_job_with_it(tmp_path: Path):
+def test_a_killed_worker_takes_only_its_job_with_it(tmp_path: Path):
     jobs = [(kind, tmp_path) for kind in ("a", "dies", "bb", "dies once", "ccc")]
     results = {job[0]: result for job, result in on_processes(jobs, work, 2)}
     assert isinstance(results.pop("dies"), WorkerKilled)
     assert results == {"a": {"letters": 1}, "bb": {"letters": 2}, "ccc": {"letters": 3}, "dies once": {"letters": 9}}
 
 
-def test_a_video_that_kills_itsworker_is_dropped_with_a_reason(
+def test_a_video_that_kills_its_worker_is_dropped_with_a_reason(
     tmp_path: Path, fewer: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def killed(jobs, function, workers):

@@ -1,7 +1,6 @@
 """Many jobs at a time: on the processes of this machine, or on a Ray cluster.
 
-A worker that is killed (most often for want of memory) takes nothing with it but its job, which is tried once more
-alone.
+A worker that is killed (most often for want of memory) takes nothing with it but its job, which is tried again.
 """
 
 import logging
@@ -17,13 +16,15 @@ from typing import Any, TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-KILLED = "the worker was killed twice while working on it, the second time alone (not enough memory?)"
+KILLED = "the worker was killed each time while working on it (not enough memory?)"
+# Side by side one cannot tell whose job killed a worker, nor whether the other had begun: alone one can.
+ATTEMPTS_ALONE = 2
 # One job a core: more threads inside a job would only take turns.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 class WorkerKilled(RuntimeError):
-    """What takes the place of a result where two workers died of a job."""
+    """What takes the place of a result where workers died of a job again and again."""
 
 
 def on_processes(
@@ -71,11 +72,17 @@ def on_processes(
                     else:
                         suspects.append(job)
         for job in suspects:
-            with _pool(1) as alone:
-                try:
-                    yield job, alone.submit(function, job).result()
-                except BrokenProcessPool:
-                    yield job, WorkerKilled(KILLED)
+            yield job, _alone(job, function)
+
+
+def _alone(job: Job, function: Callable[[Job], Result]) -> Result | WorkerKilled:
+    for _ in range(ATTEMPTS_ALONE):
+        with _pool(1) as pool:
+            try:
+                return pool.submit(function, job).result()
+            except BrokenProcessPool:
+                continue
+    return WorkerKilled(KILLED)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
