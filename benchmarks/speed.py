@@ -1,9 +1,10 @@
-"""How long each part of a video takes, stage by stage, and how much memory a long recording needs.
+"""How fast videos are made, from sound and portrait to finished files, and how much memory it takes.
 
-    python benchmarks/speed.py [--threads 2] [--json FILE] [--quick]
+    python benchmarks/speed.py [--threads 2] [--long] [--out FOLDER] [--readme README.md]
 
-Beside the time of each stage stands its ratio to a fixed kernel (a matrix product), timed between the repetitions of
-the stage itself: on a busy machine both get slower, and the ratio still compares one version of the code with another.
+Every scenario runs in a process of its own, so that its largest memory is its own. Beside each time stands its ratio to
+a fixed kernel (benchmarks/calibration.py), timed before and after: on a busy machine both get slower, and the ratio
+still compares one version of the code, or one machine, with another.
 """
 
 import argparse
@@ -14,179 +15,187 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from calibration import Kernel
 
-import osmnet
-from osmnet.face.pose import similarity_from_pose
-from osmnet.face.warp import MeshWarp
-from osmnet.media.audio import FPS, SAMPLING_RATE, load_speech
-from osmnet.media.video import VideoWriter
-from osmnet.pipeline import OSMNetPipeline
-
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-KERNEL_SIZE, KERNEL_ROUNDS = 512, 8
-BATCH = 16  # frames at a time, as the renderer does it
-SIZE = 256  # of the square
-IMPORT = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - t)"
-IMPORTS = {"import osmnet": "import osmnet", "import pipeline": "from osmnet import OSMNetPipeline"}
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+MARKS = "<!-- speed: made by benchmarks/speed.py -->", "<!-- /speed -->"
+IMPORTS = {"import osmnet": "import osmnet", "import the pipeline": "from osmnet import OSMNetPipeline"}
 
 
-class Bench:
-    """Times stages and, between their repetitions, the kernel.
+@dataclass(frozen=True)
+class Scenario:
+    """One request.
 
-    Args:
-        repeats (`int`): How often each stage runs; the median counts.
+    Attributes:
+        name (`str`): What the tables call it.
+        seconds (`float`): Length of the recording.
+        takes (`int`): Takes at once.
+        size (`int`): Side of the square; 0 for the whole picture.
+        long (`bool`): Only with `--long`.
+        stop_after (`float`): Seconds of video after which it stops, for memory that has been level for long; 0 for the
+            whole of it.
     """
 
-    def __init__(self, repeats: int):
-        self.repeats = repeats
-        self.rows: list[dict[str, float | str | None]] = []
-        self.matrix = torch.rand(KERNEL_SIZE, KERNEL_SIZE, generator=torch.Generator().manual_seed(0))
+    name: str
+    seconds: float
+    takes: int = 1
+    size: int = 256
+    long: bool = False
+    stop_after: float = 0
 
-    def kernel(self) -> float:
-        """Seconds of the kernel: eight products of 512 × 512 matrices in float32."""
+
+SCENARIOS = (
+    Scenario("256 × 256, 10 s", 10),
+    Scenario("256 × 256, 10 s, 4 takes", 10, takes=4),
+    Scenario("512 × 512, 10 s", 10, size=512),
+    Scenario("512 × 512, 10 s, 4 takes", 10, takes=4, size=512),
+    Scenario("whole picture, 10 s", 10, size=0),
+    Scenario("256 × 256, 5 min", 300, long=True),
+    Scenario("256 × 256, 60 min", 3600, long=True),
+    Scenario("256 × 256, 60 min, 4 takes, first 5 min of it", 3600, takes=4, long=True, stop_after=300),
+)
+
+
+class Enough(Exception):
+    """The scenario has run as far as it is meant to."""
+
+
+def recording(path: Path, seconds: float, folder: Path) -> Path:
+    """A file of that length: the example over and over, as 16-bit WAV."""
+    import soundfile
+
+    from osmnet.media.audio import SAMPLING_RATE, load_speech
+
+    waveform, file = load_speech(path), folder / "speech.wav"
+    left = round(seconds * SAMPLING_RATE)
+    with soundfile.SoundFile(file, "w", SAMPLING_RATE, 1, "PCM_16") as writer:
+        while left > 0:
+            writer.write(waveform[:left])
+            left -= len(waveform)
+    return file
+
+
+def run(scenario: Scenario, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure one scenario; call it in a process of its own."""
+    import resource
+
+    import torch
+
+    from osmnet.overlap import default_workers
+    from osmnet.pipeline import OSMNetPipeline
+    from osmnet.profiling import Profile
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    kernel = Kernel()
+    with tempfile.TemporaryDirectory() as folder:
+        speech = recording(args.speech, scenario.seconds, Path(folder))
         start = time.perf_counter()
-        for _ in range(KERNEL_ROUNDS):
-            torch.mm(self.matrix, self.matrix)
-        return time.perf_counter() - start
+        pipe = OSMNetPipeline.from_pretrained(args.model, device=args.device)
+        load = time.perf_counter() - start
+        options = {"num_videos": scenario.takes, "full_frame": scenario.size == 0, "size": scenario.size or None}
 
-    def run(self, stage: str, work: Callable[[], object], frames: int | None = None, repeats: int = 0) -> None:
-        """Time one stage.
+        def make() -> Any:
+            return pipe(
+                args.portrait, speech, generator=torch.Generator().manual_seed(7), output_type="lazy", **options
+            )
 
-        Args:
-            stage (`str`): Its name.
-            work (`Callable`): The stage; if it returns a float, that is taken for the seconds.
-            frames (`int`, *optional*): Frames it makes: then the time of one is reported, and frames a second.
-            repeats (`int`): How often, if not as all stages.
-        """
-        seconds, kernels = [], [self.kernel()]
-        for _ in range(repeats or self.repeats):
+        def stop(done: int, _: int) -> None:
+            if scenario.stop_after and done >= scenario.stop_after * 25 * scenario.takes:
+                raise Enough
+
+        stream = pipe.stream(args.portrait, args.speech, **options)  # compiles what is compiled on first use
+        next(stream)
+        stream.close()
+        firsts, totals, kernels = [], [], [kernel.seconds()]
+        for _ in range(1 if scenario.long else args.repeats):
             start = time.perf_counter()
-            own = work()
-            seconds.append(own if isinstance(own, float) else time.perf_counter() - start)
-            kernels.append(self.kernel())
-        took = statistics.median(seconds) / (frames or 1)
-        row = {"stage": stage, "ms": 1000 * took, "kernels": took / statistics.median(kernels), "fps": None}
-        if frames:
-            row["fps"] = 1 / took
-        self.rows.append(row)
-        show(row)
-
-
-def show(row: dict) -> None:
-    """Print one line of the table."""
-    fps = "" if row["fps"] is None else f"{row['fps']:9.1f}"
-    print(f"{row['stage']:<34}{row['ms']:>12.2f}{row['kernels']:>12.2f}{fps:>10}", flush=True)
+            stream = make().stream()
+            next(stream)
+            firsts.append(time.perf_counter() - start)
+            stream.close()
+            with Profile() as profile:
+                start = time.perf_counter()
+                takes = make()
+                began = time.perf_counter()
+                try:
+                    takes.save(Path(folder) / "out", sheet=False, progress=stop)
+                    frames = takes.head_pose.shape[0] * takes.head_pose.shape[1]
+                except Enough:  # encoding and sampling an hour is not part of the five minutes
+                    start, frames = began, round(scenario.stop_after * 25) * scenario.takes
+            totals.append((time.perf_counter() - start) / frames)
+            kernels.append(kernel.seconds())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    took, unit = statistics.median(totals), statistics.median(kernels)
+    return asdict(scenario) | {
+        "fps": 1 / took,
+        "kernels_per_frame": took / unit,
+        "first_frames_s": statistics.median(firsts),
+        "first_frames_kernels": statistics.median(firsts) / unit,
+        "load_s": load,
+        "kernel_ms": 1000 * unit,
+        "peak_memory_mb": peak,
+        "workers": default_workers(),
+        "profile": profile.as_dict(frames),
+    }
 
 
 def import_seconds(statement: str) -> float:
-    """Seconds of an import in a fresh interpreter (whose own start is not counted)."""
-    folder = str(Path(osmnet.__file__).resolve().parent.parent)
-    code = f"import sys; sys.path.insert(0, {folder!r}); " + IMPORT.format(statement)
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    """Seconds of an import in a fresh interpreter, whose own start is not counted; the best of three."""
+    code = f"import sys, time; sys.path.insert(0, {str(ROOT)!r}); t = time.perf_counter(); {statement}; "
+    code += "print(time.perf_counter() - t)"
+    command = [sys.executable, "-c", code]
+    return min(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(3))
 
 
-def recording(path: Path, seconds: float) -> np.ndarray:
-    """The first seconds of a recording, over and over if it is shorter."""
-    waveform = load_speech(path)
-    return np.resize(waveform, round(seconds * SAMPLING_RATE))
+def table(rows: list[dict[str, Any]]) -> str:
+    """Draw the results in Markdown."""
+    lines = [
+        "| sound and portrait to finished mp4 | frames a second | kernels a frame | first frames after | memory at most |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['name']} | {row['fps']:.0f} | {row['kernels_per_frame']:.2f} | {row['first_frames_s']:.2f} s | "
+            f"{row['peak_memory_mb']:.0f} MB |"
+        )
+    return "\n".join(lines)
 
 
-def generate(pipe: OSMNetPipeline, portrait: Path, waveform: np.ndarray, full_frame: bool) -> None:
-    """Sound and portrait to a finished file, as `osmnet generate` does it."""
-    takes = pipe(
-        portrait,
-        waveform,
-        sampling_rate=SAMPLING_RATE,
-        generator=torch.Generator().manual_seed(7),
-        full_frame=full_frame,
-        output_type="lazy",
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        takes.save(folder, sheet=False)
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw where the processor time of a frame goes, a bar a scenario."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for row in rows for name in row["profile"]["stages"]))
+    figure = Figure(figsize=(9, 1.2 + 0.45 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    left = np.zeros(len(rows))
+    for name in names:
+        stages = [row["profile"]["stages"].get(name, {}) for row in rows]
+        width = np.array([stage.get("cpu_ms_per_frame", 0.0) for stage in stages])
+        if width.max() > 0.05:
+            axes.barh(range(len(rows)), width, left=left, label=name)
+        left += width
+    axes.set_yticks(range(len(rows)), [f"{row['name']}\n{row['fps']:.0f} frames/s" for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("processor time of a frame [ms], all threads together")
+    axes.legend(ncols=5, fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 1.0), frameon=False)
+    figure.savefig(path, dpi=120)
 
 
-def peak_memory(model: str | None, device: str, portrait: Path, speech: Path, seconds: float, threads: int) -> float:
-    """Largest memory in MB of this process after one take from a long recording; call it in a process of its own."""
-    import resource
-
-    if threads:
-        torch.set_num_threads(threads)
-    pipe = OSMNetPipeline.from_pretrained(model, device=device)
-    generate(pipe, portrait, recording(speech, seconds), full_frame=False)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere
-
-
-def measure(args: argparse.Namespace, bench: Bench) -> None:
-    """Run all stages."""
-    for name, statement in IMPORTS.items():
-        bench.run(name, lambda statement=statement: import_seconds(statement))
-    bench.run("load", lambda: OSMNetPipeline.from_pretrained(args.model, device=args.device))
-    pipe = OSMNetPipeline.from_pretrained(args.model, device=args.device)
-    waveform = recording(args.speech, args.seconds)
-    generate(pipe, args.portrait, waveform[:SAMPLING_RATE], full_frame=False)  # compiles what is compiled on first use
-    seed = torch.Generator()
-
-    source = pipe.encode_source(args.portrait, size=SIZE)
-    speech = pipe.encode_speech(waveform, SAMPLING_RATE)
-    motion = pipe.sample_motion(speech, generator=seed.manual_seed(7))
-    expression = pipe.extract_expression(source, speech)
-    frames = speech.num_frames
-    bench.run("encode portrait", lambda: pipe.encode_source(args.portrait, size=SIZE))
-    bench.run("encode speech", lambda: pipe.encode_speech(waveform, SAMPLING_RATE), frames)
-    bench.run("motion", lambda: pipe.sample_motion(speech, generator=seed.manual_seed(7)), frames)
-    bench.run("expression", lambda: pipe.extract_expression(source, speech), frames)
-
-    pose = (source.fit.head_pose + motion.head_pose[0])[:BATCH]
-    shape = pipe.face_model.move(source.fit.shape, expression[:BATCH] - source.fit.expression)
-    similarity = similarity_from_pose(pose, source.size)
-    warp = MeshWarp(source.crop, source.fit.shape, source.fit.similarity)
-    bench.run("warp", lambda: warp(shape, similarity), len(pose))
-    bench.run("network", network_of(pipe, len(pose)), len(pose))
-    bench.run("render, square", lambda: deque(pipe.render(source, motion), maxlen=0), frames)
-    still = np.ascontiguousarray(np.broadcast_to(source.crop, (frames, *source.crop.shape)))
-    noisy = still ^ np.random.default_rng(0).integers(
-        0, 4, still.shape, dtype=np.uint8
-    )  # no frame is quite like another
-    bench.run("encode video", lambda: encode(noisy, waveform), frames)
-    bench.run("audio to mp4, square", lambda: generate(pipe, args.portrait, waveform, False), frames)
-    bench.run("audio to mp4, full frame", lambda: generate(pipe, args.portrait, waveform, True), frames)
-
-
-def network_of(pipe: OSMNetPipeline, count: int) -> Callable[[], None]:
-    """The video generator on a batch of random pictures."""
-    network = pipe.video_generator
-    config, side = network.config, network.config.image_size
-    driving = torch.rand(count, config.vector_dim, device=pipe.device)
-    picture = torch.rand(1, 3, side, side, device=pipe.device)
-    more = []
-    if config.geometry == "mesh":
-        more.append(picture.repeat(count, 1, 1, 1))
-        if config.guide_channels:
-            more.append(torch.rand(count, config.guide_channels, side, side, device=pipe.device))
-
-    @torch.inference_mode()
-    def work() -> None:
-        network.decode(picture, driving, *more).sample.cpu()
-
-    return work
-
-
-def encode(frames: np.ndarray, waveform: np.ndarray) -> None:
-    """Write one video."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "take.mp4"
-        with VideoWriter(path, frames.shape[1:3], FPS, waveform) as writer:
-            for start in range(0, len(frames), BATCH):
-                writer.write(frames[start : start + BATCH])
+def write_readme(path: Path, text: str) -> None:
+    """Put the table between its marks."""
+    content = path.read_text(encoding="utf-8")
+    begin, end = (content.index(mark) for mark in MARKS)
+    path.write_text(f"{content[: begin + len(MARKS[0])]}\n{text}\n{content[end:]}", encoding="utf-8")
 
 
 def main() -> int:
@@ -195,44 +204,46 @@ def main() -> int:
     parser.add_argument("--model", help="folder or Hub id (default: the weights in the package)")
     parser.add_argument("--portrait", type=Path, default=EXAMPLES / "portrait_astronaut.jpg")
     parser.add_argument("--speech", type=Path, default=EXAMPLES / "speech_1.wav")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of the recording (default: 10)")
-    parser.add_argument("--memory-seconds", type=float, default=60.0, help="the same for memory (default: 60)")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each stage; the median counts (default: 3)")
-    parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch (default: its own choice)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each short scenario; the median counts")
+    parser.add_argument("--threads", type=int, default=0, help="chunks rendered side by side (default: PyTorch's own)")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--quick", action="store_true", help="2 s, once each, memory of 4 s: only to see that it runs")
+    parser.add_argument("--only", help="scenarios whose name has this in it")
+    parser.add_argument("--long", action="store_true", help="also 5 and 60 minutes of sound: some 20 minutes in all")
+    parser.add_argument("--quick", action="store_true", help="one second, once: only to see that it runs")
+    parser.add_argument("--out", type=Path, help="folder for speed.json and speed.png")
+    parser.add_argument("--readme", type=Path, help="file whose table is made anew")
     args = parser.parse_args()
+    scenarios = [s for s in SCENARIOS if (args.long or not s.long) and (args.only or "") in s.name]
     if args.quick:
-        args.seconds, args.memory_seconds, args.repeats = 2.0, 4.0, 1
-    if args.threads:
-        torch.set_num_threads(args.threads)
+        args.repeats, scenarios = 1, [Scenario("256 × 256, 1 s", 1), Scenario("256 × 256, 1 s, 2 takes", 1, takes=2)]
 
-    bench = Bench(args.repeats)
-    bench.kernel()  # the first product starts the threads
-    print(f"{'stage':<34}{'ms':>12}{'kernels':>12}{'fps':>10}   (ms and kernels of one frame where fps is given)")
-    bench.run("kernel", bench.kernel, repeats=20)
-    measure(args, bench)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        job = pool.submit(
-            peak_memory, args.model, args.device, args.portrait, args.speech, args.memory_seconds, args.threads
+    imports = {name: import_seconds(statement) for name, statement in IMPORTS.items()}
+    for name, seconds in imports.items():
+        print(f"{name}: {seconds:.2f} s")
+    rows = []
+    for scenario in scenarios:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            rows.append(pool.submit(run, scenario, args).result())
+        row = rows[-1]
+        print(
+            f"{row['name']:<46}{row['fps']:>7.1f} frames/s{row['kernels_per_frame']:>8.2f} kernels a frame"
+            f"{row['first_frames_s']:>7.2f} s to the first{row['peak_memory_mb']:>7.0f} MB",
+            flush=True,
         )
-        peak = job.result()
-    print(f"peak memory, {args.memory_seconds:g} s of audio: {peak:.0f} MB")
-    if args.json:
+    print(f"load: {rows[-1]['load_s']:.2f} s; kernel: {rows[-1]['kernel_ms']:.1f} ms; workers: {rows[-1]['workers']}")
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
         report = {
-            "osmnet": osmnet.__version__,
-            "torch": torch.__version__,
             "python": platform.python_version(),
             "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
             "device": args.device,
-            "seconds": args.seconds,
-            "stages": bench.rows,
-            "peak_memory_mb": peak,
-            "peak_memory_seconds": args.memory_seconds,
+            "imports_s": imports,
+            "scenarios": rows,
         }
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        (args.out / "speed.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        plot(rows, args.out / "speed.png")
+    if args.readme:
+        write_readme(args.readme, table(rows))
     return 0
 
 

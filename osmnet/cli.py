@@ -7,6 +7,7 @@ stderr and exit status 2; the names of the files made are all that goes to stdou
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import re
@@ -15,12 +16,20 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import osmnet
 from osmnet.arguments import EXIT_WRONG_INPUT, Parser
 from osmnet.limits import MAX_EPSILON, MAX_OFFSET_DEG, MAX_SCALE, MAX_SIZE, MAX_VIDEOS, MIN_SIZE
+
+if TYPE_CHECKING:
+    import torch
+
+    from osmnet.output import OSMNetPipelineOutput
+    from osmnet.pipeline import OSMNetPipeline
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
@@ -128,6 +137,11 @@ def build_parser() -> argparse.ArgumentParser:
         default="span",
         help="span (default): towards other learned motions; ball: in any direction of the feature space",
     )
+    takes.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where the same command was stopped in this folder (takes of over a minute are kept in parts)",
+    )
     takes.add_argument("--no-sheet", action="store_true", help="make no sheet.png, which shows the takes together")
 
     motion = generate.add_argument_group("motion")
@@ -156,6 +170,9 @@ def build_parser() -> argparse.ArgumentParser:
     weights.add_argument("--variant", metavar="NAME", help="e.g. fp16: load the files of this variant")
     weights.add_argument(
         "--device", type=_device, default="auto", help="auto (default), cpu, mps, cuda or cuda:NUMBER"
+    )
+    generate.add_argument(
+        "--profile", action="store_true", help="say how long each stage took, and write profile.json into the folder"
     )
     generate.add_argument("--debug", action="store_true", help="show where in the code an error arose")
 
@@ -214,9 +231,10 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     # 1. Heavy imports only now: wrong arguments above are refused in a moment.
     import torch
-    from tqdm import tqdm
 
     from osmnet.pipeline import OSMNetPipeline
+    from osmnet.profiling import Profile
+    from osmnet.unfinished import UnfinishedRun
 
     pipe = OSMNetPipeline.from_pretrained(
         arguments.model, revision=arguments.revision, variant=arguments.variant, device_map=arguments.device
@@ -224,12 +242,38 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     # 2. A seed is always known, so that every video can be made again.
     seed = arguments.seed
+    unfinished = UnfinishedRun(arguments.output).record
+    if seed is None and arguments.resume and unfinished is not None:
+        seed = unfinished.get("seed")
     if seed is None:
         seed = secrets.randbelow(2**31)
     num_videos = arguments.num_videos
     generator: torch.Generator | list[torch.Generator] = torch.Generator().manual_seed(seed)
     if arguments.take_seed is not None:
         num_videos, generator = 1, [torch.Generator().manual_seed(arguments.take_seed)]
+
+    with ExitStack() as stack:
+        profile = stack.enter_context(Profile()) if arguments.profile else None
+        output, paths = _make(arguments, pipe, num_videos, generator, seed, unfinished is not None)
+    if profile is not None:
+        frames = output.motion.num_videos * output.motion.speech.num_frames
+        sys.stderr.write(f"{profile.table(frames)}\n")
+        paths.append(_write_json(arguments.output / "profile.json", profile.as_dict(frames)))
+    for path in paths:
+        sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def _make(
+    arguments: argparse.Namespace,
+    pipe: OSMNetPipeline,
+    num_videos: int,
+    generator: torch.Generator | list[torch.Generator],
+    seed: int,
+    unfinished: bool,
+) -> tuple[OSMNetPipelineOutput, list[Path]]:
+    """Make the takes and say meanwhile what there is to say; returns them and the files."""
+    from tqdm import tqdm
 
     # 3. Encode and sample; nothing is rendered or written yet.
     with warnings.catch_warnings():
@@ -257,6 +301,10 @@ def _generate(arguments: argparse.Namespace) -> int:
         )
     if arguments.seed is None and arguments.take_seed is None:  # said only now: a wrong input above gets one sentence
         sys.stderr.write(f"osmnet: --seed {seed} makes these videos again.\n")
+    if unfinished and not arguments.resume:
+        sys.stderr.write(
+            "osmnet: An unfinished run in this folder is given up; --resume would have gone on with it.\n"
+        )
     if output.motion.speech.activity.max() < 0.5:
         sys.stderr.write("osmnet: No speech was heard in the recording (steady noise?); the mouth stays at rest.\n")
     if arguments.face is None and output.source.num_faces > 1:
@@ -270,10 +318,18 @@ def _generate(arguments: argparse.Namespace) -> int:
             bar.total = total_frames
             bar.update(done_frames - bar.n)
 
-        paths = output.save(arguments.output, sheet=not arguments.no_sheet, progress=show)
-    for path in paths:
-        sys.stdout.write(f"{path}\n")
-    return 0
+        paths = output.save(arguments.output, sheet=not arguments.no_sheet, progress=show, resume=arguments.resume)
+    return output, paths
+
+
+def _write_json(path: Path, content: dict) -> Path:
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
 
 
 def _dispatch(command: str, argv: list[str]) -> int:
@@ -314,7 +370,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(argv)
     except KeyboardInterrupt:
-        kept = "; finished takes are kept" if argv[:1] == ["generate"] else ""
+        kept = "; what is finished is kept, --resume goes on with it" if argv[:1] == ["generate"] else ""
         sys.stderr.write(f"\nosmnet: stopped{kept}.\n")
         return EXIT_INTERRUPTED
     except (ValueError, OSError, ImportError) as error:

@@ -7,15 +7,17 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+
+from osmnet.diffusers_base import ConfigMixin, ModelMixin
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 # What the Hub client raises. HfHubHTTPError derives from the base error of the HTTP library below it, and that library
@@ -138,6 +140,11 @@ class OSMNetModel(ModelMixin, ConfigMixin):
                 f"{path} has the unknown argument {unknown[0]!r} for {cls.__name__}; update osmnet or remove it."
             )
         return config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; without diffusers' look for its offloading hooks, which loads PyTorch's compiler."""
+        return next(tensor.device for tensor in chain(self.parameters(), self.buffers()))
 
     @property
     def config(self) -> Any:

@@ -1,14 +1,11 @@
 """`OSMNetPipeline`: a portrait and speech in, as many different talking-head videos as you ask for out."""
 
+import hashlib
 import json
 import math
 import os
-import platform
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,17 +15,17 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from tqdm import tqdm
 
-import osmnet
+from osmnet.device_renderer import renderer_for
 from osmnet.face.crop import CropBox, crop_box, extract, to_crop
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceModel
 from osmnet.face.motion_track import head_motion_of
-from osmnet.face.topology import OVAL, eye_opening
+from osmnet.face.topology import OVAL
 from osmnet.limits import MAX_EPSILON, MAX_OFFSET_DEG, MAX_SCALE, MAX_SIZE, MAX_VIDEOS, MIN_SIZE
-from osmnet.media.audio import FPS, load_speech, mel_windows, speech_activity
+from osmnet.live import BLOCK, LOOKAHEAD, LiveSession
+from osmnet.media.features import cut_windows, speech_features
 from osmnet.media.image import load_portrait
-from osmnet.media.sheet import MAX_TAKES, contact_sheet
-from osmnet.media.video import VideoWriter
+from osmnet.media.recording import Recording
 from osmnet.models.expression import ExpressionExtractor
 from osmnet.models.motion import (
     AudioMotionEncoder,
@@ -39,8 +36,12 @@ from osmnet.models.motion import (
     compose_clips,
 )
 from osmnet.models.video_generator import VideoGenerator
+from osmnet.motion import CLIP_CORRELATION, MAX_MOTION, PULL, SMOOTHING, Motion, absolute_pose, blink_curve
+from osmnet.output import OSMNetPipelineOutput, StreamChunk
 from osmnet.pipeline_utils import PipelineLoader
-from osmnet.renderer import CHUNK, Renderer, Source
+from osmnet.profiling import stage
+from osmnet.renderer import Renderer, Source
+from osmnet.speech import PAUSE, Speech
 
 DEFAULT_SIZE = 256  # of the square, where the whole picture is not asked for
 MAX_CROP = 768  # largest square rendered within a whole picture; larger pictures are scaled down
@@ -50,203 +51,10 @@ DETECTION_SIZE = 512  # the second, finer look at the face
 MIN_FACE_PX = 48
 MAX_OUTSIDE = 0.2  # share of the face's outline that may lie outside the picture
 SURE_FIT = 0.04  # head units; upright faces misfit the mean face by 0.01 to 0.04, those on their head by 0.04 to 0.08
-# How sampled clips become a path (measured against real motion in docs/experiments.md).
-CLIP_CORRELATION, PULL, SMOOTHING = 0.8, 0.085, 1.2
-PAUSE = 9  # frames; shorter silences do not close the mouth
 SMILE_KEPT = 0.5  # of the portrait's own expression around the mouth; all of it would talk through a grin
-LIDS_MEET = 0.95  # lids move on a curve: a straight way of their whole distance carries the upper past the lower
-# Sampled motion stays below these turns [rad] and translations [head units]: further than people move while they speak
-# to a camera, and further than the square around the head leaves room for.
-MAX_MOTION = (*3 * (math.radians(30),), 0.45, 0.35, 1.2)
-MAX_TURN_DEG = 45.0  # of a head in all, where it began nearer: past it the warp has nothing left to show
-SHEET_COLUMNS, SHEET_SIDE = 8, 192
-TAKES_AT_ONCE = 4  # encoders that run side by side
-COMMENT = "AI-generated talking head, made with osmnet {version}"
+CLIPS_AT_ONCE, FRAMES_AT_ONCE = 256, 8192  # of speech worked on: bound the memory on an hour of it
 
 HeadTurn = float | Sequence[float] | np.ndarray
-
-
-@dataclass(frozen=True)
-class Speech:
-    """Speech, encoded once.
-
-    Attributes:
-        waveform (`np.ndarray` of shape `(samples,)`): Mono, 16 kHz.
-        mel_windows (`np.ndarray` of shape `(frames, 16, 16)`): Log-mel window of each video frame.
-        activity (`np.ndarray` of shape `(frames,)`): 0 in silence, 1 in speech.
-        center (`torch.Tensor` of shape `(clips, motion_dim)`): F_c of every clip.
-    """
-
-    waveform: np.ndarray
-    mel_windows: np.ndarray
-    activity: np.ndarray
-    center: torch.Tensor
-
-    @property
-    def num_frames(self) -> int:
-        """Frames of video at 25 fps."""
-        return len(self.mel_windows)
-
-
-@dataclass(frozen=True)
-class Motion:
-    """Sampled head motion of some takes, before any picture is made.
-
-    Attributes:
-        head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Poses relative to the portrait's: yaw, pitch, roll
-            [rad], tx, ty, tz [head units]; float32.
-        blink (`np.ndarray` of shape `(num_videos, frames)`): How far the lids are closed, 0 to 1.
-        speech (`Speech`): What is said.
-        seeds (`tuple[int, ...]`): For each take the seed that makes it again on its own.
-        epsilon (`float`): Radius ε.
-        sampling (`str`): `"span"`, `"ball"`, `"still"` or `"video"`.
-    """
-
-    head_pose: np.ndarray
-    blink: np.ndarray
-    speech: Speech
-    seeds: tuple[int, ...]
-    epsilon: float
-    sampling: str
-
-    @property
-    def num_videos(self) -> int:
-        """Number of takes."""
-        return len(self.head_pose)
-
-    def take(self, takes: slice) -> "Motion":
-        """Some of the takes."""
-        return replace(self, head_pose=self.head_pose[takes], blink=self.blink[takes], seeds=self.seeds[takes])
-
-
-@dataclass
-class OSMNetPipelineOutput:
-    """What the pipeline returns.
-
-    Attributes:
-        frames (`np.ndarray` of shape `(num_videos, frames, height, width, 3)`): uint8; a list of lists of PIL images
-            with `output_type="pil"`, `None` with `"lazy"`: then `save` renders while it writes.
-        head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Yaw, pitch, roll [rad], tx, ty, tz [head units],
-            absolute in the source camera (docs/conventions.md); float32.
-        expression (`np.ndarray` of shape `(frames, 64)`): β of every frame without blinks; float32.
-        motion (`Motion`): What was sampled.
-        source (`Source`): The encoded portrait.
-        model (`str`): Which weights were used.
-        seed (`int`, *optional*): Seed of the generator given; `None` if it had been drawn from before, for then its
-            seed alone does not make these takes again (`motion.seeds` do).
-    """
-
-    frames: Any
-    head_pose: np.ndarray
-    expression: np.ndarray
-    motion: Motion
-    source: Source
-    model: str
-    seed: int | None
-    _render: Callable[[Motion], Iterator[np.ndarray]] = field(repr=False)
-
-    def save(
-        self,
-        folder: str | os.PathLike[str],
-        sheet: bool = True,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> list[Path]:
-        """Write `take-1.mp4` … `take-N.mp4` with `take-i.json` beside each, and `sheet.png`.
-
-        Every file appears under its name only when it is whole.
-
-        Args:
-            folder (`str` or `os.PathLike`): Made if it is not there.
-            sheet (`bool`): Also draw a contact sheet of all takes with their pose curves.
-            progress (`Callable`, *optional*): Called with the frames done and the frames in all.
-
-        Returns:
-            `list[Path]`: The files, in the order above.
-
-        Raises:
-            ValueError: If the folder cannot be written.
-        """
-        folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"The folder '{folder}' cannot be made ({error.strerror}); choose another.") from error
-        count, frames = self.head_pose.shape[:2]
-        columns = np.unique(np.linspace(0, frames - 1, SHEET_COLUMNS + 2).astype(int)[1:-1])
-        seen: list[list[np.ndarray]] = [[] for _ in range(count)]
-        paths: list[Path] = []
-        done = 0
-        for first in range(0, count, TAKES_AT_ONCE):
-            takes = range(first, min(first + TAKES_AT_ONCE, count))
-            videos = [folder / f"take-{take + 1}.mp4" for take in takes]
-            with ExitStack() as stack:
-                writers = [stack.enter_context(self._writer(path)) for path in videos]
-                position = 0
-                for chunk in self._chunks(takes):  # (takes, chunk, H, W, 3)
-                    for take, writer, images in zip(takes, writers, chunk, strict=True):
-                        writer.write(images)
-                        for column in columns[(columns >= position) & (columns < position + len(images))]:
-                            if take < MAX_TAKES:
-                                seen[take].append(_thumbnail(images[column - position]))
-                    position += chunk.shape[1]
-                    done += chunk.shape[0] * chunk.shape[1]
-                    if progress:
-                        progress(done, count * frames)
-            for take, video in zip(takes, videos, strict=True):
-                paths += [video, self._write_json(video.with_suffix(".json"), take)]
-        if sheet:
-            path = folder / "sheet.png"
-            shown = min(count, MAX_TAKES)
-            title = f"{count} take{'s' * (count > 1)}, ε = {self.motion.epsilon:g}" + (
-                f", seed {self.seed}" if self.seed is not None else ""
-            )
-            contact_sheet([np.stack(s) for s in seen[:shown]], (columns + 0.5) / FPS, self.head_pose, path, title)
-            paths.append(path)
-        return paths
-
-    def _chunks(self, takes: range) -> Iterator[np.ndarray]:
-        if self.frames is None:
-            return self._render(self.motion.take(slice(takes.start, takes.stop)))
-        count = self.head_pose.shape[1]
-        parts = (slice(start, start + CHUNK) for start in range(0, count, CHUNK))
-        return (
-            np.stack([[np.asarray(image) for image in self.frames[take][part]] for take in takes]) for part in parts
-        )
-
-    def _writer(self, path: Path) -> VideoWriter:
-        comment = COMMENT.format(version=osmnet.__version__)
-        return VideoWriter(path, self.source.frame_size, FPS, self.motion.speech.waveform, comment=comment)
-
-    def _write_json(self, path: Path, take: int) -> Path:
-        pose = self.head_pose[take]
-        content = {
-            "ai_generated": True,
-            "take": take + 1,
-            "seed": self.seed,
-            "take_seed": self.motion.seeds[take],
-            "epsilon": self.motion.epsilon,
-            "sampling": self.motion.sampling,
-            "model": self.model,
-            "fps": FPS,
-            "frames": len(pose),
-            "head_pose_columns": ["yaw [rad]", "pitch [rad]", "roll [rad]", "tx", "ty", "tz [head units]"],
-            "head_pose": [[round(float(value), 5) for value in row] for row in pose],
-            "versions": {
-                "osmnet": osmnet.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            raise ValueError(f"'{path}' cannot be written ({error.strerror}); choose another folder.") from error
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
 
 
 class OSMNetPipeline(PipelineLoader):
@@ -257,6 +65,10 @@ class OSMNetPipeline(PipelineLoader):
         >>> out = pipe("portrait.jpg", "speech.wav", num_videos=4, generator=torch.Generator().manual_seed(7))
         >>> out.save("out/")
     """
+
+    # Of the video generator while it renders: "float32", "bfloat16" or "float16"; "auto" takes what is fast here and
+    # as good (docs/performance.md). Other machines may take another one.
+    precision: str = "auto"
 
     components_classes: ClassVar[dict[str, str]] = {
         "face_model": "osmnet.face.morphable:FaceModel",
@@ -305,8 +117,9 @@ class OSMNetPipeline(PipelineLoader):
             _check_range("size", size, MIN_SIZE, MAX_SIZE, whole=True)
             if full_frame:
                 raise ValueError("size is the side of the square; leave it out, or give full_frame=False.")
-        picture = load_portrait(portrait, max_side=MAX_PICTURE)
-        with FaceLandmarker(self._bundle(), num_faces=8) as landmarker:
+        with stage("read portrait"):
+            picture = load_portrait(portrait, max_side=MAX_PICTURE)
+        with stage("landmarks"), FaceLandmarker(self._bundle(), num_faces=8) as landmarker:
             faces = _find_faces(landmarker, picture)
             landmarks = _choose_face(faces, face, picture.shape[:2])
             box = crop_box(landmarks, *picture.shape[:2])
@@ -329,12 +142,13 @@ class OSMNetPipeline(PipelineLoader):
 
     @torch.inference_mode()
     def encode_speech(
-        self, speech: str | os.PathLike[str] | np.ndarray | tuple, sampling_rate: int | None = None
+        self, speech: str | os.PathLike[str] | np.ndarray | tuple | Recording, sampling_rate: int | None = None
     ) -> Speech:
-        """Encode speech: mel windows, activity, and the centre motion feature of every clip (Eq. 4, 5).
+        """Encode speech: its spectrogram, activity, and the weights of every clip's centre (Eq. 4, 5).
 
         Args:
-            speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): A file with sound, an array, or array and rate.
+            speech (`str`, `os.PathLike`, `np.ndarray`, `tuple` or `Recording`): A file with sound, an array, array and
+                rate, or a recording opened before.
             sampling_rate (`int`, *optional*): Rate of an array in Hz.
 
         Returns:
@@ -343,12 +157,20 @@ class OSMNetPipeline(PipelineLoader):
         Raises:
             ValueError: If there is no usable sound; one sentence says why.
         """
-        waveform = load_speech(speech, sampling_rate)
-        mel = mel_windows(waveform)
-        windows = torch.from_numpy(mel[clip_frames(len(mel), self.motion_decoder.config.clip_length)])
-        weights = torch.cat([self.audio_motion_encoder(part.to(self.device)).exp() for part in windows.split(1024)])
-        return Speech(waveform, mel, speech_activity(waveform), self.motion_space.reconstruct(weights).float().cpu())
+        with stage("read speech"):
+            recording = speech if isinstance(speech, Recording) else Recording.open(speech, sampling_rate)
+        with stage("features"):
+            mel, activity = speech_features(recording)
+        clips = clip_frames(len(activity), self.motion_decoder.config.clip_length)
+        weights = []
+        for start in range(0, len(clips), CLIPS_AT_ONCE):
+            part = clips[start : start + CLIPS_AT_ONCE]  # (n, T)
+            windows = cut_windows(mel, part[0, 0], part[-1, -1] + 1)[part - part[0, 0]]  # (n, T, 16, 16)
+            with stage("motion"):
+                weights.append(self.audio_motion_encoder(torch.from_numpy(windows).to(self.device)).exp())
+        return Speech(recording, mel, activity, torch.cat(weights).float().cpu())
 
+    @stage("motion")
     @torch.inference_mode()
     def sample_motion(
         self,
@@ -418,18 +240,23 @@ class OSMNetPipeline(PipelineLoader):
     def _sample_path(
         self, speech: Speech, epsilon: float, generators: list[torch.Generator], sampling: str
     ) -> np.ndarray:
-        decoded = []
-        for generator in generators:  # one take at a time: an hour's features of one are 50 MB
-            features = self.motion_space.sample(
-                speech.center, float(epsilon), generator, sampling=sampling, correlation=CLIP_CORRELATION
-            )  # (1, clips, C)
-            decoded.append(self.motion_decoder(features[0].to(self.device)).float().cpu())  # (clips, T, 6)
         # The centre decodes to a slight nod on average; composed over seconds, the head would sink.
-        steady = self.motion_decoder(speech.center.to(self.device)).float().cpu().mean(0)  # (T, 6)
-        path = compose_clips(torch.stack(decoded) - steady, PULL, SMOOTHING)[:, : speech.num_frames]
+        steady = self._decode(map(self.motion_space.reconstruct, speech.weights.to(self.device).split(1024))).mean(0)
         limits = torch.tensor(MAX_MOTION)
-        return (limits * torch.tanh(path / limits)).numpy()
+        paths = np.empty((len(generators), speech.num_frames, len(MAX_MOTION)), np.float32)
+        for path, generator in zip(paths, generators, strict=True):  # alone, so that no take depends on the others
+            features = self.motion_space.sample_chunks(
+                speech.weights, float(epsilon), generator, sampling=sampling, correlation=CLIP_CORRELATION
+            )
+            take = compose_clips((self._decode(features) - steady)[None], PULL, SMOOTHING)[0, : speech.num_frames]
+            path[:] = limits * torch.tanh(take / limits)
+        return paths
 
+    def _decode(self, features: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Decode motion features, some clips at a time, to poses `(clips, T, 6)` on the CPU."""
+        return torch.cat([self.motion_decoder(part.to(self.device)).float().cpu() for part in features])
+
+    @stage("expression")
     @torch.inference_mode()
     def extract_expression(self, source: Source, speech: Speech, expression_scale: float = 1.0) -> np.ndarray:
         """Expression of every frame: the mouth from the speech, eyes and brows as in the portrait.
@@ -447,11 +274,15 @@ class OSMNetPipeline(PipelineLoader):
         """
         _check_range("expression_scale", expression_scale, 0, MAX_SCALE)
         expression = self.expression_extractor.extract(speech.mel_windows, source.fit.identity)
-        lips = expression - self.face_model.upper_face(expression)
         # Lips come to rest in pauses, not in the short gaps between words.
         speaking = gaussian_filter1d(maximum_filter1d(speech.activity, PAUSE), 1.0)
-        lips *= expression_scale * speaking[:, None]
-        return (self._rest(source) + lips).astype(np.float32)
+        rest = self._rest(source)
+        for start in range(0, len(expression), FRAMES_AT_ONCE):
+            part = expression[start : start + FRAMES_AT_ONCE]
+            lips = part - self.face_model.upper_face(part)
+            lips *= expression_scale * speaking[start : start + FRAMES_AT_ONCE, None]
+            part[:] = rest + lips
+        return expression
 
     def _rest(self, source: Source) -> np.ndarray:
         """β `(64,)` of the portrait's face when it is silent: its eyes, brows and some of its smile, lips together."""
@@ -460,17 +291,28 @@ class OSMNetPipeline(PipelineLoader):
         rest = upper + SMILE_KEPT * (fit.expression - upper)
         return rest + self.face_model.close_lips(self.face_model.move(fit.shape, (rest - fit.expression)[None])[0])
 
-    def render(self, source: Source, motion: Motion, *, expression: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    def render(
+        self,
+        source: Source,
+        motion: Motion,
+        *,
+        expression: np.ndarray | None = None,
+        chunks: Sequence[tuple[int, int]] | None = None,
+    ) -> Iterator[np.ndarray]:
         """Render takes, a few frames of each at a time, so that memory does not grow with the length of the speech.
+
+        Chunks are rendered side by side, by as many threads as PyTorch would use (at most 8), a few chunks ahead of
+        whoever takes them. Closing the generator drops what has not begun.
 
         Args:
             source (`Source`): From `encode_source`.
             motion (`Motion`): From `sample_motion`.
             expression (`np.ndarray` of shape `(frames, 64)`, *optional*): β; from `extract_expression` if not given.
+            chunks (sequence of `(int, int)`, *optional*): First frame of each chunk and the one behind its last. Not
+                given: all frames, 16 a chunk or fewer of large ones, and 4 in the first, so that it comes soon.
 
         Yields:
-            `np.ndarray` of shape `(num_videos, chunk, height, width, 3)`: uint8 frames in order; 16 a chunk, or
-            fewer of large ones.
+            `np.ndarray` of shape `(num_videos, chunk, height, width, 3)`: uint8 frames in order.
 
         Raises:
             ValueError: When the first chunk is asked for, if `expression` has another shape.
@@ -480,12 +322,8 @@ class OSMNetPipeline(PipelineLoader):
         expected = (motion.head_pose.shape[1], self.face_model.config.expression_dim)
         if np.shape(expression) != expected:
             raise ValueError(f"expression must have shape {expected}, not {np.shape(expression)}.")
-        renderer = Renderer(source, self.face_model, self.video_generator)
-        closing = LIDS_MEET * float(eye_opening(source.fit.shape)) * self.face_model.array("blink")
-        pose = absolute_pose(source, motion)
-        takes = [renderer(p, expression + lids[:, None] * closing) for p, lids in zip(pose, motion.blink, strict=True)]
-        for chunks in zip(*takes, strict=True):
-            yield np.stack(chunks)
+        renderer = self._renderer(source)
+        yield from renderer(absolute_pose(source, motion), expression, motion.blink, chunks)
 
     def __call__(
         self,
@@ -546,12 +384,7 @@ class OSMNetPipeline(PipelineLoader):
         if output_type not in ("np", "pil", "lazy"):
             raise ValueError(f"output_type must be 'np', 'pil' or 'lazy', not {output_type!r}.")
         # 1. Encode the portrait: self.face_model.
-        if isinstance(portrait, Source):
-            if (full_frame and not portrait.full_frame) or size not in (None, portrait.size) or face is not None:
-                raise ValueError("The portrait is encoded already: give full_frame, size and face to encode_source.")
-            source = portrait
-        else:
-            source = self.encode_source(portrait, full_frame=full_frame, size=size, face=face)
+        source = self._source(portrait, full_frame, size, face)
         # 2. Encode the speech: self.audio_motion_encoder, self.motion_space.
         if not isinstance(speech, Speech):
             speech = self.encode_speech(speech, sampling_rate)
@@ -567,7 +400,8 @@ class OSMNetPipeline(PipelineLoader):
         output = OSMNetPipelineOutput(
             frames=None, head_pose=absolute_pose(source, motion), expression=expression, motion=motion, source=source,
             model=self.name, seed=seed,
-            _render=lambda takes: self.render(source, takes, expression=expression),
+            _render=lambda takes, chunks: self.render(source, takes, expression=expression, chunks=chunks),
+            _digest=self._digest, _device=self.device.type,
         )  # fmt: skip
         if output_type == "lazy":
             return output
@@ -582,6 +416,105 @@ class OSMNetPipeline(PipelineLoader):
             output.frames = [[Image.fromarray(frame) for frame in take] for take in output.frames]
         return output
 
+    def stream(
+        self,
+        portrait: str | os.PathLike[str] | Image.Image | np.ndarray | Source,
+        speech: str | os.PathLike[str] | np.ndarray | tuple | Speech,
+        **options: Any,
+    ) -> Iterator[StreamChunk]:
+        """Make talking-head videos and yield their frames as they are made: the first within a moment.
+
+        Args:
+            portrait (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `Source`): See `encode_source`.
+            speech (`str`, `os.PathLike`, `np.ndarray`, `tuple` or `Speech`): See `encode_speech`.
+            **options: Those of `__call__`, but for `output_type`.
+
+        Returns:
+            Iterator of `StreamChunk`: Some frames of all takes with their sound. What comes later is rendered while
+            a chunk is used, a few chunks ahead; closing the iterator stops it.
+
+        Raises:
+            ValueError: If an input cannot be used; at the call, not only when the first chunk is asked for.
+
+        Example:
+            >>> for chunk in pipe.stream("portrait.jpg", "speech.wav"):
+            ...     play(chunk.frames[0], chunk.waveform)
+        """
+        return self(portrait, speech, **options, output_type="lazy").stream()
+
+    def _digest(self) -> str:
+        """A number that changes with the weights that rendering depends on."""
+        digest = hashlib.blake2b(self.precision.encode(), digest_size=16)
+        for network in (self.face_model, self.video_generator):
+            digest.update(json.dumps(dict(network.config), sort_keys=True, default=str).encode())
+            for tensor in network.state_dict().values():
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def live(
+        self,
+        portrait: str | os.PathLike[str] | Image.Image | np.ndarray | Source,
+        *,
+        epsilon: float = 1.0,
+        generator: torch.Generator | None = None,
+        lookahead: int = LOOKAHEAD,
+        block: int = BLOCK,
+        motion_scale: float = 1.0,
+        expression_scale: float = 1.0,
+        still: bool = False,
+        blink: bool = True,
+        full_frame: bool = False,
+        size: int | None = None,
+        face: int | None = None,
+        sampling_rate: int | None = None,
+    ) -> LiveSession:
+        """Begin a take that talks while the speech is being spoken: `session.feed(chunk)` returns frames.
+
+        Args:
+            portrait (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `Source`): See `encode_source`.
+            epsilon (`float`): See `sample_motion`, as for `motion_scale`, `still` and `blink`.
+            generator (`torch.Generator`, *optional*): The same seed gives the same frames on the same device, in
+                whatever chunks the sound comes.
+            lookahead (`int`): How many frames' sound after a frame is waited for, 0 to 25: less is sooner, more is
+                nearer to what a whole recording gives.
+            block (`int`): How many frames are made at once, 1 to 25: fewer are sooner, more cost less each.
+            motion_scale (`float`): Factor of the head's movement.
+            expression_scale (`float`): Factor of the mouth's movement, 0 to 10.
+            still (`bool`): Keep the head still.
+            blink (`bool`): Blink.
+            full_frame (`bool`): Whole pictures instead of the square around the head.
+            size (`int`, *optional*): Side of the square.
+            face (`int`, *optional*): Which face of several.
+            sampling_rate (`int`, *optional*): Rate of the sound in Hz; or give it with the first chunk.
+
+        Returns:
+            `LiveSession`: Its `latency` says how much later than its own moment a frame is returned.
+
+        Raises:
+            ValueError: If an input cannot be used; one sentence says what, where and what to do.
+        """
+        _check_range("epsilon", epsilon, 0, MAX_EPSILON)
+        _check_range("motion_scale", motion_scale, 0, MAX_SCALE)
+        _check_range("expression_scale", expression_scale, 0, MAX_SCALE)
+        (seed,) = _take_seeds(generator, 1)
+        source = self._source(portrait, full_frame, size, face)
+        return LiveSession(
+            self, self._renderer(source), seed=seed, epsilon=epsilon, lookahead=lookahead, block=block,
+            motion_scale=motion_scale, expression_scale=expression_scale,
+            still=still, blink=blink, sampling_rate=sampling_rate,
+        )  # fmt: skip
+
+    def _source(self, portrait: Any, full_frame: bool, size: int | None, face: int | None) -> Source:
+        """What was given as a portrait, encoded."""
+        if not isinstance(portrait, Source):
+            return self.encode_source(portrait, full_frame=full_frame, size=size, face=face)
+        if (full_frame and not portrait.full_frame) or size not in (None, portrait.size) or face is not None:
+            raise ValueError("The portrait is encoded already: give full_frame, size and face to encode_source.")
+        return portrait
+
+    def _renderer(self, source: Source) -> Renderer:
+        return renderer_for(source, self.face_model, self.video_generator, self.precision)
+
     @property
     def name(self) -> str:
         """Which weights these are, for records."""
@@ -591,42 +524,6 @@ class OSMNetPipeline(PipelineLoader):
         if self.face_landmarker_path is None:
             raise ValueError("This pipeline has no face landmarker; give face_landmarker= the path of a .task file.")
         return self.face_landmarker_path
-
-
-def absolute_pose(source: Source, motion: Motion) -> np.ndarray:
-    """Poses in the source's camera: those of the portrait plus the motion, `(num_videos, frames, 6)`, within 45°."""
-    own = source.fit.head_pose
-    limit = np.maximum(np.abs(own[:3]), math.radians(MAX_TURN_DEG))
-    pose = own + motion.head_pose
-    pose[..., :3] = np.clip(pose[..., :3], -limit, limit)
-    return pose
-
-
-def blink_curve(frames: int, generator: torch.Generator) -> np.ndarray:
-    """Natural blinks: how far the lids are closed in every frame.
-
-    Pauses between blinks are log-normal with a median of 3.2 s (people who speak blink some 15 to 25 times a minute);
-    lids close in about 0.1 s and open in about 0.2 s.
-
-    Args:
-        frames (`int`): Length at 25 fps.
-        generator (`torch.Generator`): Source of randomness.
-
-    Returns:
-        `np.ndarray` of shape `(frames,)`: float32, 0 open to 1 closed.
-    """
-    curve = np.zeros(frames, np.float32)
-    shape = np.array([0.25, 0.8, 1.0, 0.9, 0.6, 0.3, 0.1], np.float32)
-    draw = torch.randn(frames // 8 + 4, 2, generator=generator).numpy()
-    at = FPS * float(np.exp(0.3 + 0.5 * draw[0, 0]))
-    for pause, strength in draw[1:]:
-        start = int(at)
-        if start >= frames:
-            break
-        part = curve[start : start + len(shape)]
-        part[:] = np.maximum(part, (shape * min(1.0, 0.97 + 0.05 * strength))[: len(part)])
-        at += len(shape) + FPS * float(np.exp(np.log(2.9) + 0.55 * pause))
-    return curve
 
 
 def _check_range(name: str, value: float, low: float, high: float, whole: bool = False) -> None:
@@ -766,10 +663,3 @@ def _fit_frame(picture: np.ndarray, box: CropBox) -> tuple[np.ndarray, CropBox]:
         picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
         box = CropBox(round(box.left * factor), round(box.top * factor), round(box.side * factor))
     return picture, box
-
-
-def _thumbnail(image: np.ndarray) -> np.ndarray:
-    picture = Image.fromarray(image)
-    factor = SHEET_SIDE / max(picture.size)
-    size = max(round(picture.width * factor), 1), max(round(picture.height * factor), 1)
-    return np.asarray(picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0))

@@ -89,8 +89,9 @@ class PipelineLoader:
             variant (`str`, *optional*): Load `*.<variant>.safetensors`, e.g. `"fp16"`.
             revision (`str`, *optional*): Branch, tag or commit on the Hub.
             device (`str` or `torch.device`, *optional*): Where to put the networks; the CPU when not given.
-            device_map (`str` or mapping, *optional*): Other way to say it: `"auto"` (and `"balanced"` …) takes CUDA,
-                else MPS, else the CPU; a device name takes that device. The networks are never split up.
+            device_map (`str` or mapping, *optional*): Other way to say it: `"auto"` (and `"balanced"` …) takes what
+                Accelerate gives this process, which is the machine's GPU, if it has one, and one of its own for each
+                process of `accelerate launch`; a device name takes that device. The networks are never split up.
             cache_dir (`str` or `os.PathLike`, *optional*): Download cache; the Hub client's own when not given.
             token (`str` or `bool`, *optional*): Access token for private repositories.
             local_files_only (`bool`): Never contact the Hub.
@@ -334,7 +335,8 @@ def resolve_device(
         `torch.device`: The CPU when neither is given.
 
     Raises:
-        ValueError: If both are given, the name is unknown, or this machine has no such device.
+        ValueError: If both are given, the name is unknown, this machine has no such device, or Accelerate, which
+            says what `"auto"` is, cannot set up the processes it was launched with.
     """
     if device is not None and device_map is not None:
         raise ValueError("Give device or device_map, not both.")
@@ -347,9 +349,7 @@ def resolve_device(
     if wanted is None:
         return torch.device("cpu")
     if isinstance(wanted, str) and wanted in BEST_DEVICE_MAPS:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return _accelerate_device()
     try:
         resolved = torch.device(wanted)
     except (RuntimeError, TypeError) as error:
@@ -361,6 +361,22 @@ def resolve_device(
     if not available.get(resolved.type, True):
         raise ValueError(f'PyTorch sees no device {str(resolved)!r} on this machine; use device="cpu".')
     return resolved
+
+
+def _accelerate_device() -> torch.device:
+    """The device that Accelerate gives this process: under `accelerate launch` each process has a GPU of its own."""
+    from accelerate import PartialState  # here: only those who ask for it wait for its import
+    from accelerate.utils import parse_flag_from_env
+
+    try:
+        # The flag is what `accelerate launch --cpu` sets.
+        return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    except (RuntimeError, ValueError, OSError, NotImplementedError) as error:
+        PartialState._reset_state()  # half of one would be taken for a whole one the next time
+        raise ValueError(
+            f'Accelerate cannot place this process on a device ({first_line(error)}); give one, as in device="cpu", '
+            "or check how it was launched."
+        ) from error
 
 
 def _import_class(path: str) -> type[OSMNetModel]:

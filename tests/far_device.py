@@ -82,5 +82,9 @@ def far_device() -> Iterator[torch.device]:
     autocast = lambda device_type, **options: (  # noqa: E731
         nullcontext() if device_type == FAR.type else torch.amp.autocast(device_type, **options)
     )
-    with torch.no_grad(), mock.patch("torch.autocast", autocast), _Far():
+    # Inference mode does not know such tensors: no gradients are enough.
+    skipped = mock.patch.multiple(
+        torch.inference_mode, __enter__=lambda self: None, __exit__=lambda self, *error: None
+    )
+    with torch.no_grad(), mock.patch("torch.autocast", autocast), skipped, _Far():
         yield FAR

@@ -11,8 +11,9 @@ from dummies import portrait, read_json, speech, write_wav
 from PIL import Image
 
 from osmnet import cli
+from osmnet.media.background import BackgroundWriter
 from osmnet.media.video import VideoWriter, read_frames
-from osmnet.renderer import Renderer
+from osmnet.unfinished import FOLDER_NAME
 
 
 @pytest.fixture(scope="module")
@@ -197,20 +198,38 @@ def test_results_of_an_earlier_run_are_replaced(generate):
 
 
 def test_ctrl_c_keeps_the_takes_that_are_finished(generate, tmp_path, monkeypatch):
-    drawn = []
-    draw = Renderer._by_mesh
+    write = BackgroundWriter.write
 
-    def interrupt(self, *arguments):
-        drawn.append(1)
-        if len(drawn) > 4:  # a chunk a take: take 5 has just begun
+    def interrupt(self, frames):
+        if self.writer.path.name == "take-5.mp4":
             raise KeyboardInterrupt
-        return draw(self, *arguments)
+        write(self, frames)
 
-    monkeypatch.setattr(Renderer, "_by_mesh", interrupt)
-    out, stdout, stderr = generate("-n", "5", "--seed", "1", status=130)
-    assert stdout == [] and "stopped; finished takes are kept" in stderr
-    assert names(out) == sorted(f"take-{i}.{kind}" for i in range(1, 5) for kind in ("mp4", "json"))
+    with monkeypatch.context() as patch:
+        patch.setattr(BackgroundWriter, "write", interrupt)
+        out, stdout, stderr = generate("-n", "5", status=130)
+    seed = re.search(r"--seed (\d+) makes", stderr)[1]
+    assert stdout == [] and "stopped; what is finished is kept, --resume goes on" in stderr
+    finished = sorted(f"take-{i}.{kind}" for i in range(1, 5) for kind in ("mp4", "json"))
+    assert names(out) == [FOLDER_NAME, *finished]
     assert len(frames_of(out / "take-4.mp4")) == 15
+
+    # The same command goes on, with the seed that was drawn.
+    before = {i: (out / f"take-{i}.mp4").stat().st_mtime_ns for i in range(1, 5)}
+    _, lines, stderr = generate("-n", "5", "--resume")
+    assert f"--seed {seed} makes" in stderr and len(lines) == 11
+    assert names(out) == sorted([*finished, "sheet.png", "take-5.json", "take-5.mp4"])
+    assert {i: (out / f"take-{i}.mp4").stat().st_mtime_ns for i in range(1, 5)} == before
+    assert read_json(out / "take-5.json")["seed"] == int(seed)
+
+
+def test_a_profile_is_said_and_written(generate):
+    out, lines, stderr = generate("-n", "1", "--no-sheet", "--profile")
+    assert lines[-1] == str(out / "profile.json")
+    profile = read_json(out / "profile.json")
+    assert profile["frames"] == 15
+    assert {"read portrait", "landmarks", "read speech", "motion", "warp", "encode"} <= set(profile["stages"])
+    assert all(f"\n{stage}" in stderr for stage in profile["stages"])
 
 
 def test_a_real_process(tiny_folder, inputs, tmp_path, subprocess_environment):

@@ -31,7 +31,8 @@ from osmnet.data.segments import Known, Options, sharpness_of
 from osmnet.data.track import track_faces
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import mouth_opening
-from osmnet.media.audio import load_speech, mel_windows
+from osmnet.media.audio import load_speech
+from osmnet.media.features import mel_windows
 from osmnet.media.video import VideoWriter, read_frames
 from osmnet.models.expression import ExpressionExtractor
 from osmnet.pipeline_utils import packaged_landmarker, packaged_weights

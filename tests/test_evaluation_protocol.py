@@ -22,7 +22,7 @@ from osmnet.evaluation.report import html, markdown, number
 from osmnet.evaluation.summary import METRICS, jsonable, mean_metrics, rows
 from osmnet.evaluation.sync import load_sync_judge
 from osmnet.face.topology import OVAL
-from osmnet.media.audio import speech_activity
+from osmnet.media.features import speech_activity
 
 BROKEN = "opentalker-face-2"
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from osmnet.face.crop import CropBox, crop_box, extract, paste, to_crop
+from osmnet.face.crop import CropBox, crop_box, extract, paste, paste_all, to_crop
 from osmnet.face.topology import NUM_VERTICES, OVAL
 
 
@@ -97,3 +97,12 @@ def test_box_of_a_clip_holds_every_frame():
     left, top, side = crop_box(frames, 700, 700)
     assert left <= 210 and left + side >= 440
     assert crop_box(frames[:1], 700, 700) == crop_box(frames[0], 700, 700)
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("size", [None, 48])
+def test_several_squares_are_pasted_like_each(box, size):
+    image = picture(100, 120)
+    crops = np.stack([picture(size or box.side, size or box.side, seed) for seed in range(3)])
+    for pasted, crop in zip(paste_all(image, crops, box), crops, strict=True):
+        np.testing.assert_array_equal(pasted, paste(image, crop, box))

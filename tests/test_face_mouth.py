@@ -11,6 +11,7 @@ from osmnet.face.mouth import (
     apply_affine,
     cut_window,
     guide,
+    guides,
     paint_window,
     window_affine,
 )
@@ -197,3 +198,26 @@ def test_guide_is_gone_at_the_windows_edge():
     paint = guide(lips(30, centre=(4.0, 60.0)), lips(4), 64)[0]
     assert max(paint[:, 0].max(), paint[-1].max(), paint[0].max(), paint[:, -1].max()) < 0.11
     assert paint.max() > 0.5
+
+
+def test_guides_of_frames_are_those_of_each():
+    targets = np.stack([lips(12), lips(3, centre=(30.0, 40.0)), lips(20)])
+    together = guides(targets, lips(4), 64)
+    for channels, points in zip(together, targets, strict=True):
+        np.testing.assert_array_equal(channels, guide(points, lips(4), 64))
+
+
+def test_only_what_the_mask_covers_is_painted_and_as_if_all_were():
+    rng = np.random.default_rng(4)
+    image = rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    mask = np.zeros((WINDOW, WINDOW), np.float32)
+    mask[20:33, 14:50] = rng.uniform(0, 1, (13, 36))
+    painted = rng.uniform(0, 255, (WINDOW, WINDOW, 3)).astype(np.float32) * mask[..., None]
+    everywhere = mask.copy()
+    everywhere[[0, 0, -1, -1], [0, -1, 0, -1]] = 1e-9  # covers nothing, but the whole window has to be placed
+    for affine in window_affine(ANCHOR, similarity(), WINDOW):
+        part, whole = image.copy(), image.copy()
+        paint_window(part, painted, mask, affine)
+        paint_window(whole, painted, everywhere, affine)
+        difference = np.abs(part.astype(int) - whole)
+        assert difference.max() <= 1 and (difference > 0).mean() < 1e-3 < (part != image).mean()

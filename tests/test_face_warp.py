@@ -1,10 +1,13 @@
 """The mesh warp: what moves, what stays and what hides what."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
 
 from osmnet.face.crop import crop_box, extract, to_crop
+from osmnet.face.drawing import draw, rasterise
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceModel
 from osmnet.face.pose import Similarity, pose_from_similarity, rotation_from_euler, similarity_from_pose
@@ -24,17 +27,7 @@ from osmnet.face.topology import (
     UPPER_LIP,
     opposite_lid,
 )
-from osmnet.face.warp import (
-    _LANCZOS,
-    _LANCZOS_RGBX,
-    NUM_POINTS,
-    TRIANGLES,
-    MeshWarp,
-    _padded,
-    _rasterise,
-    _sample,
-    _soften_outlines,
-)
+from osmnet.face.warp import NUM_POINTS, TRIANGLES, MeshWarp, warm_up
 from osmnet.media.image import load_portrait
 
 SIZE = 192
@@ -133,52 +126,16 @@ def test_no_pixel_is_left_without_an_origin(warp, shape, motion, expression):
     grid, target, origin = grid_of(warp, seen, moved(*motion))
     assert grid.dtype == np.float32 and np.isfinite(grid).all() and grid.min() >= 0 and grid.max() <= SIZE
     # What the triangles leave out is the corners and the outermost pixels.
-    drawn = np.full((SIZE, SIZE, 2), np.nan, np.float32)
-    depth = np.full((SIZE, SIZE), np.inf, np.float32)
-    _rasterise(target, TRIANGLES, origin, drawn, depth)
+    drawn = np.full((2, SIZE, SIZE), np.nan, np.float32)
+    depth = np.full((SIZE, SIZE), np.finfo(np.float32).max, np.float32)
+    rasterise(target, TRIANGLES, origin, drawn, depth)
+    drawn = np.moveaxis(drawn, 0, -1)
     hole = np.isnan(drawn).any(-1)
     assert not hole[inside(target[OVAL, :2])].any()
     from_edge = SIZE / 2 - np.abs(IDENTITY - SIZE / 2)
     assert (from_edge[hole & (from_edge.min(-1) > 1)].sum(1) < 0.2 * SIZE).all()
     np.testing.assert_array_equal(grid[~hole], drawn[~hole])
     np.testing.assert_array_equal(grid[hole], IDENTITY[hole].astype(np.float32))
-
-
-def test_the_nearer_triangle_wins_in_whatever_order_they_come():
-    points = np.array([[0, 0, 5], [20, 0, 5], [0, 20, 5], [0, 0, 1], [12, 0, 1], [0, 12, 1]], float)
-    origin = np.repeat([[100.0, 100], [200, 200]], 3, axis=0)
-    for order in ([[0, 1, 2], [3, 4, 5]], [[3, 4, 5], [0, 1, 2]]):
-        grid, depth = np.zeros((24, 24, 2), np.float32), np.full((24, 24), np.inf, np.float32)
-        _rasterise(points, np.array(order, np.int32), origin, grid, depth)
-        assert grid[3, 3, 0] == pytest.approx(200) and depth[3, 3] == pytest.approx(1)
-        assert grid[12, 5, 0] == pytest.approx(100) and grid[20, 20, 0] == 0
-        # Pixels belong to the triangle that holds their centre: 11.5 + 0.5 still, 11.5 + 1.5 no more.
-        assert grid[11, 0, 0] == pytest.approx(200) and grid[11, 1, 0] == pytest.approx(100)
-
-
-def test_coordinates_are_interpolated_linearly():
-    points = np.array([[2, 1, 0], [30, 4, 3], [7, 28, 9]], float)
-    linear, offset = np.array([[1.3, -0.2], [0.4, 0.7]]), np.array([5.0, -3])
-    grid, depth = np.full((32, 32, 2), np.nan, np.float32), np.full((32, 32), np.inf, np.float32)
-    _rasterise(points, np.array([[0, 1, 2]], np.int32), points[:, :2] @ linear.T + offset, grid, depth)
-    y, x = np.nonzero(~np.isnan(grid[..., 0]))
-    assert len(x) > 200
-    centres = np.stack([x + 0.5, y + 0.5], -1)
-    np.testing.assert_allclose(grid[y, x], centres @ linear.T + offset, atol=1e-4)
-
-
-def test_colours_are_those_of_lanczos_interpolation(image):
-    rng = np.random.default_rng(1)
-    grid = (IDENTITY + rng.uniform(-9, 9, IDENTITY.shape)).astype(np.float32)
-    grid[:3, :3] = [[-500, 90], [90, 1e6], [SIZE, 0]]  # beyond the edge, which is repeated
-    frame = np.empty_like(image)
-    _sample(_padded(image), grid, _LANCZOS, _LANCZOS_RGBX, frame)
-    maps = grid - np.float32(0.5)
-    expected = cv2.remap(image, maps[..., 0], maps[..., 1], cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
-    difference = np.abs(frame.astype(int) - expected)
-    assert difference.max() <= 2 and (difference > 0).mean() < 0.02
-    _sample(_padded(image), IDENTITY.astype(np.float32), _LANCZOS, _LANCZOS_RGBX, frame)
-    np.testing.assert_array_equal(frame, image)
 
 
 @pytest.mark.parametrize("yaw", [-0.6, 0.6])
@@ -319,6 +276,23 @@ def test_frames_do_not_depend_on_each_other(warp, shape):
         )
 
 
+def test_several_threads_may_draw_with_one_warp(image, shape):
+    warp = MeshWarp(image, shape, similarity_from_pose(POSE, SIZE))  # nothing of it is prepared yet
+    poses = POSE + np.random.default_rng(0).uniform(-0.2, 0.2, (12, 3, 6))
+    jobs = [similarity_from_pose(pose, SIZE) for pose in poses]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda job: warp(np.repeat(talking(shape)[None], 3, 0), job), jobs))
+    for drawn, job in zip(together, jobs, strict=True):
+        np.testing.assert_array_equal(drawn, warp(np.repeat(talking(shape)[None], 3, 0), job))
+
+
+def test_after_the_warm_up_nothing_is_left_to_compile(warp, shape):
+    warm_up()
+    compiled = list(draw.signatures)
+    warp(shape[None].astype(np.float32), moved(0.1))
+    assert list(draw.signatures) == compiled and len(compiled) == 1
+
+
 def test_the_ring_of_hair_moves_with_the_head_the_halo_by_half_and_the_border_not(warp, shape):
     similarity = Similarity(
         warp.similarity.scale[None], warp.similarity.rotation[None], warp.similarity.translation[None] + [[4.0, 0, 0]]
@@ -362,17 +336,3 @@ def test_a_rendered_head_is_measured_in_the_pose_it_was_given(repository):
     # No other angle turns with it, but yaw and pitch a little: it is one picture, not a head.
     others = (seen - np.diag(np.diag(seen)))[:, :3]
     assert np.abs(others).max() < 0.12
-
-
-def test_outlines_are_softened_and_nothing_else():
-    drawn = np.zeros((16, 16, 3), np.uint8)
-    drawn[:, 8:] = 160
-    grid = np.stack(np.meshgrid(np.arange(16.0), np.arange(16.0)), -1).astype(np.float32)
-    frame = drawn.copy()
-    _soften_outlines(drawn, grid, 2.0, frame)
-    assert np.array_equal(frame, drawn)  # neighbours come from neighbours: no outline, whatever the colours
-    grid[:, 8:, 0] += 50
-    _soften_outlines(drawn, grid, 2.0, frame)
-    assert (frame[1:-1, 7] == 40).all() and (frame[1:-1, 8] == 120).all()  # weights 1 : 2 : 1 across the edge
-    frame[1:-1, 7:9] = drawn[1:-1, 7:9]
-    assert np.array_equal(frame, drawn)

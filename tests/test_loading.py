@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 
 import osmnet.pipeline_utils
@@ -150,6 +151,43 @@ def test_devices(pipeline, folder):
     refused(folder, "not a device", device="gpu")
     refused(folder, "one device", device_map={"a": "cpu", "b": "cuda"})
     refused(folder, "cuda:99", device="cuda:99")
+
+
+@pytest.fixture
+def accelerate_state(monkeypatch):
+    """Accelerate as in a process that has not asked it for a device yet; afterwards as it was."""
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_auto_is_the_device_that_accelerate_gives(accelerate_state, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    assert resolve_device("auto") == resolve_device(None, {"": "balanced"}) == torch.device("meta")
+    assert resolve_device("cpu") == resolve_device(None) == torch.device("cpu")  # what is named, is taken
+
+
+def test_each_process_of_accelerate_launch_has_a_gpu_of_its_own(accelerate_state, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr("accelerate.state.check_cuda_p2p_ib_support", lambda: True)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **kwargs: None)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    assert resolve_device("auto") == torch.device("cuda:1")
+
+
+def test_a_launch_that_cannot_be_set_up_is_one_sentence(accelerate_state, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")  # without its like
+    for _ in range(2):
+        with pytest.raises(ValueError, match="Accelerate cannot place this process") as error:
+            resolve_device(None, "auto")
+        assert "\n" not in str(error.value)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.delenv("LOCAL_RANK")
+    assert resolve_device("auto") == torch.device("cpu")
 
 
 def test_tensors_must_fit(folder):

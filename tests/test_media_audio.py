@@ -1,4 +1,4 @@
-"""Speech: every file and array becomes the same 16 kHz mono, and features stand where the video frames are."""
+"""Speech: every file and array becomes the same 16 kHz mono."""
 
 import wave
 
@@ -6,27 +6,11 @@ import av
 import numpy as np
 import pytest
 
-from osmnet.media.audio import (
-    HOP,
-    SAMPLING_RATE,
-    load_speech,
-    mel_spectrogram,
-    mel_windows,
-    num_frames,
-    speech_activity,
-)
+from osmnet.media.audio import SAMPLING_RATE, load_speech
 
 
 def tone(seconds=1.0, rate=SAMPLING_RATE, frequency=440.0, amplitude=0.5):
     return amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
-
-
-def speechlike(seconds=2.0, seed=0):
-    """Noise in bursts of about four a second, like syllables."""
-    samples = round(seconds * SAMPLING_RATE)
-    rng = np.random.default_rng(seed)
-    envelope = np.clip(np.sin(2 * np.pi * 4 * np.arange(samples) / SAMPLING_RATE), 0, 1)
-    return (0.2 * envelope * rng.normal(size=samples) + 1e-3 * rng.normal(size=samples)).astype(np.float32)
 
 
 def write_wav(path, samples, rate):
@@ -59,9 +43,6 @@ def write_movie(path, waveform=None, frames=25, sound_after=0.0):
             container.mux(audio.encode(frame))
             container.mux(audio.encode())
     return path
-
-
-# load_speech
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 48_000])
@@ -169,108 +150,3 @@ def test_bad_files_are_named_in_one_sentence(tmp_path):
 def test_bad_arrays_are_refused(speech, rate, reason):
     with pytest.raises(ValueError, match=reason):
         load_speech(speech, rate)
-
-
-# Features
-
-
-def test_num_frames_covers_every_sample():
-    assert [num_frames(n) for n in (0, 1, 640, 641, 16_000)] == [0, 1, 1, 2, 25]
-
-
-def test_mel_filters_are_librosas():
-    from librosa.filters import mel as librosa_mel
-
-    from osmnet.media.audio import mel_filters
-
-    expected = librosa_mel(sr=SAMPLING_RATE, n_fft=512, n_mels=16, fmin=50, fmax=8000, norm=None)
-    np.testing.assert_allclose(mel_filters(), expected, atol=1e-5)
-
-
-def test_mel_finds_the_band_of_a_tone_and_the_moment_of_a_click():
-    low, high = mel_spectrogram(tone(frequency=200)), mel_spectrogram(tone(frequency=6000))
-    assert low.shape == high.shape == (100, 16)
-    assert (low[5:-5].argmax(axis=1) <= 1).all()
-    assert (high[5:-5].argmax(axis=1) >= 13).all()
-
-    click = np.zeros(SAMPLING_RATE, np.float32)
-    click[50 * HOP + 80] = 1  # the centre of step 50
-    power = mel_spectrogram(click).sum(axis=1)
-    assert power.argmax() == 50
-    np.testing.assert_allclose(power[49], power[51], rtol=1e-4)
-
-
-@pytest.mark.parametrize("gain", [0.1, 0.01, 5.0])
-def test_features_do_not_depend_on_the_gain(gain):
-    waveform = speechlike()
-    np.testing.assert_allclose(mel_windows(gain * waveform), mel_windows(waveform), atol=1e-4)
-    np.testing.assert_allclose(speech_activity(gain * waveform), speech_activity(waveform), atol=1e-3)
-
-
-def test_mel_range():
-    mel = mel_spectrogram(np.concatenate([speechlike(), np.zeros(8_000, np.float32)]))
-    assert mel.min() == -1 and 0.5 < mel.max() < 1.6
-    assert (mel_spectrogram(np.zeros(SAMPLING_RATE)) == -1).all()
-    assert mel.dtype == np.float32
-
-
-@pytest.mark.parametrize("samples", [1, 640, 16_000, 16_001])
-def test_windows_are_the_steps_around_each_frame(samples):
-    waveform = speechlike()[:samples]
-    mel, windows = mel_spectrogram(waveform), mel_windows(waveform)
-    frames = num_frames(samples)
-    assert mel.shape == (4 * frames, 16) and windows.shape == (frames, 16, 16)
-    assert windows.dtype == np.float32 and windows.flags.c_contiguous
-    for frame in range(frames):
-        for row, step in enumerate(range(4 * frame - 6, 4 * frame + 10)):
-            expected = mel[step] if 0 <= step < len(mel) else -1
-            np.testing.assert_array_equal(windows[frame, row], expected)
-
-
-def test_window_is_centred_on_its_frame():
-    """An impulse in the very middle of frame 10 gives a window that is the same forwards and backwards."""
-    waveform = np.zeros(SAMPLING_RATE, np.float32)
-    waveform[10 * 640 + 320] = 1
-    window = mel_windows(waveform)[10]
-    np.testing.assert_allclose(window, window[::-1], atol=0.02)
-    assert window.sum(axis=1).argmax() in (7, 8)
-
-
-def test_long_recordings_are_transformed_in_chunks_without_a_seam():
-    waveform = np.tile(speechlike(1.0), 90)  # 9000 steps: two chunks
-    mel = mel_spectrogram(waveform)
-    np.testing.assert_allclose(mel[200:300], mel[8_100:8_200], atol=1e-3)
-    np.testing.assert_allclose(mel[8_150:8_250], mel[150:250], atol=1e-3)
-
-
-def test_activity_is_one_in_speech_and_zero_in_silence():
-    waveform = np.concatenate([np.zeros(16_000), speechlike(3.0), np.zeros(16_000)])
-    activity = speech_activity(waveform)
-    assert activity.shape == (125,) and activity.dtype == np.float32
-    assert activity.min() >= 0 and activity.max() <= 1
-    assert (activity[:24] == 0).all() and (activity[103:] == 0).all()
-    assert activity[27:100].max() == 1
-    assert (speech_activity(np.zeros(16_000)) == 0).all()
-
-
-@pytest.mark.parametrize("level", [1e-4, 0.01, 0.3])
-def test_steady_noise_is_no_speech(level):
-    noise = level * np.random.default_rng(0).normal(size=5 * SAMPLING_RATE)
-    assert (speech_activity(noise) == 0).all()
-
-
-def test_speech_is_found_in_noise_and_held_briefly():
-    rng = np.random.default_rng(1)
-    noise = 0.01 * rng.normal(size=4 * SAMPLING_RATE)
-    noise[SAMPLING_RATE : 2 * SAMPLING_RATE] += 0.3 * rng.normal(size=SAMPLING_RATE)
-    activity = speech_activity(noise)
-    assert (activity[26:50] > 0.99).all()
-    assert activity[50] > 0.5  # the hold of 80 ms
-    assert (activity[54:] == 0).all() and (activity[:23] == 0).all()
-
-
-@pytest.mark.parametrize("function", [mel_spectrogram, mel_windows, speech_activity])
-@pytest.mark.parametrize("waveform", [np.zeros(0), np.zeros((2, 16_000)), np.full(16_000, np.inf)])
-def test_features_refuse_what_is_no_waveform(function, waveform):
-    with pytest.raises(ValueError, match="waveform"):
-        function(waveform)

@@ -12,7 +12,7 @@ from dummies import FACE_MODEL, speech
 from osmnet.data.dataset import Clip, Dataset
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import INNER_LIPS
-from osmnet.media.audio import mel_spectrogram
+from osmnet.media.features import mel_spectrogram
 from osmnet.models.expression import ExpressionExtractor
 from osmnet.pipeline_utils import packaged_weights
 from osmnet.training import expression, lips

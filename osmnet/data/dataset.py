@@ -16,7 +16,7 @@ from osmnet.data.shards import SUBPIXELS, fingerprint, read_manifest, read_range
 from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.face.pose import fit_similarity
 from osmnet.face.topology import STABLE
-from osmnet.media.audio import mel_windows
+from osmnet.media.features import mel_windows
 from osmnet.media.video import read_frames
 
 CLIPS_PER_HELD_OUT = 5  # split by clip: one in this many is held out

@@ -17,7 +17,8 @@ from osmnet.data.offset import LAGS, Agreement, LipReader, Verdict, judge, poole
 from osmnet.data.track import FaceRun, Tracking
 from osmnet.face.crop import CropBox, crop_box, extract, to_crop
 from osmnet.face.morphable import FaceFit, FaceModel
-from osmnet.media.audio import FPS, mel_windows, speech_activity
+from osmnet.media.audio import FPS
+from osmnet.media.features import mel_windows, speech_activity
 from osmnet.media.video import VideoWriter, Window, read_frames
 
 CROP_SIZE = 384  # the largest side that is stored; smaller crops keep their own

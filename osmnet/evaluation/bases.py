@@ -27,7 +27,8 @@ from torch.nn import functional as F
 from osmnet.arguments import Parser
 from osmnet.media.audio import FPS
 from osmnet.models.motion import compose_clips
-from osmnet.pipeline import MAX_MOTION, MAX_TURN_DEG, PULL, SMOOTHING
+from osmnet.motion import MAX_TURN_DEG
+from osmnet.pipeline import MAX_MOTION, PULL, SMOOTHING
 
 if TYPE_CHECKING:
     from osmnet.pipeline import OSMNetPipeline

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from osmnet.device_renderer import renderer_for
 from osmnet.evaluation.bases import MAX_TURN_DEG, Basis, rotate
 from osmnet.evaluation.files import make_folder, write_whole
 from osmnet.media.audio import FPS, SAMPLING_RATE, load_speech
@@ -60,7 +61,7 @@ def draw_bases(
         waveform = np.resize(load_speech(speech), frames * SAMPLING_RATE // FPS)
         expression = pipe.extract_expression(source, pipe.encode_speech(waveform, SAMPLING_RATE))
     make_folder(out)
-    renderer = Renderer(source, pipe.face_model, pipe.video_generator)
+    renderer = renderer_for(source, pipe.face_model, pipe.video_generator)
     moments = np.linspace(0, frames - 1, NUM_FRAMES).round().astype(int)
     rows, paths = [], []
     for basis in tqdm(bases, desc="bases", unit="basis", leave=False):
@@ -98,10 +99,11 @@ def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path) ->
     rows, records, captions = [], [], []
     for portrait in tqdm(portraits, desc="portraits", unit="face", leave=False):
         source = pipe.encode_source(portrait)
-        renderer = Renderer(source, pipe.face_model, pipe.video_generator)
+        renderer = renderer_for(source, pipe.face_model, pipe.video_generator)
         turned = rotate(pipe, source)
         poses = [source.fit.head_pose, *(turned[name].head_pose for name in titles[1:])]
-        pictures = [source.crop, *(next(renderer(pose[None], source.fit.expression[None]))[0] for pose in poses[1:])]
+        drawn = next(renderer(np.stack(poses[1:])[:, None], source.fit.expression[None]))  # (poses, 1, H, W, 3)
+        pictures = [source.crop, *drawn[:, 0]]
         rows.append([_small(picture, PORTRAIT) for picture in pictures])
         degrees = [np.rad2deg(pose[:3]) for pose in poses]
         used = ["", *(" + ".join(f"{w:g}·b{i}" for i, w in turned[name].bases.items()) for name in titles[1:])]
@@ -118,7 +120,8 @@ def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path) ->
 
 
 def _render(renderer: Renderer, source: Source, path: np.ndarray, expression: np.ndarray) -> np.ndarray:
-    return np.concatenate(list(renderer(source.fit.head_pose + path, expression)))
+    chunks = renderer((source.fit.head_pose + path)[None], expression)
+    return np.concatenate([chunk[0] for chunk in chunks])
 
 
 def _bases_sheet(

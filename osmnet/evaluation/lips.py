@@ -78,7 +78,7 @@ def change_in_silence(opening: np.ndarray, activity: np.ndarray) -> float:
 
     Args:
         opening (`np.ndarray` of shape `(frames,)`): Distance of the lips.
-        activity (`np.ndarray` of shape `(frames,)`): `osmnet.media.audio.speech_activity` of the sound.
+        activity (`np.ndarray` of shape `(frames,)`): `osmnet.media.features.speech_activity` of the sound.
 
     Returns:
         `float`: In the unit of `opening` a frame; NaN if there are not at least 5 such changes.

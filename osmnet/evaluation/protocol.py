@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from osmnet.data.dataset import Clip
+from osmnet.device_renderer import renderer_for
 from osmnet.evaluation import image, lips
 from osmnet.evaluation.fid import inception_features, load_inception
 from osmnet.evaluation.flicker import flicker, outside_head
@@ -25,9 +26,10 @@ from osmnet.face.crop import CropBox, extract
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.face.topology import OVAL, mouth_opening, mouth_width
-from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE, speech_activity
+from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE
+from osmnet.media.features import speech_activity
 from osmnet.pipeline_utils import packaged_weights
-from osmnet.renderer import Renderer, Source
+from osmnet.renderer import Source
 
 if TYPE_CHECKING:
     from osmnet.pipeline import OSMNetPipeline, Speech
@@ -145,8 +147,9 @@ def render_ours(pipe: "OSMNetPipeline", source: Source, speech: "Speech") -> np.
 def render_oracle(pipe: "OSMNetPipeline", source: Source, fit: FaceFit, frames: int) -> np.ndarray:
     """Frames with the clip's own pose, and its own change of expression from the first frame on."""
     expression = source.fit.expression + fit.expression[:frames] - fit.expression[0]
-    renderer = Renderer(source, pipe.face_model, pipe.video_generator)
-    return np.concatenate(list(renderer(fit.head_pose[:frames], expression.astype(np.float32))))
+    renderer = renderer_for(source, pipe.face_model, pipe.video_generator)
+    chunks = renderer(fit.head_pose[None, :frames], expression.astype(np.float32))
+    return np.concatenate([chunk[0] for chunk in chunks])
 
 
 def face_boxes(landmarks_px: np.ndarray, size: int) -> np.ndarray:

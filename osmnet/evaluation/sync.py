@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
+from osmnet.diffusers_base import register_to_config
 from osmnet.face.topology import INNER_LIPS, LEFT_OUTER_CORNER, OUTER_LIPS, RIGHT_OUTER_CORNER
-from osmnet.media.audio import mel_windows
+from osmnet.media.features import mel_windows
 from osmnet.modeling_utils import OSMNetModel
 from osmnet.models.layers import MelWindowEncoder
 from osmnet.pipeline_utils import packaged_weights

@@ -20,7 +20,8 @@ from torch import nn
 
 from osmnet.evaluation.sync import SyncScore, score, shifted_distances
 from osmnet.face.topology import OVAL
-from osmnet.media.audio import SAMPLES_PER_FRAME, SAMPLING_RATE, STEPS_PER_FRAME
+from osmnet.media.audio import SAMPLES_PER_FRAME, SAMPLING_RATE
+from osmnet.media.features import STEPS_PER_FRAME
 
 LIP_FRAMES = 5  # frames that the lip branch sees at once
 IMAGE_SIZE = 224  # pixels

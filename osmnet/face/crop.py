@@ -91,12 +91,21 @@ def paste(picture: np.ndarray, crop: np.ndarray, box: CropBox) -> np.ndarray:
     Returns:
         `np.ndarray` of shape `(height, width, 3)`: uint8.
     """
+    return paste_all(picture, crop[None], box)[0]
+
+
+def paste_all(picture: np.ndarray, crops: np.ndarray, box: CropBox) -> np.ndarray:
+    """`paste` of several squares, `(frames, n, n, 3)`, each into its own picture: `(frames, height, width, 3)`."""
     height, width = picture.shape[:2]
     left, top, side = box
-    if crop.shape[0] != side:
-        shrinks = crop.shape[0] > side
-        crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    pasted = picture.copy()
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
-    pasted[y0:y1, x0:x1] = crop[y0 - top : y1 - top, x0 - left : x1 - left]
+    pasted = np.empty((len(crops), *picture.shape), np.uint8)
+    for frame, crop in zip(pasted, crops, strict=True):
+        # Every pixel is written once: copying is all that this takes.
+        for part in (np.s_[:y0], np.s_[y1:], np.s_[y0:y1, :x0], np.s_[y0:y1, x1:]):
+            frame[part] = picture[part]
+        if crop.shape[0] != side:
+            shrinks = crop.shape[0] > side
+            crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        frame[y0:y1, x0:x1] = crop[y0 - top : y1 - top, x0 - left : x1 - left]
     return pasted

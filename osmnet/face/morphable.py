@@ -1,12 +1,13 @@
 """The linear face model S = S̄ + αB_id + βB_exp on MediaPipe's topology (OSM-Net, Eq. 6)."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from osmnet.diffusers_base import register_to_config
 from osmnet.face.pose import Similarity, fit_similarity, pose_from_similarity
 from osmnet.face.topology import INNER_LIPS, NUM_VERTICES, STABLE, eye_opening, mouth_opening, opposite_lid
 from osmnet.modeling_utils import OSMNetModel
@@ -99,20 +100,14 @@ class FaceModel(OSMNetModel):
 
     def _uncross_lips(self, shapes: np.ndarray) -> np.ndarray:
         """Make lips that a linear model pushed through each other touch instead: `(frames, 478, 3)`."""
-        count = len(INNER_LIPS) // 2
-        lower, upper = INNER_LIPS[1:count], INNER_LIPS[opposite_lid(INNER_LIPS)][1:count]
+        upper, lower = _inner_lips()
         crossing = np.maximum(shapes[:, upper, 1] - shapes[:, lower, 1], 0)  # y is down
         if not crossing.any():
             return shapes
-        mean = self.array("mean_shape")
-        is_lower = mean[:, 1] > mean[INNER_LIPS, 1].mean()
         moved = shapes.copy()
-        for own, side, half in ((upper, ~is_lower, -0.5), (lower, is_lower, 0.5)):
-            # The whole lip follows its edge, less with distance.
-            distance = np.linalg.norm(mean[side][:, None, :2] - mean[own][:, :2], axis=-1)
-            near = np.exp(-0.5 * (distance / LIP_REACH) ** 2)
-            share = near / np.maximum(near.sum(1, keepdims=True), 1e-9) * near.max(1, keepdims=True)
-            moved[:, side, 1] += half * crossing @ share.T
+        shares = _lip_shares(self.array("mean_shape").tobytes())
+        for (side, share), half in zip(shares, (-0.5, 0.5), strict=True):
+            moved[:, side, 1] += half * crossing @ share
         return moved
 
     def fit(self, landmarks_px: np.ndarray, size: int) -> FaceFit:
@@ -208,3 +203,30 @@ def neutral_frames(shape: np.ndarray) -> np.ndarray:
     awake = eyes >= np.median(eyes) * 0.8
     order = np.argsort(np.where(awake, mouth, np.inf), kind="stable")
     return order[: max(3, len(shape) // 6)]
+
+
+def _inner_lips() -> tuple[np.ndarray, np.ndarray]:
+    """The edges of the upper and the lower lip without the corners; vertices at the same place face each other."""
+    count = len(INNER_LIPS) // 2
+    return INNER_LIPS[opposite_lid(INNER_LIPS)][1:count], INNER_LIPS[1:count]
+
+
+@lru_cache(maxsize=4)
+def _lip_shares(mean_shape: bytes) -> list[tuple[np.ndarray, np.ndarray]]:
+    """How much of its edge's way each vertex of a lip goes along, for the upper and the lower lip.
+
+    Args:
+        mean_shape (`bytes`): The mean face, float32 `(478, 3)`.
+
+    Returns:
+        `list[tuple[np.ndarray, np.ndarray]]`: Which vertices, `(478,)` bool, and their shares, `(9, vertices)`.
+    """
+    mean = np.frombuffer(mean_shape, np.float32).reshape(NUM_VERTICES, 3)
+    is_lower = mean[:, 1] > mean[INNER_LIPS, 1].mean()
+    shares = []
+    for own, side in zip(_inner_lips(), (~is_lower, is_lower), strict=True):
+        # The whole lip follows its edge, less with distance.
+        distance = np.linalg.norm(mean[side][:, None, :2] - mean[own][:, :2], axis=-1)
+        near = np.exp(-0.5 * (distance / LIP_REACH) ** 2)
+        shares.append((side, (near / np.maximum(near.sum(1, keepdims=True), 1e-9) * near.max(1, keepdims=True)).T))
+    return shares

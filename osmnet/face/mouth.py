@@ -4,6 +4,8 @@ The window is 1.2 head units wide, upright in the head's own roll and fixed to t
 network always finds the upper teeth in the same place and at the same size, whatever the size of the picture.
 """
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
@@ -69,21 +71,32 @@ def paint_window(image: np.ndarray, painted: np.ndarray, mask: np.ndarray, affin
 
     Args:
         image (`np.ndarray` of shape `(size, size, 3)`): uint8, changed.
-        painted (`np.ndarray` of shape `(window_size, window_size, 3)`): float32, colours in [0, 255] times `mask`.
+        painted (`np.ndarray` of shape `(window_size, window_size, 3)`): float32, colours in [0, 255] times `mask`; 0
+            wherever that is 0.
         mask (`np.ndarray` of shape `(window_size, window_size)`): float32 in [0, 1]; how much is covered.
         affine (`np.ndarray` of shape `(2, 3)`): From the picture to the window.
     """
-    window = painted.shape[0]
+    # Most of a window is not painted at all.
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not len(columns):
+        return
+    left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
     backward = cv2.invertAffineTransform(affine)
-    corners = apply_affine(backward[None], np.array([[[0, 0], [window, 0], [window, window], [0, window]]], float))[0]
-    x0, y0 = np.maximum(np.floor(corners.min(0)).astype(int), 0)
-    x1, y1 = np.minimum(np.ceil(corners.max(0)).astype(int), image.shape[1::-1])
+    enlarges = np.linalg.det(backward[:, :2]) > 1
+    reach, side = 2 if enlarges else 1, len(mask)  # how far interpolation spreads what is painted
+    whole = np.array([[0, 0], [side, 0], [side, side], [0, side]], float)
+    part = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+    part = part + reach * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    whole, part = apply_affine(backward[None], np.stack([whole, part]))
+    first = np.floor(np.maximum(whole.min(0), part.min(0))).astype(int)
+    last = np.ceil(np.minimum(whole.max(0), part.max(0))).astype(int)
+    (x0, y0), (x1, y1) = np.maximum(first, 0), np.minimum(last, image.shape[1::-1])
     if x1 <= x0 or y1 <= y0:
         return
-    layers = np.concatenate([painted, mask[..., None]], -1)
+    layers = np.empty((bottom - top, right - left, 4), np.float32)
+    layers[..., :3], layers[..., 3] = painted[top:bottom, left:right], mask[top:bottom, left:right]
     shift = backward.copy()
-    shift[:, 2] -= (x0, y0)
-    enlarges = np.linalg.det(backward[:, :2]) > 1
+    shift[:, 2] += backward[:, :2] @ (left, top) - (x0, y0)
     placed = cv2.warpAffine(
         layers,
         _to_opencv(shift),
@@ -93,36 +106,53 @@ def paint_window(image: np.ndarray, painted: np.ndarray, mask: np.ndarray, affin
     )
     weight = np.clip(placed[..., 3:], 0, 1)
     region = image[y0:y1, x0:x1]
-    region[:] = np.clip(region * (1 - weight) + placed[..., :3] + 0.5, 0, 255)
+    blended = region * (1 - weight)
+    blended += placed[..., :3]
+    blended += 0.5
+    region[:] = np.clip(blended, 0, 255, out=blended)
 
 
 def _polygon(points: np.ndarray, size: int) -> np.ndarray:
-    """Filled, smooth-edged polygon: `(n, 2)` pixels to `(size, size)` float32 in [0, 1]."""
+    """Filled, smooth-edged polygon: `(n, 2)` pixels to `(size, size)` uint8 in [0, 255]."""
     canvas = np.zeros((size, size), np.uint8)
     fixed = np.round((points - 0.5) * 16).astype(np.int32)  # OpenCV's sub-pixel coordinates: 4 fractional bits
     cv2.fillPoly(canvas, [fixed], 255, cv2.LINE_AA, shift=4)
-    return canvas.astype(np.float32) / 255
+    return canvas
 
 
-def guide(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np.ndarray:
-    """What the video generator is told about a mouth beside its picture.
+def guides(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np.ndarray:
+    """What the video generator is told about a mouth beside its picture, for some frames of one source.
 
     Args:
-        target_px (`np.ndarray` of shape `(478, 2)`): Vertices wanted, in pixels of the window.
+        target_px (`np.ndarray` of shape `(frames, 478, 2)`): Vertices wanted, in pixels of the window.
         source_px (`np.ndarray` of shape `(478, 2)`): Vertices of the source, in pixels of its own window.
         window_size (`int`): Side of the windows.
 
     Returns:
-        `np.ndarray` of shape `(4, window_size, window_size)`: float32 in [0, 1]: where to paint, inside of the mouth,
-        lips and inside, inside of the mouth in the source.
+        `np.ndarray` of shape `(frames, 4, window_size, window_size)`: float32 in [0, 1]: where to paint, inside of the
+        mouth, lips and inside, inside of the mouth in the source.
     """
-    inner, lips = _polygon(target_px[INNER_LIPS], window_size), _polygon(target_px[OUTER_LIPS], window_size)
+    drawn = np.empty((len(target_px), GUIDE_CHANNELS, window_size, window_size), np.uint8)
+    drawn[:, 3] = _polygon(source_px[INNER_LIPS], window_size)
     margin = PAINT_MARGIN / WINDOW_WIDTH * window_size
     element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(margin) + 1,) * 2)
-    paint = cv2.GaussianBlur(cv2.dilate(inner, element), (0, 0), margin / 2)
-    return np.stack([paint * _fade(window_size), inner, lips, _polygon(source_px[INNER_LIPS], window_size)])
+    for (paint, inner, lips, _), points in zip(drawn, target_px, strict=True):
+        inner[:] = _polygon(points[INNER_LIPS], window_size)
+        lips[:] = _polygon(points[OUTER_LIPS], window_size)
+        cv2.dilate(inner, element, dst=paint)
+    channels = drawn / np.float32(255)
+    for paint in channels[:, 0]:
+        cv2.GaussianBlur(paint, (0, 0), margin / 2, dst=paint)
+    channels[:, 0] *= _fade(window_size)
+    return channels
 
 
+def guide(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np.ndarray:
+    """`guides` of one frame: `(478, 2)` and `(478, 2)` to `(4, window_size, window_size)`."""
+    return guides(target_px[None], source_px, window_size)[0]
+
+
+@lru_cache
 def _fade(size: int) -> np.ndarray:
     """1 inside, 0 at the window's edge, so that a window never shows its outline."""
     edge = np.clip(np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (0.08 * size), 0, 1)

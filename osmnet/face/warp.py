@@ -6,11 +6,11 @@ crop and stays, so that a crop can be pasted back without a seam. The triangles 
 z-buffer, and every pixel looks up where it came from.
 """
 
-from collections.abc import Callable
+from functools import cached_property
 
-import numba
 import numpy as np
 
+from osmnet.face.drawing import draw, padded, rasterise, stay
 from osmnet.face.pose import Similarity
 from osmnet.face.topology import (
     CHIN,
@@ -67,114 +67,8 @@ TRIANGLES = np.concatenate(
 ).astype(np.int32)
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile a function at its first call, and keep the result on disk where there is a folder to write to."""
-    try:
-        return numba.njit(cache=True, nogil=True, fastmath=True)(function)
-    except RuntimeError:  # a read-only installation and no home folder, as in some containers
-        return numba.njit(nogil=True, fastmath=True)(function)
-
-
-@_compiled
-def _rasterise(
-    points: np.ndarray, triangles: np.ndarray, origin: np.ndarray, grid: np.ndarray, depth: np.ndarray
-) -> None:
-    """Draw triangles at `points` (x, y, z px) into `grid`, which receives the interpolated `origin` of each pixel."""
-    height, width = depth.shape
-    for k in range(triangles.shape[0]):
-        a, b, c = triangles[k, 0], triangles[k, 1], triangles[k, 2]
-        ax, ay, bx, by, cx, cy = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
-        area = (by - cy) * (ax - cx) + (cx - bx) * (ay - cy)
-        if abs(area) < 1e-6:
-            continue
-        inverse = 1.0 / area
-        ux, uy = (by - cy) * inverse, (cx - bx) * inverse
-        vx, vy = (cy - ay) * inverse, (ax - cx) * inverse
-        # A pixel's centre is half a pixel into it.
-        x_first = max(0, int(np.ceil(min(ax, bx, cx) - 0.5)))
-        x_last = min(width - 1, int(np.floor(max(ax, bx, cx) - 0.5)))
-        y_first = max(0, int(np.ceil(min(ay, by, cy) - 0.5)))
-        y_last = min(height - 1, int(np.floor(max(ay, by, cy) - 0.5)))
-        for y in range(y_first, y_last + 1):
-            u = ux * (x_first + 0.5 - cx) + uy * (y + 0.5 - cy)
-            v = vx * (x_first + 0.5 - cx) + vy * (y + 0.5 - cy)
-            for x in range(x_first, x_last + 1):
-                w = 1.0 - u - v
-                if u >= -1e-6 and v >= -1e-6 and w >= -1e-6:
-                    z = u * points[a, 2] + v * points[b, 2] + w * points[c, 2]
-                    if z < depth[y, x]:
-                        depth[y, x] = z
-                        grid[y, x, 0] = u * origin[a, 0] + v * origin[b, 0] + w * origin[c, 0]
-                        grid[y, x, 1] = u * origin[a, 1] + v * origin[b, 1] + w * origin[c, 1]
-                u += ux
-                v += vx
-
-
-# Lanczos interpolation: weights of 8 taps at each 1/32 of a pixel, as in OpenCV, whose own takes twice the time.
-_STEPS, _TAPS, _PAD = 32, 8, 8
-_taps = np.arange(_STEPS)[:, None] / _STEPS - np.arange(1 - _TAPS // 2, 1 + _TAPS // 2)
-_LANCZOS = np.sinc(_taps) * np.sinc(_taps / (_TAPS // 2))
-_LANCZOS = (_LANCZOS / _LANCZOS.sum(1, keepdims=True)).astype(np.float32)
-_LANCZOS_RGBX = np.repeat(_LANCZOS, 4, axis=1)
-
-
-def _padded(image: np.ndarray) -> np.ndarray:
-    """An image with its edge repeated and a fourth channel: `(size + 16, 4 * (size + 16))` float32."""
-    wide = np.pad(image, ((_PAD, _PAD), (_PAD, _PAD), (0, 0)), mode="edge")
-    return np.pad(wide, ((0, 0), (0, 0), (0, 1))).astype(np.float32).reshape(len(wide), -1)
-
-
-@_compiled
-def _sample(padded: np.ndarray, grid: np.ndarray, down: np.ndarray, across: np.ndarray, frame: np.ndarray) -> None:
-    """Fill `frame` with the colours at `grid` (pixels of the image) by Lanczos interpolation."""
-    height, width = frame.shape[:2]
-    taps = np.empty(32, np.float32)  # 8 columns of 4 channels
-    lowest, highest_x, highest_y = np.float32(-4), np.float32(width + 3), np.float32(height + 3)
-    for y in range(height):
-        for x in range(width):
-            # Beyond this there is nothing but the repeated edge.
-            at_x = min(max(grid[y, x, 0] - np.float32(0.5), lowest), highest_x)
-            at_y = min(max(grid[y, x, 1] - np.float32(0.5), lowest), highest_y)
-            step_x, step_y = int(np.floor(at_x * 32 + 0.5)), int(np.floor(at_y * 32 + 0.5))
-            u, v = across[step_x & 31], down[step_y & 31]
-            left, top = 4 * ((step_x >> 5) + 5), (step_y >> 5) + 5
-            # Written out row by row: whole rows become vector instructions.
-            a, b = padded[top, left : left + 32], padded[top + 1, left : left + 32]
-            c, d = padded[top + 2, left : left + 32], padded[top + 3, left : left + 32]
-            e, f = padded[top + 4, left : left + 32], padded[top + 5, left : left + 32]
-            g, h = padded[top + 6, left : left + 32], padded[top + 7, left : left + 32]
-            for k in range(32):
-                upper = v[0] * a[k] + v[1] * b[k] + v[2] * c[k] + v[3] * d[k]
-                lower = v[4] * e[k] + v[5] * f[k] + v[6] * g[k] + v[7] * h[k]
-                taps[k] = u[k] * (upper + lower)
-            for k in range(3):
-                left_half = taps[k] + taps[k + 4] + taps[k + 8] + taps[k + 12]
-                right_half = taps[k + 16] + taps[k + 20] + taps[k + 24] + taps[k + 28]
-                colour = left_half + right_half + np.float32(0.5)
-                frame[y, x, k] = np.uint8(min(max(colour, np.float32(0)), np.float32(255)))
-
-
-@_compiled
-def _soften_outlines(drawn: np.ndarray, grid: np.ndarray, far: float, frame: np.ndarray) -> None:
-    """Smooth the stairs where one part of the picture covers another: there neighbours come from far apart."""
-    for y in range(1, grid.shape[0] - 1):
-        for x in range(1, grid.shape[1] - 1):
-            u, v = grid[y, x]
-            jump = 0.0
-            for i, j in ((y, x - 1), (y, x + 1), (y - 1, x), (y + 1, x)):
-                jump = max(jump, abs(grid[i, j, 0] - u), abs(grid[i, j, 1] - v))
-            if jump > far:
-                for c in range(3):
-                    total = 4 * int(drawn[y, x, c])
-                    total += 2 * (int(drawn[y, x - 1, c]) + int(drawn[y, x + 1, c]))
-                    total += 2 * (int(drawn[y - 1, x, c]) + int(drawn[y + 1, x, c]))
-                    total += int(drawn[y - 1, x - 1, c]) + int(drawn[y - 1, x + 1, c])
-                    total += int(drawn[y + 1, x - 1, c]) + int(drawn[y + 1, x + 1, c])
-                    frame[y, x, c] = (total + 8) // 16
-
-
 class MeshWarp:
-    """Moves the head of one picture.
+    """Moves the head of one picture. Any number of threads may draw with one of these at once.
 
     Args:
         image (`np.ndarray` of shape `(size, size, 3)`): The crop, uint8.
@@ -184,7 +78,6 @@ class MeshWarp:
 
     def __init__(self, image: np.ndarray, shape: np.ndarray, similarity: Similarity):
         self.image = image
-        self._padded = _padded(image)
         self.size = image.shape[0]
         self.shape = shape
         self.similarity = similarity
@@ -276,13 +169,14 @@ class MeshWarp:
 
     def grid(self, target: np.ndarray, origin: np.ndarray) -> np.ndarray:
         """Where every pixel of one frame comes from: `(points, 3)` and `(points, 2)` to `(size, size, 2)` pixels."""
-        grid = np.empty((self.size, self.size, 2), np.float32)
-        # What no triangle covers (the corners) stays.
-        grid[..., 0] = np.arange(self.size, dtype=np.float32) + 0.5
-        grid[..., 1] = (np.arange(self.size, dtype=np.float32) + 0.5)[:, None]
-        depth = np.full((self.size, self.size), np.finfo(np.float32).max, np.float32)  # fastmath knows no infinity
-        _rasterise(target, TRIANGLES, origin, grid, depth)
-        return grid
+        grid, depth = np.empty((2, self.size, self.size), np.float32), np.empty((self.size, self.size), np.float32)
+        stay(grid, depth)  # what no triangle covers (the corners)
+        rasterise(target, TRIANGLES, origin, grid, depth)
+        return np.moveaxis(grid, 0, -1)
+
+    @cached_property
+    def _padded(self) -> np.ndarray:
+        return padded(self.image)  # only who draws needs it
 
     def __call__(self, shape: np.ndarray, similarity: Similarity) -> np.ndarray:
         """Draw frames.
@@ -296,9 +190,16 @@ class MeshWarp:
         """
         targets, origins = self.points(shape, similarity)
         frames = np.empty((len(shape), *self.image.shape), np.uint8)
-        for frame, target, origin in zip(frames, targets, origins, strict=True):
-            grid = self.grid(target, origin)
-            # Lanczos keeps the picture's fine detail, which bilinear sampling would halve.
-            _sample(self._padded, grid, _LANCZOS, _LANCZOS_RGBX, frame)
-            _soften_outlines(frame.copy(), grid, OUTLINE * self.size, frame)
+        draw(self._padded, targets, TRIANGLES, origins, OUTLINE * self.size, frames)
         return frames
+
+
+def warm_up() -> None:
+    """Compile what drawing needs, or read it from disk, now and not with the first frame.
+
+    Takes a few seconds after installation, a quarter of one when the compiled code lies on disk; may run in a thread
+    beside whatever else has to be loaded.
+    """
+    corners = np.zeros((1, 3, 3))
+    draw(padded(np.zeros((4, 4, 3), np.uint8)), corners, np.array([[0, 1, 2]], np.int32), corners[..., :2].copy(), 1.0,
+         np.empty((1, 4, 4, 3), np.uint8))  # fmt: skip

@@ -1,14 +1,13 @@
-"""Speech in, features out: decoding any recording to 16 kHz mono, log-mel windows and voice activity per video frame.
+"""Speech in: any recording, decoded piece by piece to 16 kHz mono.
 
 Convention:
-    Video frame `i` covers the samples `640 i … 640 (i + 1)`. Mel step `j` is centred on sample `160 j + 80`, so that
-    the steps `4 i … 4 i + 3` lie inside frame `i` and a window of 16 steps is centred exactly on a frame's middle.
+    Video frame `i` covers the samples `640 i … 640 (i + 1)`.
 """
 
 from __future__ import annotations
 
-import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,14 @@ import soxr
 
 SAMPLING_RATE = 16_000  # Hz, of every waveform inside the library
 FPS = 25  # video frames a second
-HOP = 160  # samples between two mel steps: 10 ms
-NUM_MELS = 16  # mel bands
-MEL_WINDOW = 16  # mel steps in the window of one video frame
 
 SAMPLES_PER_FRAME = SAMPLING_RATE // FPS  # 640
-STEPS_PER_FRAME = SAMPLES_PER_FRAME // HOP  # 4
 MIN_SECONDS = 0.2  # shorter recordings hold no syllable
 SILENCE_PEAK = 1e-3  # about -60 dB of full scale
 
-N_FFT = 512
-WINDOW_LENGTH = 400  # 25 ms
-_MEL_FMIN, _MEL_FMAX = 50.0, 8000.0  # Hz
-MEL_FLOOR = 1e-6  # power relative to the recording's loudness: -60 dB
-_SPEECH_BAND = (200.0, 4000.0)  # Hz: voice without hum below and hiss above
-_CHUNK_STEPS = 8192  # mel steps transformed at a time: bounds the memory on an hour of speech
 _MAX_CHANNELS = 64
 _MAX_START_SHIFT = 10.0  # seconds; a larger distance between sound and picture is a broken timestamp
+_PIECE = 2**16  # samples converted at a time
 
 
 def load_speech(
@@ -44,7 +34,8 @@ def load_speech(
 
     Reads whatever the FFmpeg inside PyAV reads, videos too (their sound; sample 0 is then the moment of the first
     picture). Of a damaged or cut file, the part that decodes is used. A recording above full scale is scaled down to
-    a peak of 1, never clipped; others keep their level.
+    a peak of 1, never clipped; others keep their level. Long recordings need not be held in memory: see
+    `osmnet.media.recording.Recording`.
 
     Args:
         speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): A file; or an array of shape `(samples,)`,
@@ -59,13 +50,14 @@ def load_speech(
         ValueError: If the file is missing, empty, not decodable or has no sound, if the sound is shorter than 0.2 s,
             silent throughout or not finite, or if an array comes without its rate.
     """
-    if isinstance(speech, str | os.PathLike):
-        name = f"'{os.fspath(speech)}'"
-        waveform = _decode_file(Path(speech))
-    else:
-        name = "the given array"
-        waveform = _from_array(speech, sampling_rate)
-    return _checked(waveform, name)
+    name, sound = find_sound(speech, sampling_rate)
+    level, pieces = Level(name), []
+    for piece in sound:
+        level.add(piece)
+        pieces.append(piece)
+    peak = level.peak()
+    waveform = np.concatenate(pieces)
+    return waveform / peak if peak > 1 else waveform
 
 
 def num_frames(samples: int) -> int:
@@ -73,90 +65,62 @@ def num_frames(samples: int) -> int:
     return -(-int(samples) // SAMPLES_PER_FRAME)
 
 
-def mel_spectrogram(waveform: np.ndarray) -> np.ndarray:
-    """Log-mel spectrogram of a recording, independent of its loudness.
-
-    25 ms Hann windows every 10 ms, 512-point power spectrum, 16 triangular filters of peak 1 on the Slaney mel scale
-    from 50 to 8000 Hz (`librosa.filters.mel(..., norm=None)`). Powers are taken relative to the recording's loudness
-    (the mean power of its loud parts, see `gated_level`), then `(log10(power + 1e-6) + 3) / 3`: 1 is the whole
-    loudness in one band, -1 is 60 dB or more below it. Loud moments reach about 1.2.
+def find_sound(speech: Any, sampling_rate: Any = None) -> tuple[str, MonoArray | Iterator[np.ndarray]]:
+    """Find the sound that `load_speech` was given, and begin to read it.
 
     Args:
-        waveform (`np.ndarray` of shape `(samples,)`): Mono speech at 16 kHz.
+        speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): As for `load_speech`.
+        sampling_rate (`int`, *optional*): Rate of an array in Hz.
 
     Returns:
-        `np.ndarray` of shape `(steps, 16)`: float32, about [-1, 1], low bands first. `steps` is 4 per video frame:
-        the end is filled with silence to a whole frame.
+        `tuple[str, MonoArray | Iterator[np.ndarray]]`: What to call it in messages; and float32 pieces at 16 kHz in
+        order, not scaled. Those of an array that has this rate already can be read in any order.
 
     Raises:
-        ValueError: If `waveform` is not one-dimensional, empty or not finite.
+        ValueError: If an array cannot be used. A file's faults show when its pieces are read.
     """
-    power = _band_power(_as_waveform(waveform), mel_filters())  # (steps, 16)
-    level = gated_level(power.sum(axis=1))
-    if level > 0:
-        power /= np.float32(level)
-    return np.maximum((np.log10(power + np.float32(MEL_FLOOR)) + 3) / 3, np.float32(-1))  # -1 exactly in silence
+    if isinstance(speech, str | os.PathLike):
+        return f"'{os.fspath(speech)}'", _decode_file(Path(speech))
+    array, rate = _array_and_rate(speech, sampling_rate)
+    sound = MonoArray(array)
+    return "the given array", sound if rate == SAMPLING_RATE else _resampled(sound, rate)
 
 
-def mel_windows(waveform: np.ndarray) -> np.ndarray:
-    """Log-mel window of every video frame, the input of the speech networks.
-
-    The window of frame `i` holds the steps `4 i - 6 … 4 i + 9` of `mel_spectrogram`: 160 ms around the frame's middle.
-    Before the beginning and after the end it holds the floor value -1 (silence).
+class Level:
+    """How loud a recording is, gathered piece by piece, and whether it is of use.
 
     Args:
-        waveform (`np.ndarray` of shape `(samples,)`): Mono speech at 16 kHz.
-
-    Returns:
-        `np.ndarray` of shape `(frames, 16, 16)`: float32 `(frame, step, band)`, about [-1, 1].
-
-    Raises:
-        ValueError: If `waveform` is not one-dimensional, empty or not finite.
-
-    Source:
-        OSM-Net, Sec. IV-A, implementation details: 25 fps and a mel spectrogram of 16 x 16 per frame. It leaves the
-        hop, the bands' limits and the scaling open; ours are above.
+        name (`str`): What to call it in messages.
     """
-    before = (MEL_WINDOW - STEPS_PER_FRAME) // 2  # 6
-    mel = np.pad(mel_spectrogram(waveform), ((before, before), (0, 0)), constant_values=-1.0)
-    windows = np.lib.stride_tricks.sliding_window_view(mel, MEL_WINDOW, axis=0)[::STEPS_PER_FRAME]  # (frames, 16, 16)
-    return np.ascontiguousarray(windows.transpose(0, 2, 1))
 
+    def __init__(self, name: str):
+        self.name = name
+        self.samples = 0
+        self._lowest, self._highest = np.float32(np.inf), np.float32(-np.inf)
 
-def speech_activity(waveform: np.ndarray) -> np.ndarray:
-    """How much of each video frame is speech, from the energy between 200 and 4000 Hz.
+    def add(self, piece: np.ndarray) -> None:
+        """Take the next samples into account; raises `ValueError` if there is NaN or infinity among them."""
+        if len(piece) == 0:
+            return
+        lowest, highest = piece.min(), piece.max()
+        if not (np.isfinite(lowest) and np.isfinite(highest)):
+            raise ValueError(f"The sound of {self.name} holds NaN or infinite samples: record or export it again.")
+        self.samples += len(piece)
+        self._lowest, self._highest = min(lowest, self._lowest), max(highest, self._highest)
 
-    The threshold lies 28 dB below the recording's own loud parts, yet at least 7 dB above its noise floor (its
-    quietest 2 % that are not digital silence); activity rises from 0 to 1 between 3 dB below it and 3 dB above. It
-    holds for 80 ms after speech ends and opens 20 ms before. Only energy counts: music that comes and goes is speech.
-
-    Args:
-        waveform (`np.ndarray` of shape `(samples,)`): Mono speech at 16 kHz.
-
-    Returns:
-        `np.ndarray` of shape `(frames,)`: float32 in [0, 1]; 0 in silence and in steady noise, 1 in speech.
-
-    Raises:
-        ValueError: If `waveform` is not one-dimensional, empty or not finite.
-    """
-    waveform = _as_waveform(waveform)
-    frequencies = np.fft.rfftfreq(N_FFT, 1 / SAMPLING_RATE)
-    band = (frequencies >= _SPEECH_BAND[0]) & (frequencies <= _SPEECH_BAND[1])
-    power = _band_power(waveform, band[None].astype(np.float32))[:, 0]  # (steps,)
-    level = gated_level(power)
-    if level <= 0:
-        return np.zeros(num_frames(len(waveform)), np.float32)
-
-    loudness = 10 * np.log10(power / level + 1e-7)  # dB below the recording's loud parts, at least -70
-    heard = loudness[loudness > -65]  # digital silence says nothing about the noise of the room
-    threshold = max(float(np.percentile(heard, 2)) + 7.0, -28.0)
-    activity = np.clip((loudness - threshold + 3) / 6, 0, 1)
-
-    # Hold: the largest of the last 8 and the next 2 steps; then a short mean takes the corners off.
-    padded = np.pad(activity, (8, 2))
-    activity = np.lib.stride_tricks.sliding_window_view(padded, 11).max(axis=1)
-    activity = np.convolve(np.pad(activity, 2, mode="edge"), np.full(5, 0.2), mode="valid")
-    return activity.reshape(-1, STEPS_PER_FRAME).mean(axis=1).astype(np.float32)
+    def peak(self) -> np.float32:
+        """Largest sample; raises `ValueError` if the recording is too short or silent throughout."""
+        seconds = self.samples / SAMPLING_RATE
+        if seconds < MIN_SECONDS:
+            raise ValueError(
+                f"The sound of {self.name} is {seconds:.2f} s long: give at least {MIN_SECONDS} s of speech."
+            )
+        # Around the mean: a constant offset of the sound card is silence as well.
+        if float(self._highest - self._lowest) / 2 < SILENCE_PEAK:
+            raise ValueError(
+                f"The sound of {self.name} is silent throughout: check the microphone, or give another recording."
+            )
+        return max(self._highest, -self._lowest)
 
 
 # Files
@@ -187,50 +151,61 @@ def local_file(path: Path, kind: str) -> str:
     return f"file:{path}"
 
 
-def _decode_file(path: Path) -> np.ndarray:
+def _decode_file(path: Path) -> Iterator[np.ndarray]:
     address = local_file(path, "recording")
+    found = False
     try:
         # Playlists may name other addresses: only local files are ever opened.
         with av.open(address, metadata_errors="ignore", options={"protocol_whitelist": "file"}) as container:
             if not container.streams.audio:
                 raise ValueError(f"'{path}' has no sound: give a recording, or a video with sound.")
-            waveform = _decode_stream(container, container.streams.best("audio") or container.streams.audio[0])
+            for piece in _decode_stream(container, container.streams.best("audio") or container.streams.audio[0]):
+                found = True
+                yield piece
     except av.FFmpegError as error:
         raise ValueError(
             f"'{path}' cannot be decoded as sound ({error.strerror}): give a whole recording, for example WAV or MP3."
         ) from error
-    if waveform is None:
+    if not found:
         raise ValueError(f"No sound in '{path}' could be decoded: the file is damaged, record or export it again.")
-    return waveform
 
 
-def _decode_stream(container: av.container.InputContainer, stream: Any) -> np.ndarray | None:
-    """Decode, mix to mono and resample piece by piece, so that memory holds one 16 kHz copy only."""
-    pieces: list[np.ndarray] = []
-    start: float | None = None
+def _decode_stream(container: av.container.InputContainer, stream: Any) -> Iterator[np.ndarray]:
+    """Decode, mix to mono and resample piece by piece; the first piece begins with the picture, if there is one."""
+    waiting: list[np.ndarray] = []  # mono, at the file's own rate: FFmpeg's frames are too short to resample singly
     current: tuple[str, str, int] | None = None  # sample format, channel layout and rate may change on the way
+    cut = 0  # samples at the beginning that lie before the picture
 
-    def resample(frame: av.AudioFrame | None) -> None:
-        for planar in to_floats.resample(frame):
-            pieces.append(to_rate.resample_chunk(planar.to_ndarray().mean(axis=0)))
-        if frame is None:
-            pieces.append(to_rate.resample_chunk(np.zeros(0, np.float32), last=True))
+    def add(frame: av.AudioFrame | None) -> None:
+        waiting.extend(planar.to_ndarray().mean(axis=0) for planar in to_floats.resample(frame))
+
+    def resample(last: bool = False) -> np.ndarray:
+        nonlocal cut
+        piece = to_rate.resample_chunk(np.concatenate([*waiting, np.zeros(0, np.float32)]), last=last)
+        waiting.clear()
+        dropped = min(cut, len(piece))
+        cut -= dropped
+        return piece[dropped:]
 
     for frame in _decodable_frames(container, stream):
         found = (frame.format.name, frame.layout.name, frame.sample_rate)
         if found != current:
-            if current is not None:
-                resample(None)
+            if current is None:
+                shift = round(_seconds_after_picture(container, frame.time) * SAMPLING_RATE)
+                cut = max(-shift, 0)
+                yield np.zeros(max(shift, 0), np.float32)
+            else:
+                add(None)
+                yield resample(last=True)
             current = found
             to_floats = av.AudioResampler(format="fltp")  # (channels, samples) in [-1, 1]; the rest is left as it is
             to_rate = soxr.ResampleStream(frame.sample_rate, SAMPLING_RATE, 1, dtype="float32")
-        if start is None:
-            start = frame.time
-        resample(frame)
-    if current is None:
-        return None
-    resample(None)
-    return _shifted(np.concatenate(pieces), _seconds_after_picture(container, start))
+        add(frame)
+        if sum(map(len, waiting)) >= _PIECE:
+            yield resample()
+    if current is not None:
+        add(None)
+        yield resample(last=True)
 
 
 def _decodable_frames(container: av.container.InputContainer, stream: Any) -> Any:
@@ -259,26 +234,73 @@ def _seconds_after_picture(container: av.container.InputContainer, sound_start: 
     return 0.0
 
 
-def _shifted(waveform: np.ndarray, seconds: float) -> np.ndarray:
-    samples = round(seconds * SAMPLING_RATE)
-    return np.pad(waveform, (samples, 0)) if samples > 0 else waveform[-samples:]
-
-
 # Arrays
 
 
-def _from_array(speech: Any, sampling_rate: Any) -> np.ndarray:
+class MonoArray:
+    """An array that was given, as mono float32: every piece is converted when it is read, and the array not copied.
+
+    Args:
+        array (`np.ndarray`): See `load_speech`.
+
+    Raises:
+        ValueError: If its shape or type is none of a sound.
+    """
+
+    def __init__(self, array: np.ndarray):
+        if array.ndim not in (1, 2):
+            raise ValueError(f"Speech must have shape (samples,) or (samples, channels), not {array.shape}.")
+        self._scale, self._offset = 1.0, 0.0
+        if array.dtype.kind in "iu":
+            if array.dtype.itemsize > 4:
+                raise ValueError(
+                    "Speech of 64-bit integers has no known full scale: convert it to int16 or to floats."
+                )
+            self._scale = 2.0 ** (8 * array.dtype.itemsize - 1)
+            self._offset = self._scale if array.dtype.kind == "u" else 0.0
+        elif array.dtype.kind != "f":
+            raise ValueError(f"Speech must be floats in [-1, 1] or integers, not {array.dtype}.")
+        if array.ndim == 2:
+            channel_axis = int(np.argmin(array.shape))
+            if array.shape[channel_axis] > _MAX_CHANNELS:
+                raise ValueError(f"Speech of shape {array.shape} has too many channels: give (samples, channels).")
+            array = array if channel_axis == 1 else array.T  # (samples, channels)
+            if array.shape[1] == 0:
+                array = np.zeros(0, np.float32)
+        self._array = array
+
+    def __len__(self) -> int:
+        """Samples."""
+        return len(self._array)
+
+    def __getitem__(self, where: slice) -> np.ndarray:
+        """Samples of a slice, `(n,)` float32."""
+        part = self._array[where]
+        if part.ndim == 2:
+            part = part.mean(axis=1, dtype=np.float32)
+        part = part.astype(np.float32, copy=False)
+        return part if self._scale == 1 else (part - np.float32(self._offset)) / np.float32(self._scale)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """All of it, in pieces."""
+        return (self[start : start + _PIECE] for start in range(0, len(self), _PIECE))
+
+
+def _resampled(sound: MonoArray, rate: float) -> Iterator[np.ndarray]:
+    stream = soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32")
+    for piece in sound:
+        yield stream.resample_chunk(piece)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _array_and_rate(speech: Any, sampling_rate: Any) -> tuple[np.ndarray, float]:
     if isinstance(speech, tuple | list):
         if len(speech) != 2 or np.ndim(speech[0]) + np.ndim(speech[1]) == 0:
             raise ValueError("Speech given as a pair must be (array, sampling rate), for example (waveform, 16000).")
         speech, sampling_rate = speech if np.ndim(speech[1]) == 0 else (speech[1], speech[0])
     if not isinstance(speech, np.ndarray):
         raise ValueError(f"Speech must be a file or a numpy array with its rate, not {type(speech).__name__}.")
-    rate = _checked_rate(sampling_rate)
-    mono = _to_mono_float(speech)
-    if rate == SAMPLING_RATE or len(mono) == 0:
-        return mono
-    return soxr.resample(mono, rate, SAMPLING_RATE)
+    return speech, _checked_rate(sampling_rate)
 
 
 def _checked_rate(sampling_rate: Any) -> float:
@@ -290,98 +312,3 @@ def _checked_rate(sampling_rate: Any) -> float:
     if not 1_000 <= rate <= 1_000_000:
         raise ValueError(f"sampling_rate must lie between 1000 and 1000000 Hz, not {sampling_rate}.")
     return rate
-
-
-def _to_mono_float(array: np.ndarray) -> np.ndarray:
-    if array.ndim not in (1, 2):
-        raise ValueError(f"Speech must have shape (samples,) or (samples, channels), not {array.shape}.")
-    scale, offset = 1.0, 0.0
-    if array.dtype.kind in "iu":
-        if array.dtype.itemsize > 4:
-            raise ValueError("Speech of 64-bit integers has no known full scale: convert it to int16 or to floats.")
-        scale = 2.0 ** (8 * array.dtype.itemsize - 1)
-        offset = scale if array.dtype.kind == "u" else 0.0
-    elif array.dtype.kind != "f":
-        raise ValueError(f"Speech must be floats in [-1, 1] or integers, not {array.dtype}.")
-    if array.ndim == 2:
-        channel_axis = int(np.argmin(array.shape))
-        if array.shape[channel_axis] > _MAX_CHANNELS:
-            raise ValueError(f"Speech of shape {array.shape} has too many channels: give (samples, channels).")
-        if array.shape[channel_axis] == 0:
-            return np.zeros(0, np.float32)
-        array = array.mean(axis=channel_axis, dtype=np.float32)
-    return (array.astype(np.float32) - np.float32(offset)) / np.float32(scale)
-
-
-def _checked(waveform: np.ndarray, name: str) -> np.ndarray:
-    if not np.isfinite(waveform).all():
-        raise ValueError(f"The sound of {name} holds NaN or infinite samples: record or export it again.")
-    seconds = len(waveform) / SAMPLING_RATE
-    if seconds < MIN_SECONDS:
-        raise ValueError(f"The sound of {name} is {seconds:.2f} s long: give at least {MIN_SECONDS} s of speech.")
-    # Around the mean: a constant offset of the sound card is silence as well.
-    if float(np.ptp(waveform)) / 2 < SILENCE_PEAK:
-        raise ValueError(f"The sound of {name} is silent throughout: check the microphone, or give another recording.")
-    peak = float(np.abs(waveform).max())
-    return waveform / np.float32(peak) if peak > 1 else waveform
-
-
-# Features
-
-
-def _as_waveform(waveform: np.ndarray) -> np.ndarray:
-    waveform = np.asarray(waveform)
-    if waveform.ndim != 1 or waveform.size == 0:
-        raise ValueError(f"The waveform must have shape (samples,) with at least one sample, not {waveform.shape}.")
-    waveform = waveform.astype(np.float32, copy=False)
-    if not np.isfinite(waveform).all():
-        raise ValueError("The waveform holds NaN or infinite samples.")
-    return waveform
-
-
-def _band_power(waveform: np.ndarray, filters: np.ndarray) -> np.ndarray:
-    """Power of each mel step in each of `filters` `(bands, 257)`: float32 `(steps, bands)`, 4 steps a video frame."""
-    steps = num_frames(len(waveform)) * STEPS_PER_FRAME
-    before = (WINDOW_LENGTH - HOP) // 2  # step j is centred on sample 160 j + 80
-    after = (steps - 1) * HOP + WINDOW_LENGTH - before - len(waveform)
-    spans = np.lib.stride_tricks.sliding_window_view(np.pad(waveform, (before, after)), WINDOW_LENGTH)[::HOP]
-    hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW_LENGTH) / WINDOW_LENGTH)).astype(np.float32)
-    power = np.empty((steps, len(filters)), np.float32)
-    for first in range(0, steps, _CHUNK_STEPS):
-        chunk = slice(first, first + _CHUNK_STEPS)
-        spectrum = np.fft.rfft(spans[chunk] * hann, N_FFT)  # (chunk, 257)
-        power[chunk] = (spectrum.real**2 + spectrum.imag**2) @ filters.T
-    return power
-
-
-def gated_level(power: np.ndarray) -> float:
-    """Loudness of the loud parts: mean power of the steps above a tenth of the mean (the relative gate of BS.1770)."""
-    mean = float(power.mean(dtype=np.float64))
-    return float(power[power >= 0.1 * mean].mean(dtype=np.float64)) if mean > 0 else 0.0
-
-
-def _hz_to_mel(hz: np.ndarray) -> np.ndarray:
-    """Slaney's mel scale: linear below 1000 Hz, logarithmic above."""
-    return np.where(hz < 1000, 3 * hz / 200, 15 + 27 * np.log(np.maximum(hz, 1000) / 1000) / np.log(6.4))
-
-
-def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
-    return np.where(mel < 15, 200 * mel / 3, 1000 * np.exp((np.maximum(mel, 15) - 15) * np.log(6.4) / 27))
-
-
-@functools.lru_cache(maxsize=64)
-def mel_filters(pitch: float = 1.0) -> np.ndarray:
-    """Make triangular mel filters; equal to librosa's, whose import would cost a second.
-
-    Args:
-        pitch (`float`): Filters that take a sound for one of `pitch` times its frequencies.
-
-    Returns:
-        `np.ndarray` of shape `(16, 257)`: float32, low bands first.
-    """
-    lowest, highest = _hz_to_mel(np.array([_MEL_FMIN, _MEL_FMAX]))
-    edges = _mel_to_hz(np.linspace(float(lowest), float(highest), NUM_MELS + 2))[:, None] / pitch  # Hz
-    bins = np.fft.rfftfreq(N_FFT, 1 / SAMPLING_RATE)[None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)

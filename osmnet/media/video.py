@@ -6,14 +6,15 @@ PyAV carries its own FFmpeg, so that no program has to be installed beside the p
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -24,12 +25,25 @@ from osmnet.media.audio import local_file
 
 _MAX_GAP = 5.0  # seconds; a larger jump between two timestamps is a broken clock, not a picture that stood still
 _AUDIO_BIT_RATE = 96_000
+_NVENC = "h264_nvenc"
+_CODECS = ("libx264", _NVENC)
+_SOUND_EVERY = 25  # pictures: sound and picture lie side by side in the file, so that it plays while it loads
 # Measured on a colourful 256 px picture, to 4:2:0 and back: mean error 0.5 grey levels, 3.5 with FFmpeg's defaults.
 _TO_RGB = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 _TO_RGB_SMALL = Interpolation.AREA  # four times faster than the above, and as good where the picture is made smaller
 _TO_YUV = Interpolation.BILINEAR | Interpolation.ACCURATE_RND
 _AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+
+
+class Sound(Protocol):
+    """Mono samples in [-1, 1] that are read piece by piece: an array, or a `Recording`."""
+
+    def __len__(self) -> int:
+        """Give the number of samples."""
+
+    def __getitem__(self, samples: slice, /) -> np.ndarray:
+        """Read some of them."""
 
 
 Window = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright picture
@@ -242,6 +256,29 @@ def _turn(frame: Any) -> tuple[bool, bool, bool]:
     return transposed, bool(a < 0), bool(d < 0)
 
 
+@functools.lru_cache(maxsize=64)
+def best_codec(device: str, size: tuple[int, int]) -> str:
+    """Choose the encoder for frames that are made on a device.
+
+    Args:
+        device (`str`): Type of the device, as PyTorch names it.
+        size (`tuple[int, int]`): Height and width of the frames.
+
+    Returns:
+        `str`: `"h264_nvenc"` on CUDA where FFmpeg, the driver and the size admit it, else `"libx264"`.
+    """
+    if device != "cuda" or _NVENC not in av.codecs_available:
+        return "libx264"
+    try:
+        context = av.CodecContext.create(_NVENC, "w")
+        context.height, context.width = (length + length % 2 for length in size)
+        context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
+        context.open()
+    except (OSError, av.FFmpegError):
+        return "libx264"
+    return _NVENC
+
+
 class VideoWriter:
     """Write frames and speech into an MP4 file: H.264 and AAC, ready to be streamed.
 
@@ -253,12 +290,15 @@ class VideoWriter:
         path (`str` or `os.PathLike`): The file to write; missing folders are made, an existing file is replaced.
         size (`tuple[int, int]`): Height and width of the frames, in pixels.
         fps (`int` or `float`): Frames a second.
-        waveform (`np.ndarray` of shape `(samples,)`, *optional*): Mono sound in [-1, 1]; None for a silent film.
+        waveform (`np.ndarray` of shape `(samples,)` or `Recording`, *optional*): Mono sound in [-1, 1], read as it is
+            needed; None for a silent film.
         sampling_rate (`int`): Rate of `waveform` in Hz; one that AAC knows (8000, 11025, 12000, 16000 … 96000).
         crf (`int`): Quality of the pictures, 0 (lossless) to 51 (worst).
         comment (`str`, *optional*): Written into the file's metadata.
         preset (`str`): Speed of x264, "ultrafast" to "veryslow".
         threads (`int`): Threads of x264; one where many videos are written side by side.
+        codec (`str`): `"libx264"`, or `"h264_nvenc"` for the encoder of an NVIDIA GPU, see `best_codec`; `crf` is then
+            its constant quality, and `preset` and `threads` do not count.
 
     Raises:
         ValueError: If an argument is out of range; on entering the block, if the file cannot be written there; later,
@@ -275,12 +315,13 @@ class VideoWriter:
         path: str | os.PathLike[str],
         size: tuple[int, int],
         fps: float = 25,
-        waveform: np.ndarray | None = None,
+        waveform: Sound | None = None,
         sampling_rate: int = 16_000,
         crf: int = 18,
         comment: str | None = None,
         preset: str = "veryfast",
         threads: int = 2,
+        codec: str = "libx264",
     ) -> None:
         """Check the arguments; nothing is written before the block is entered."""
         self.path = Path(path)
@@ -293,21 +334,19 @@ class VideoWriter:
             raise ValueError(f"crf must lie between 0 (lossless) and 51 (worst), not {crf}.")
         if preset not in _PRESETS:
             raise ValueError(f"preset must be one of {', '.join(_PRESETS)}, not {preset!r}.")
-        if waveform is not None:
-            waveform = np.asarray(waveform)
-            if waveform.ndim != 1 or waveform.dtype.kind != "f":
-                raise ValueError(
-                    f"waveform must hold floats of shape (samples,), not {waveform.dtype} of shape {waveform.shape}."
-                )
-            if sampling_rate not in _AAC_RATES:
-                raise ValueError(f"sampling_rate must be one that AAC knows, for example 16000, not {sampling_rate}.")
+        if codec not in _CODECS:
+            raise ValueError(f"codec must be one of {', '.join(_CODECS)}, not {codec!r}.")
+        _check_sound(waveform, sampling_rate)
         self.num_frames = 0
         self._fps = Fraction(fps).limit_denominator(1001)
         self._waveform = waveform
         self._sampling_rate = int(sampling_rate)
-        self._samples_written = 0
+        self._sound: _SoundTrack | None = None
+        self._codec = codec
         # x264 takes more memory with every thread; several takes are encoded side by side.
         self._options = {"crf": str(crf), "preset": preset, "threads": str(threads)}
+        if codec == _NVENC:
+            self._options = {"rc": "vbr", "cq": str(crf), "preset": "p4"}
         self._comment = comment
         self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
         self._container: Any = None
@@ -348,7 +387,8 @@ class VideoWriter:
         try:
             for pixels in frames.reshape(-1, *self.size, 3):
                 self._encode_picture(pixels)
-            self._encode_sound(self._samples_due())
+            if self._sound is not None:
+                self._sound.write(self._samples_due())
         except (OSError, av.FFmpegError) as error:
             raise ValueError(self._cannot_write(error)) from error
 
@@ -370,7 +410,7 @@ class VideoWriter:
         if self._comment:
             self._container.metadata["comment"] = self._comment
         height, width = self.size
-        video = self._container.add_stream("libx264", rate=self._fps, options=self._options)
+        video = self._container.add_stream(self._codec, rate=self._fps, options=self._options)
         video.width, video.height = width + width % 2, height + height % 2
         video.pix_fmt = "yuv420p"
         video.time_base = 1 / self._fps
@@ -378,10 +418,8 @@ class VideoWriter:
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         self._video = video
-        self._audio = None
         if self._waveform is not None:
-            self._audio = self._container.add_stream("aac", rate=self._sampling_rate, layout="mono")
-            self._audio.bit_rate = _AUDIO_BIT_RATE
+            self._sound = _SoundTrack(self._container, self._waveform, self._sampling_rate)
         self._container.start_encoding()
 
     def _encode_picture(self, pixels: np.ndarray) -> None:
@@ -404,24 +442,12 @@ class VideoWriter:
     def _samples_due(self) -> int:
         return round(self.num_frames * self._sampling_rate / self._fps)
 
-    def _encode_sound(self, until: int) -> None:
-        """Encode the sound up to sample `until`, with silence where the waveform has ended."""
-        if self._audio is None or self._waveform is None or until <= self._samples_written:
-            return
-        samples = self._waveform[self._samples_written : until].astype(np.float32)
-        samples = np.pad(np.clip(samples, -1, 1), (0, until - self._samples_written - len(samples)))
-        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-        frame.sample_rate = self._sampling_rate
-        frame.pts, frame.time_base = self._samples_written, Fraction(1, self._sampling_rate)
-        self._container.mux(self._audio.encode(frame))
-        self._samples_written = until
-
     def _finish(self) -> None:
         if self.num_frames == 0:
             raise ValueError(f"No frame was written to '{self.path}': a video needs at least one.")
         self._container.mux(self._video.encode(None))
-        if self._audio is not None:
-            self._container.mux(self._audio.encode(None))
+        if self._sound is not None:
+            self._sound.finish()
         self._container.close()
         self._container = None
         os.replace(self._temporary, self.path)
@@ -439,3 +465,95 @@ class VideoWriter:
     def _cannot_write(self, error: Exception) -> str:
         reason = getattr(error, "strerror", None) or str(error)
         return f"'{self.path}' cannot be written ({reason}): give a folder with room in which you may write."
+
+
+class _SoundTrack:
+    """Encodes mono sound into a container, as far as the pictures have come."""
+
+    def __init__(self, container: Any, sound: Sound, sampling_rate: int) -> None:
+        self._container, self._sound, self._rate = container, sound, sampling_rate
+        self._stream = container.add_stream("aac", rate=sampling_rate, layout="mono")
+        self._stream.bit_rate = _AUDIO_BIT_RATE
+        self._written = 0
+
+    def write(self, until: int) -> None:
+        """Encode up to sample `until`, with silence where the sound has ended."""
+        if until <= self._written:
+            return
+        samples = np.asarray(self._sound[self._written : until], np.float32)
+        samples = np.pad(np.clip(samples, -1, 1), (0, until - self._written - len(samples)))
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = self._rate
+        frame.pts, frame.time_base = self._written, Fraction(1, self._rate)
+        self._container.mux(self._stream.encode(frame))
+        self._written = until
+
+    def finish(self) -> None:
+        self._container.mux(self._stream.encode(None))
+
+
+def _check_sound(sound: Sound | None, sampling_rate: int) -> None:
+    if sound is None:
+        return
+    if isinstance(sound, np.ndarray) and (sound.ndim != 1 or sound.dtype.kind != "f"):
+        raise ValueError(f"waveform must hold floats of shape (samples,), not {sound.dtype} of shape {sound.shape}.")
+    if sampling_rate not in _AAC_RATES:
+        raise ValueError(f"sampling_rate must be one that AAC knows, for example 16000, not {sampling_rate}.")
+
+
+def join_videos(
+    parts: Sequence[Path],
+    path: Path,
+    waveform: Sound | None = None,
+    sampling_rate: int = 16_000,
+    comment: str | None = None,
+) -> None:
+    """Join silent videos of one encoder into one, without encoding the pictures again, and add the sound.
+
+    Args:
+        parts (`Sequence[Path]`): Files of `VideoWriter` with the same size, rate and settings, in order.
+        path (`Path`): The file to write; it appears when it is whole.
+        waveform (`np.ndarray` of shape `(samples,)` or `Recording`, *optional*): Mono sound of the whole.
+        sampling_rate (`int`): Its rate in Hz.
+        comment (`str`, *optional*): Written into the file's metadata.
+
+    Raises:
+        ValueError: If a part cannot be read or the file cannot be written.
+    """
+    _check_sound(waveform, sampling_rate)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with av.open(f"file:{temporary}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            if comment:
+                container.metadata["comment"] = comment
+            with av.open(f"file:{parts[0]}") as first:
+                video = container.add_stream_from_template(first.streams.video[0])
+                step = 1 / Fraction(first.streams.video[0].average_rate)
+            sound = None if waveform is None else _SoundTrack(container, waveform, sampling_rate)
+            frames = 0
+            for part in parts:
+                begin = frames
+                with av.open(f"file:{part}") as source:
+                    stream = source.streams.video[0]
+                    for packet in source.demux(stream):
+                        if packet.dts is None:  # the empty packet at the end
+                            continue
+                        shift = round(begin * step / packet.time_base)
+                        packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                        packet.stream = video
+                        container.mux(packet)
+                        frames += 1
+                        if sound is not None and frames % _SOUND_EVERY == 0:
+                            sound.write(round(frames * sampling_rate * step))
+            if sound is not None:
+                sound.write(round(frames * sampling_rate * step))
+                sound.finish()
+        os.replace(temporary, path)
+    except (OSError, av.FFmpegError) as error:
+        raise ValueError(
+            f"'{path}' cannot be written ({getattr(error, 'strerror', None) or error}): give a folder with room in "
+            "which you may write."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

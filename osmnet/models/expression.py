@@ -9,16 +9,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
+from osmnet.diffusers_base import register_to_config
 from osmnet.modeling_utils import OSMNetModel
 
 from .layers import MelWindowEncoder
 
 DILATIONS = (1, 2, 4, 8)
-CHUNK = 2048  # frames extracted at a time: bounds the memory on an hour of speech
+CHUNK = 1024  # frames extracted at a time: bounds the memory on an hour of speech
 
 
 class ContextBlock(nn.Module):
@@ -131,13 +131,14 @@ class ExpressionExtractor(OSMNetModel):
         frames = len(mel_windows)
         end = frames if end is None else end
         alpha = torch.from_numpy(identity)[None].to(self.device)
-        parts = []
+        expression = np.empty((max(end - begin, 0), self.config.expression_dim), np.float32)
         for start in range(begin, end, CHUNK):
             stop = min(start + CHUNK, end)
             first, last = max(start - self.context_frames, 0), min(stop + self.context_frames, frames)
-            mel = torch.from_numpy(mel_windows[first:last])[None].to(self.device)
-            parts.append(self(mel, alpha)[0].float().cpu().numpy()[start - first : stop - first])
-        return np.concatenate(parts)
+            mel = torch.from_numpy(np.array(mel_windows[first:last], order="C"))[None].to(self.device)
+            part = self(mel, alpha)[0, start - first : stop - first]
+            expression[start - begin : stop - begin] = part.float().cpu().numpy()
+        return expression
 
 
 def expression_loss(

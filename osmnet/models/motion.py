@@ -7,19 +7,20 @@ C `motion_dim`, S `num_bases`, K clips, N `num_videos`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
+from osmnet.diffusers_base import register_to_config
 from osmnet.modeling_utils import OSMNetModel
 
 from .layers import MelWindowEncoder, ResidualMLP
 
 NUM_RADIUS_QUANTILES = 33
+CHUNK = 1024  # clips sampled at a time: bounds the memory on an hour of speech
 
 
 class MotionEncoder(OSMNetModel):
@@ -172,24 +173,80 @@ class MotionSpace(OSMNetModel):
             arXiv 2309.16148, Eq. 5. The paper does not say how to draw from the ball; the direction within the span,
             the radii of real clips and the correlation are ours.
         """
-        center, epsilon, generators = self._check_sample(center, epsilon, generator, num_videos, sampling, correlation)
-        clips, dim = center.shape[1:]
-        width = (self.config.num_bases if sampling == "span" else dim) + 1  # the last column draws the radius
-        noise = torch.stack([_randn((clips, width), each) for each in generators])  # (N, K, width)
-        step = math.sqrt(1 - correlation**2)
-        for clip in range(1, clips):  # first-order autoregression that keeps the variance 1
-            noise[:, clip] = correlation * noise[:, clip - 1] + step * noise[:, clip]
+        epsilon = self._check_draw(epsilon, sampling, correlation)
+        center, generators = self._check_takes(center, generator, num_videos)
+        takes = []
+        for take, each in enumerate(generators):
+            noise = self._noise(center.shape[1], each, sampling, correlation)
+            parts = zip(center[take % len(center)].split(CHUNK), noise.split(CHUNK), strict=True)
+            takes.append(torch.cat([self.around(*part, epsilon, sampling) for part in parts]))
+        return torch.stack(takes)
 
-        bases = self.motion_bases.detach().float().cpu()
-        uniform = torch.special.ndtr(noise[..., -1:])  # (N, K, 1)
+    def sample_chunks(
+        self,
+        weights: torch.Tensor,
+        epsilon: float = 1.0,
+        generator: torch.Generator | None = None,
+        sampling: str = "span",
+        correlation: float = 0.5,
+    ) -> Iterator[torch.Tensor]:
+        """Draw one take around the centres `w · B`, some clips at a time: an hour's features take 46 MB.
+
+        Args:
+            weights (`torch.Tensor` of shape `(clips, num_bases)`): Weights of the bases that the speech asks for.
+            epsilon (`float`): As for `sample`, as are the others.
+            generator (`torch.Generator`, *optional*): Source of the noise.
+            sampling (`str`): `"span"` or `"ball"`.
+            correlation (`float`): Of the draws of neighbouring clips.
+
+        Returns:
+            Iterator of `torch.Tensor` of shape `(n, motion_dim)`: The clips in order, 1024 or fewer at a time; what
+            `sample` draws around `reconstruct(weights)`.
+
+        Raises:
+            ValueError: If an argument is out of its range or of another shape.
+        """
+        epsilon = self._check_draw(epsilon, sampling, correlation)
+        self._check_last("weights", weights, self.config.num_bases)
+        noise = self._noise(len(weights), generator, sampling, correlation)
+        parts = zip(weights.split(CHUNK), noise.split(CHUNK), strict=True)
+        device = self.motion_bases.device
+        return (self.around(self.reconstruct(part.to(device)), n, epsilon, sampling) for part, n in parts)
+
+    def _noise(self, clips: int, generator: torch.Generator | None, sampling: str, correlation: float) -> torch.Tensor:
+        """Draw normal numbers `(clips, width)` whose neighbouring rows correlate; the last column draws the radius."""
+        width = (self.config.num_bases if sampling == "span" else self.config.motion_dim) + 1
+        noise = _randn((clips, width), generator)
+        rows = noise.numpy()
+        rows[1:] *= math.sqrt(1 - correlation**2)
+        for clip in range(1, clips):  # first-order autoregression that keeps the variance 1
+            rows[clip] += correlation * rows[clip - 1]
+        return noise
+
+    @torch.no_grad()
+    def around(
+        self, center: torch.Tensor, noise: torch.Tensor, epsilon: float, sampling: str = "span"
+    ) -> torch.Tensor:
+        """Features `(clips, motion_dim)` within ε of their centres, where the noise says.
+
+        Args:
+            center (`torch.Tensor` of shape `(clips, motion_dim)`): F_c, float32.
+            noise (`torch.Tensor` of shape `(clips, num_bases + 1)`): Standard normal, on the CPU; the last column
+                draws the radius. With `"ball"`: `(clips, motion_dim + 1)`.
+            epsilon (`float`): Radius ε.
+            sampling (`str`): `"span"` or `"ball"`, see `sample`.
+
+        Returns:
+            `torch.Tensor` of shape `(clips, motion_dim)`, float32, on the device of `center`.
+        """
+        uniform = torch.special.ndtr(noise[:, -1:])  # (K, 1)
         if sampling == "span":
-            # Take by take: one product for all would round each differently for different numbers of takes.
-            spread = bases - bases.mean(0)
-            direction = torch.stack([each[:, :-1] @ spread for each in noise])  # (N, K, C)
+            bases = self.motion_bases.detach().float().cpu()
+            direction = noise[:, :-1] @ (bases - bases.mean(0))  # (K, C)
             radius = self._radius(uniform)
         else:
-            direction = noise[..., :-1]
-            radius = uniform ** (1 / dim)
+            direction = noise[:, :-1]
+            radius = uniform ** (1 / self.config.motion_dim)
         # Rounding the sum moves it by at most 2⁻²⁴ of its length, and the length of the direction is 1 but for a few
         # units in its last place: stay that far inside, so that no feature leaves the ball.
         center_cpu = center.cpu()
@@ -204,23 +261,24 @@ class MotionSpace(OSMNetModel):
         below = position.floor().long().clamp(max=len(quantiles) - 2)
         return torch.lerp(quantiles[below], quantiles[below + 1], position - below).clamp(0, 1)
 
-    def _check_sample(
-        self,
-        center: torch.Tensor,
-        epsilon: float,
-        generator: torch.Generator | Sequence[torch.Generator] | None,
-        num_videos: int,
-        sampling: str,
-        correlation: float,
-    ) -> tuple[torch.Tensor, float, Sequence[torch.Generator | None]]:
+    @staticmethod
+    def _check_draw(epsilon: float, sampling: str, correlation: float) -> float:
         if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon < math.inf:
             raise ValueError(f"epsilon must be a finite number of at least 0, not {epsilon!r}.")
-        if isinstance(num_videos, bool) or not isinstance(num_videos, int) or num_videos < 1:
-            raise ValueError(f"num_videos must be a whole number of at least 1, not {num_videos!r}.")
         if sampling not in ("span", "ball"):
             raise ValueError(f'sampling must be "span" or "ball", not {sampling!r}.')
         if not 0 <= correlation < 1:
             raise ValueError(f"correlation must be at least 0 and below 1, not {correlation!r}.")
+        return float(epsilon)
+
+    def _check_takes(
+        self,
+        center: torch.Tensor,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        num_videos: int,
+    ) -> tuple[torch.Tensor, Sequence[torch.Generator | None]]:
+        if isinstance(num_videos, bool) or not isinstance(num_videos, int) or num_videos < 1:
+            raise ValueError(f"num_videos must be a whole number of at least 1, not {num_videos!r}.")
         if center.ndim == 2:
             center = center.unsqueeze(0)
         if center.ndim != 3 or center.shape[0] not in (1, num_videos) or center.shape[1] < 1:
@@ -236,7 +294,7 @@ class MotionSpace(OSMNetModel):
         )
         if len(generators) != num_videos:
             raise ValueError(f"generator has {len(generators)} entries for num_videos={num_videos}; give one a video.")
-        return center.float(), float(epsilon), generators
+        return center.float(), generators
 
     @staticmethod
     def _check_last(name: str, tensor: torch.Tensor, size: int) -> None:
@@ -397,14 +455,15 @@ def compose_clips(clips: torch.Tensor, pull: float = 0.15, smoothing: float = 2.
         raise ValueError(f"smoothing must be a finite number of frames of at least 0, not {smoothing!r}.")
     clips = clips - clips[:, :, :1]
     ends = clips[:, :, -1]  # (N, K, 6)
-    offset, offsets = torch.zeros_like(ends[:, 0]), []
-    for clip in range(clips.shape[1]):
-        offsets.append(offset)
-        offset = (1 - pull) * offset + ends[:, clip]
+    offsets = torch.cat([torch.zeros_like(ends[:, :1]), ends], 1).detach().cpu()  # (N, K+1, 6)
+    steps = offsets.numpy()  # which does ten times as many of such small steps in a second
+    for clip in range(1, steps.shape[1]):
+        steps[:, clip] += (1 - pull) * steps[:, clip - 1]
+    offsets = offsets.to(clips.device)
     fade = 1 - pull * torch.linspace(0, 1, clips.shape[2], dtype=clips.dtype, device=clips.device)  # (T,)
-    path = torch.stack(offsets, 1).unsqueeze(2) * fade[:, None] + clips  # (N, K, T, 6)
+    path = offsets[:, :-1].unsqueeze(2) * fade[:, None] + clips  # (N, K, T, 6)
     # The last pose of each clip is dropped: it is the first of the next one. The very last is kept.
-    path = torch.cat([path[:, :, :-1].flatten(1, 2), offset.unsqueeze(1)], 1)  # (N, K·(T−1)+1, 6)
+    path = torch.cat([path[:, :, :-1].flatten(1, 2), offsets[:, -1:]], 1)  # (N, K·(T−1)+1, 6)
     path = _gaussian_smooth(path, smoothing)
     return path - path[:, :1]
 

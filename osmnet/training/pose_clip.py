@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from osmnet.data.dataset import Clip
 from osmnet.face.morphable import FaceModel
-from osmnet.media.audio import mel_spectrogram
+from osmnet.media.features import mel_spectrogram
 from osmnet.training.sound import SILENCE, STEPS_AFTER, STEPS_BEFORE
 from osmnet.training.speech_clip import windows_of
 

@@ -12,19 +12,10 @@ from typing import Any
 import numpy as np
 import scipy.fft
 
-from osmnet.media.audio import (
-    HOP,
-    MEL_FLOOR,
-    N_FFT,
-    SAMPLES_PER_FRAME,
-    SAMPLING_RATE,
-    STEPS_PER_FRAME,
-    WINDOW_LENGTH,
-    gated_level,
-    mel_filters,
-)
+from osmnet.media.audio import SAMPLES_PER_FRAME, SAMPLING_RATE
+from osmnet.media.features import HOP, MEL_FLOOR, N_FFT, STEPS_PER_FRAME, WINDOW_LENGTH, gated_level, mel_filters
 
-# Mel steps that the windows of the first and the last frame reach beyond a stretch (osmnet.media.audio).
+# Mel steps that the windows of the first and the last frame reach beyond a stretch (osmnet.media.features).
 STEPS_BEFORE, STEPS_AFTER = 6, 10
 SILENCE = -1.0  # of every band of a spectrogram
 

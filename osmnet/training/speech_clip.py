@@ -9,7 +9,8 @@ import torch
 
 from osmnet.data.dataset import Clip
 from osmnet.face.morphable import FaceModel
-from osmnet.media.audio import MEL_WINDOW, SAMPLES_PER_FRAME, STEPS_PER_FRAME, mel_windows
+from osmnet.media.audio import SAMPLES_PER_FRAME
+from osmnet.media.features import MEL_WINDOW, STEPS_PER_FRAME, mel_windows
 from osmnet.models.expression import ExpressionExtractor
 from osmnet.training.sound import Disturbance, loudness, mel_steps
 

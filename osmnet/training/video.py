@@ -44,8 +44,9 @@ class VideoConfig(StageConfig):
         geometry (`str`): `"mesh"` paints the mouth on a warped picture, `"none"` makes the whole square.
         image_size (`int`): Side of the network's pictures in pixels: of the mouth window, or of the whole square.
         window (`int`): 2k + 1 frames of driving numbers; 1 is the frame's own alone.
-        base_channels (`int`): Width of the network.
-        stem_stride (`int`): 2 works at half the resolution. With `init`, these five are the initial network's.
+        base_channels (`int`): Width of the network at full resolution; it doubles wherever that halves,
+        max_channels (`int`): up to this one.
+        stem_stride (`int`): 2 works at half the resolution. With `init`, these six are the initial network's.
         min_size (`int`): Clips with smaller crops, in pixels, are too soft to learn teeth from.
         driving (`tuple[str, ...]`): What drives: `measured` poses; for `"none"` also `motion` and `center`, decoded
             from F̃_m of the clip's motion and F_c of its sound. Of several, each makes a frame; their losses are added.
@@ -54,9 +55,9 @@ class VideoConfig(StageConfig):
         adversarial_from (`int`): Step from which the discriminator takes part, if `g` or `feature` has a weight.
     """
 
-    steps: int = 7000
+    steps: int = 5000
     batch_size: int = 8
-    learning_rate: float = 2e-4
+    learning_rate: float = 4e-4
     floor: float = 0.05
     beta1: float = 0.5
     beta2: float = 0.99
@@ -70,12 +71,13 @@ class VideoConfig(StageConfig):
     geometry: str = "mesh"
     image_size: int = 128
     window: int = 17
-    base_channels: int = 24
+    base_channels: int = 16
+    max_channels: int = 64
     stem_stride: int = 2
     min_size: int = 250
     driving: tuple[str, ...] = ("measured",)
     vgg: str = ""
-    adversarial_from: int = 2500
+    adversarial_from: int = 1500
 
     def __post_init__(self) -> None:
         """Refuse what no run can use."""
@@ -197,8 +199,8 @@ def _initial_network(config: VideoConfig, face_model: FaceModel) -> tuple[VideoG
     if not config.init:
         network = VideoGenerator(
             geometry=config.geometry, image_size=config.image_size, window=config.window,
-            base_channels=config.base_channels, stem_stride=config.stem_stride,
-            guide_channels=GUIDE_CHANNELS if mesh else 0,
+            base_channels=config.base_channels, max_channels=config.max_channels,
+            stem_stride=config.stem_stride, guide_channels=GUIDE_CHANNELS if mesh else 0,
         )  # fmt: skip
         return network, config
     network = load_initial(VideoGenerator, config.init, "video_generator", face_model)
@@ -212,7 +214,8 @@ def _initial_network(config: VideoConfig, face_model: FaceModel) -> tuple[VideoG
             f"The video_generator of '{config.init}' has {network.config.guide_channels} guide channels, and training "
             f"gives {GUIDE_CHANNELS}; leave init out."
         )
-    sizes = {name: network.config[name] for name in ("image_size", "window", "base_channels", "stem_stride")}
+    names = "image_size", "window", "base_channels", "max_channels", "stem_stride"
+    sizes = {name: network.config[name] for name in names}
     return network, dataclasses.replace(config, **sizes)
 
 

@@ -1,0 +1,251 @@
+"""What the networks hear: log-mel windows and voice activity per video frame, of sound of any length.
+
+Convention:
+    Video frame `i` covers the samples `640 i … 640 (i + 1)`. Mel step `j` is centred on sample `160 j + 80`, so that
+    the steps `4 i … 4 i + 3` lie inside frame `i` and a window of 16 steps is centred exactly on a frame's middle.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+from osmnet.media.audio import SAMPLES_PER_FRAME, SAMPLING_RATE, num_frames
+from osmnet.media.recording import Recording
+
+HOP = 160  # samples between two mel steps: 10 ms
+NUM_MELS = 16  # mel bands
+MEL_WINDOW = 16  # mel steps in the window of one video frame
+STEPS_PER_FRAME = SAMPLES_PER_FRAME // HOP  # 4
+
+N_FFT = 512
+WINDOW_LENGTH = 400  # 25 ms
+_MEL_FMIN, _MEL_FMAX = 50.0, 8000.0  # Hz
+MEL_FLOOR = 1e-6  # power relative to the recording's loudness: -60 dB,
+SILENCE = -1.0  # which every band of a spectrogram then holds
+_SPEECH_BAND = (200.0, 4000.0)  # Hz: voice without hum below and hiss above
+_CHUNK_STEPS = 2048  # mel steps transformed at a time: 20 s, few enough to stay near the processor
+
+
+def speech_features(sound: np.ndarray | Recording) -> tuple[np.ndarray, np.ndarray]:
+    """Hear a recording once: its `mel_spectrogram` and its `speech_activity`.
+
+    Args:
+        sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz; read block by block.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: Spectrogram `(4 * frames, 16)` and activity `(frames,)`, float32.
+
+    Raises:
+        ValueError: If the sound is not one-dimensional, empty or not finite.
+    """
+    mel, band = _band_powers(sound, mel_filters(), speech_filter())
+    return log_mel(mel, gated_level(mel.sum(axis=1))), _activity(band[:, 0])
+
+
+def mel_spectrogram(sound: np.ndarray | Recording) -> np.ndarray:
+    """Log-mel spectrogram of a recording, independent of its loudness.
+
+    25 ms Hann windows every 10 ms, 512-point power spectrum, 16 triangular filters of peak 1 on the Slaney mel scale
+    from 50 to 8000 Hz (`librosa.filters.mel(..., norm=None)`). Powers are taken relative to the recording's loudness
+    (the mean power of its loud parts, see `gated_level`), then `(log10(power + 1e-6) + 3) / 3`: 1 is the whole
+    loudness in one band, -1 is 60 dB or more below it. Loud moments reach about 1.2.
+
+    Args:
+        sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz.
+
+    Returns:
+        `np.ndarray` of shape `(steps, 16)`: float32, about [-1, 1], low bands first. `steps` is 4 per video frame:
+        the end is filled with silence to a whole frame.
+
+    Raises:
+        ValueError: If the sound is not one-dimensional, empty or not finite.
+    """
+    (power,) = _band_powers(sound, mel_filters())
+    return log_mel(power, gated_level(power.sum(axis=1)))
+
+
+def mel_windows(sound: np.ndarray | Recording) -> np.ndarray:
+    """Log-mel window of every video frame, the input of the speech networks.
+
+    The window of frame `i` holds the steps `4 i - 6 … 4 i + 9` of `mel_spectrogram`: 160 ms around the frame's middle.
+    Before the beginning and after the end it holds the floor value -1 (silence).
+
+    Args:
+        sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz.
+
+    Returns:
+        `np.ndarray` of shape `(frames, 16, 16)`: float32 `(frame, step, band)`, about [-1, 1].
+
+    Raises:
+        ValueError: If the sound is not one-dimensional, empty or not finite.
+
+    Source:
+        OSM-Net, Sec. IV-A, implementation details: 25 fps and a mel spectrogram of 16 x 16 per frame. It leaves the
+        hop, the bands' limits and the scaling open; ours are above.
+    """
+    return np.ascontiguousarray(cut_windows(mel_spectrogram(sound)))
+
+
+def cut_windows(mel: np.ndarray, begin: int = 0, end: int | None = None) -> np.ndarray:
+    """Cut a spectrogram into the windows of `mel_windows`, which take four times its memory when they stand alone.
+
+    Args:
+        mel (`np.ndarray` of shape `(4 * frames, 16)`): From `mel_spectrogram`.
+        begin (`int`): First frame wanted.
+        end (`int`, *optional*): Frame before which to end, above `begin`; the last one's if not given.
+
+    Returns:
+        `np.ndarray` of shape `(end - begin, 16, 16)`: float32 `(frame, step, band)`: a view of `mel`, or, where the
+        windows reach beyond its ends, of one copy of its part. Not for writing.
+    """
+    end = len(mel) // STEPS_PER_FRAME if end is None else end
+    around = (MEL_WINDOW - STEPS_PER_FRAME) // 2  # 6
+    first, last = STEPS_PER_FRAME * begin - around, STEPS_PER_FRAME * end + around
+    before, after = max(-first, 0), max(last - len(mel), 0)
+    part = mel[first + before : last - after]
+    if before or after:
+        part = np.pad(part, ((before, after), (0, 0)), constant_values=SILENCE)
+    windows = np.lib.stride_tricks.sliding_window_view(part, MEL_WINDOW, axis=0)[::STEPS_PER_FRAME]
+    return windows.transpose(0, 2, 1)
+
+
+def speech_activity(sound: np.ndarray | Recording) -> np.ndarray:
+    """How much of each video frame is speech, from the energy between 200 and 4000 Hz.
+
+    The threshold lies 28 dB below the recording's own loud parts, yet at least 7 dB above its noise floor (its
+    quietest 2 % that are not digital silence); activity rises from 0 to 1 between 3 dB below it and 3 dB above. It
+    holds for 80 ms after speech ends and opens 20 ms before. Only energy counts: music that comes and goes is speech.
+
+    Args:
+        sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz.
+
+    Returns:
+        `np.ndarray` of shape `(frames,)`: float32 in [0, 1]; 0 in silence and in steady noise, 1 in speech.
+
+    Raises:
+        ValueError: If the sound is not one-dimensional, empty or not finite.
+    """
+    (power,) = _band_powers(sound, speech_filter())
+    return _activity(power[:, 0])
+
+
+def gated_level(power: np.ndarray) -> float:
+    """Loudness of the loud parts: mean power of the steps above a tenth of the mean (the relative gate of BS.1770)."""
+    mean = float(power.mean(dtype=np.float64))
+    return float(power[power >= 0.1 * mean].mean(dtype=np.float64)) if mean > 0 else 0.0
+
+
+def log_mel(power: np.ndarray, level: float) -> np.ndarray:
+    """Scale powers to the numbers of `mel_spectrogram`.
+
+    Args:
+        power (`np.ndarray` of shape `(steps, 16)`): float32; overwritten.
+        level (`float`): Loudness of the recording, see `gated_level`; 0 of one without sound.
+
+    Returns:
+        `np.ndarray` of shape `(steps, 16)`: `power` itself.
+    """
+    if level > 0:
+        power /= np.float32(level)
+    power += np.float32(MEL_FLOOR)
+    np.log10(power, out=power)
+    power += 3
+    power /= 3
+    return np.maximum(power, np.float32(SILENCE), out=power)  # -1 exactly in silence
+
+
+def _activity(power: np.ndarray) -> np.ndarray:
+    """Powers `(steps,)` of the speech band to the activity of the frames."""
+    level = gated_level(power)
+    if level <= 0:
+        return np.zeros(len(power) // STEPS_PER_FRAME, np.float32)
+
+    loudness = 10 * np.log10(power / level + 1e-7)  # dB below the recording's loud parts, at least -70
+    heard = loudness[loudness > -65]  # digital silence says nothing about the noise of the room
+    threshold = max(float(np.percentile(heard, 2)) + 7.0, -28.0)
+    return activity_above(loudness, threshold)
+
+
+def activity_above(loudness: np.ndarray, threshold: float) -> np.ndarray:
+    """Activity of each video frame, see `speech_activity`.
+
+    Args:
+        loudness (`np.ndarray` of shape `(steps,)`): In dB, 4 steps a frame.
+        threshold (`float`): Where speech begins, dB.
+
+    Returns:
+        `np.ndarray` of shape `(frames,)`: float32 in [0, 1].
+    """
+    activity = np.clip((loudness - threshold + 3) / 6, 0, 1)
+    # Hold: the largest of the last 8 and the next 2 steps; then a short mean takes the corners off.
+    padded = np.pad(activity, (8, 2))
+    activity = np.lib.stride_tricks.sliding_window_view(padded, 11).max(axis=1)
+    activity = np.convolve(np.pad(activity, 2, mode="edge"), np.full(5, 0.2), mode="valid")
+    return activity.reshape(-1, STEPS_PER_FRAME).mean(axis=1).astype(np.float32)
+
+
+def _band_powers(sound: np.ndarray | Recording, *filters: np.ndarray) -> list[np.ndarray]:
+    """Power of each mel step, 4 a video frame, in each band: float32 `(steps, bands)` for each of `filters`."""
+    if not isinstance(sound, Recording):
+        sound = np.asarray(sound)
+        if sound.ndim != 1 or sound.size == 0:
+            raise ValueError(f"The waveform must have shape (samples,) with at least one sample, not {sound.shape}.")
+    steps = num_frames(len(sound)) * STEPS_PER_FRAME
+    hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW_LENGTH) / WINDOW_LENGTH)).astype(np.float32)
+    powers = [np.empty((steps, len(bands)), np.float32) for bands in filters]
+    for first, spans in _spans(sound, steps):
+        spectrum = np.fft.rfft(spans * hann, N_FFT)  # (chunk, 257)
+        whole = spectrum.real**2 + spectrum.imag**2
+        for power, bands in zip(powers, filters, strict=True):
+            power[first : first + len(spans)] = whole @ bands.T
+    return powers
+
+
+def _spans(sound: np.ndarray | Recording, steps: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the first step of each chunk and the samples under the windows of its steps, `(chunk, 400)`."""
+    before = (WINDOW_LENGTH - HOP) // 2  # step j is centred on sample 160 j + 80
+    for first in range(0, steps, _CHUNK_STEPS):
+        start = first * HOP - before
+        stop = (min(first + _CHUNK_STEPS, steps) - 1) * HOP + WINDOW_LENGTH - before
+        inside = sound[max(start, 0) : stop].astype(np.float32, copy=False)
+        if not np.isfinite(inside).all():
+            raise ValueError("The waveform holds NaN or infinite samples.")
+        lead = max(-start, 0)
+        padded = np.pad(inside, (lead, stop - start - lead - len(inside)))  # beyond its ends the sound is silent
+        yield first, np.lib.stride_tricks.sliding_window_view(padded, WINDOW_LENGTH)[::HOP]
+
+
+def speech_filter() -> np.ndarray:
+    """Make the filter `(1, 257)` of the band in which `speech_activity` listens."""
+    frequencies = np.fft.rfftfreq(N_FFT, 1 / SAMPLING_RATE)
+    return ((frequencies >= _SPEECH_BAND[0]) & (frequencies <= _SPEECH_BAND[1]))[None].astype(np.float32)  # (1, 257)
+
+
+def _hz_to_mel(hz: np.ndarray) -> np.ndarray:
+    """Slaney's mel scale: linear below 1000 Hz, logarithmic above."""
+    return np.where(hz < 1000, 3 * hz / 200, 15 + 27 * np.log(np.maximum(hz, 1000) / 1000) / np.log(6.4))
+
+
+def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
+    return np.where(mel < 15, 200 * mel / 3, 1000 * np.exp((np.maximum(mel, 15) - 15) * np.log(6.4) / 27))
+
+
+@functools.lru_cache(maxsize=64)
+def mel_filters(pitch: float = 1.0) -> np.ndarray:
+    """Make triangular mel filters; equal to librosa's, whose import would cost a second.
+
+    Args:
+        pitch (`float`): Filters that take a sound for one of `pitch` times its frequencies.
+
+    Returns:
+        `np.ndarray` of shape `(16, 257)`: float32, low bands first.
+    """
+    lowest, highest = _hz_to_mel(np.array([_MEL_FMIN, _MEL_FMAX]))
+    edges = _mel_to_hz(np.linspace(float(lowest), float(highest), NUM_MELS + 2))[:, None] / pitch  # Hz
+    bins = np.fft.rfftfreq(N_FFT, 1 / SAMPLING_RATE)[None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)

@@ -1,0 +1,152 @@
+"""Sound of any length: held in memory while it is short, in a temporary file when it is long."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from osmnet.media.audio import SAMPLING_RATE, Level, MonoArray, find_sound
+
+MEMORY_SECONDS = 120  # longer sound is decoded into a file; an hour of it would take 230 MB
+
+
+class Recording:
+    """Mono speech at 16 kHz, read by slices: `len(recording)` samples, `recording[a:b]` float32 in [-1, 1].
+
+    Slices are numpy's: beyond the end they are shorter. Several threads may read at once. A decoded recording of more
+    than two minutes lies, in float32, in a file without a name in the system's temporary folder (`TMPDIR`), which goes
+    when the recording goes. An array that was given at 16 kHz is neither copied nor written to: while the recording is
+    used, it must stay as it is.
+
+    Example:
+        >>> recording = Recording.open("lecture.mp3")
+        >>> recording[16_000 : 2 * 16_000]  # the second second
+    """
+
+    def __init__(self, samples: np.ndarray | MonoArray | SampleFile, peak: float = 1.0):
+        """Take samples; `open` is the usual way. They are divided by `peak` if it is above 1."""
+        self._samples = samples
+        self._peak = np.float32(peak)
+
+    @classmethod
+    def open(
+        cls,
+        speech: str | os.PathLike[str] | np.ndarray | tuple[Any, Any],
+        sampling_rate: int | None = None,
+        *,
+        progress: Callable[[float], None] | None = None,
+    ) -> Recording:
+        """Open a recording: everything that `load_speech` takes, of any length.
+
+        Args:
+            speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): See `load_speech`.
+            sampling_rate (`int`, *optional*): Rate of an array in Hz.
+            progress (`Callable`, *optional*): Called every few seconds of sound with the seconds decoded so far.
+
+        Returns:
+            `Recording`: Its samples are those of `load_speech`, bit for bit.
+
+        Raises:
+            ValueError: As `load_speech`; also if the temporary folder has no room for a long recording.
+        """
+        name, sound = find_sound(speech, sampling_rate)
+        level = Level(name)
+
+        def heard() -> Iterable[np.ndarray]:
+            for piece in sound:
+                level.add(piece)
+                yield piece
+                if progress is not None:
+                    progress(level.samples / SAMPLING_RATE)
+
+        if isinstance(sound, MonoArray):
+            for _ in heard():
+                pass
+            return cls(sound, level.peak())
+        samples = _keep(heard(), name)
+        return cls(samples, level.peak())
+
+    def __len__(self) -> int:
+        """Samples."""
+        return len(self._samples)
+
+    def __getitem__(self, where: slice) -> np.ndarray:
+        """Samples of a slice of step 1, `(n,)` float32; not for writing."""
+        if not isinstance(where, slice) or where.step not in (None, 1):
+            raise TypeError(f"A recording is read by slices of step 1, recording[a:b], not by {where!r}.")
+        part = self._samples[where]
+        return part / self._peak if self._peak > 1 else part
+
+    @property
+    def waveform(self) -> np.ndarray:
+        """All samples at once, `(samples,)` float32: 230 MB an hour."""
+        return self[:]
+
+
+class SampleFile:
+    """Samples in a temporary file without a name.
+
+    Read into arrays of their own rather than mapped: pages of a mapped file count as memory of the process.
+    """
+
+    def __init__(self) -> None:
+        self._file: Any = tempfile.TemporaryFile(prefix="osmnet-", buffering=0)  # noqa: SIM115 (stays open)
+        self._lock = threading.Lock()
+        self._length = 0
+        weakref.finalize(self, self._file.close)
+
+    def append(self, piece: np.ndarray) -> None:
+        """Write float32 samples behind the others; raises `OSError` where there is no room."""
+        rest = memoryview(np.ascontiguousarray(piece, np.float32)).cast("B")
+        while len(rest):
+            rest = rest[self._file.write(rest) :]
+        self._length += len(piece)
+
+    def __len__(self) -> int:
+        """Samples."""
+        return self._length
+
+    def __getitem__(self, where: slice) -> np.ndarray:
+        """Read a slice of step 1."""
+        start, stop, _ = where.indices(self._length)
+        part = np.empty(max(stop - start, 0), np.float32)
+        rest = memoryview(part).cast("B")
+        with self._lock:
+            self._file.seek(start * part.itemsize)
+            while len(rest):
+                count = self._file.readinto(rest)
+                if not count:
+                    raise OSError("The temporary file of a recording was cut.")
+                rest = rest[count:]
+        return part
+
+
+def _keep(pieces: Iterable[np.ndarray], name: str) -> np.ndarray | SampleFile:
+    """Collect pieces in memory, from `MEMORY_SECONDS` on in a file."""
+    limit = MEMORY_SECONDS * SAMPLING_RATE
+    waiting: list[np.ndarray] = []
+    samples = 0
+    file: SampleFile | None = None
+    for piece in pieces:
+        waiting.append(piece)
+        samples += len(piece)
+        if samples <= limit:
+            continue
+        try:
+            if file is None:
+                file = SampleFile()
+            for each in waiting:
+                file.append(each)
+        except OSError as error:
+            raise ValueError(
+                f"The sound of {name} does not fit into the temporary folder ({error.strerror or error}): make room "
+                "(230 MB an hour), or let TMPDIR name another folder."
+            ) from error
+        waiting.clear()
+    return np.concatenate([*waiting, np.zeros(0, np.float32)]) if file is None else file

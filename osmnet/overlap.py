@@ -1,0 +1,72 @@
+"""Work on several threads whose results come out in order, a few ahead of whoever takes them.
+
+Each job runs on one thread, single-threaded inside: jobs side by side keep all processors busy without waiting for one
+another, and what a job computes does not depend on how many there are.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+# More would add little where sound and picture are encoded beside them, and each holds a chunk of frames.
+MAX_WORKERS = 8
+
+
+def default_workers() -> int:
+    """Say how many jobs run side by side: PyTorch's number of threads (`torch.set_num_threads`), at most 8."""
+    return max(1, min(torch.get_num_threads(), MAX_WORKERS))
+
+
+def in_order(
+    function: Callable[[Job], Result], jobs: Iterable[Job], workers: int | None = None, ahead: int = 2
+) -> Iterator[Result]:
+    """Run jobs on threads and yield their results in the order of the jobs.
+
+    Args:
+        function (`Callable`): Does a job; several threads call it at a time.
+        jobs (iterable): Taken one by one as there is room for them, so it may be endless.
+        workers (`int`, *optional*): Threads; `default_workers()` if not given.
+        ahead (`int`): How many results may wait for whoever takes them; no more work is begun until one is taken.
+
+    Yields:
+        What `function` returned for each job.
+
+    Raises:
+        Exception: What `function` raised, in its job's turn. Jobs that have not begun are then dropped, as they are
+            when the iterator is closed; those that run are waited for.
+    """
+    workers = default_workers() if workers is None else workers
+    waiting: deque[Future[Result]] = deque()
+    pool = _pool(workers)
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(function, job))
+            if len(waiting) >= workers + ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Threads in which PyTorch uses no further threads."""
+    everywhere = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="osmnet")
+    all_here = threading.Barrier(workers)
+
+    def begin() -> None:
+        torch.get_num_threads()  # gives this thread the number of the process, once, ...
+        torch.set_num_threads(1)  # ... and this its own; yet also threads to come, see below
+        all_here.wait()
+
+    for begun in [pool.submit(begin) for _ in range(workers)]:
+        begun.result()
+    torch.set_num_threads(everywhere)
+    return pool

@@ -1,0 +1,301 @@
+"""Takes while they are made: streamed, written side by side, stopped and gone on with."""
+
+import errno
+import threading
+
+import av
+import numpy as np
+import pytest
+import torch
+from dummies import SAMPLING_RATE, SEED, portrait, read_json, speech
+
+from osmnet import output
+from osmnet.media.audio import FPS, SAMPLES_PER_FRAME
+from osmnet.media.background import AHEAD, BackgroundWriter
+from osmnet.media.video import VideoWriter, best_codec, join_videos, read_frames
+from osmnet.profiling import Profile, stage
+from osmnet.renderer import Renderer
+from osmnet.unfinished import FOLDER_NAME
+
+FRAMES = 55
+PART = 16
+
+
+@pytest.fixture(scope="module")
+def encoded(tiny):
+    source = tiny.encode_source(portrait(), size=64)
+    return source, tiny.encode_speech(speech(FRAMES / FPS), SAMPLING_RATE)
+
+
+def lazy(pipe, encoded, seed=SEED, **options):
+    options = {"num_videos": 2, "epsilon": 1.0} | options
+    generator = torch.Generator().manual_seed(seed)
+    return pipe(*encoded, generator=generator, output_type="lazy", **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, encoded):
+    return tiny(*encoded, num_videos=2, generator=torch.Generator().manual_seed(SEED))
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """Parts of 16 frames instead of a minute."""
+    monkeypatch.setattr(output, "PART_SECONDS", PART / FPS)
+
+
+# Streams
+
+
+def test_a_stream_put_together_is_the_whole(tiny, encoded, whole):
+    chunks = list(tiny.stream(*encoded, num_videos=2, generator=torch.Generator().manual_seed(SEED)))
+    assert chunks[0].frames.shape[1] == 4  # the first come soon
+    assert [chunk.first_frame for chunk in chunks] == [0, 4, 16, 32, 48]
+    assert np.array_equal(np.concatenate([chunk.frames for chunk in chunks], 1), whole.frames)
+    waveform = np.concatenate([chunk.waveform for chunk in chunks])
+    assert np.array_equal(waveform, encoded[1].waveform)
+    assert all(len(chunk.waveform) == chunk.frames.shape[1] * SAMPLES_PER_FRAME for chunk in chunks)
+
+
+def test_a_stream_refuses_at_the_call(tiny, encoded):
+    with pytest.raises(ValueError, match="epsilon"):
+        tiny.stream(*encoded, epsilon=-1.0)
+    with pytest.raises(TypeError):
+        tiny.stream(*encoded, output_type="np")
+
+
+def test_a_stream_that_is_closed_renders_no_further(tiny, encoded, monkeypatch):
+    drawn = []
+    draw = Renderer.block
+    monkeypatch.setattr(Renderer, "block", lambda self, *driving: drawn.append(1) or draw(self, *driving))
+    long = tiny.encode_speech(speech(12), SAMPLING_RATE)
+    stream = tiny.stream(encoded[0], long, still=True)
+    next(stream)
+    stream.close()
+    stopped_at = len(drawn)
+    assert stopped_at < 10  # of 20 chunks
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("osmnet_")]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_frames_do_not_depend_on_how_many_threads_render(tiny, encoded, whole, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        frames = tiny(*encoded, num_videos=2, generator=torch.Generator().manual_seed(SEED)).frames
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(frames, whole.frames)
+
+
+# Writers
+
+
+def test_frames_are_written_while_others_are_made(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (3, 32, 48, 3), dtype=np.uint8)
+    with BackgroundWriter(VideoWriter(tmp_path / "a.mp4", (32, 48))) as writer:
+        for image in images:
+            writer.write(image[None])
+    with VideoWriter(tmp_path / "b.mp4", (32, 48)) as direct:
+        direct.write(images)
+    assert np.array_equal(*(np.stack(list(read_frames(tmp_path / f"{name}.mp4"))) for name in "ab"))
+
+
+def test_a_slow_encoder_holds_up_whoever_makes_frames(tmp_path, monkeypatch):
+    go_on, encoded = threading.Semaphore(0), []
+    encode = VideoWriter.write
+
+    def slow(self, frames):
+        go_on.acquire()
+        encoded.append(len(frames))
+        encode(self, frames)
+
+    monkeypatch.setattr(VideoWriter, "write", slow)
+    handed = []
+
+    def make() -> None:
+        with BackgroundWriter(VideoWriter(tmp_path / "a.mp4", (32, 32))) as writer:
+            for _ in range(10):
+                writer.write(np.zeros((1, 32, 32, 3), np.uint8))
+                handed.append(1)
+
+    maker = threading.Thread(target=make)
+    maker.start()
+    maker.join(0.3)
+    assert len(handed) <= AHEAD + 1 and not encoded  # one at the encoder, two in the queue
+    for _ in range(10):
+        go_on.release()
+    maker.join(20)
+    assert len(handed) == len(encoded) == 10
+
+
+def test_an_encoder_that_dies_stops_the_rendering(tiny, encoded, tmp_path, monkeypatch):
+    encode, drawn, draw = VideoWriter._encode_picture, [], Renderer.block
+
+    def die(self, pixels):
+        if self.num_frames == 7 and "take-2" in self.path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        encode(self, pixels)
+
+    monkeypatch.setattr(VideoWriter, "_encode_picture", die)
+    monkeypatch.setattr(Renderer, "block", lambda self, *driving: drawn.append(1) or draw(self, *driving))
+    long = tiny.encode_speech(speech(20), SAMPLING_RATE)
+    with pytest.raises(ValueError, match=r"take-2.mp4' cannot be written \(No space left on device\)"):
+        lazy(tiny, (encoded[0], long), still=True).save(tmp_path)
+    assert len(drawn) < 2 * 33  # a chunk of each take: not to the end
+    assert list(tmp_path.iterdir()) == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("osmnet")]
+
+
+def test_a_renderer_that_dies_leaves_no_file_and_no_thread(tiny, encoded, tmp_path, monkeypatch):
+    draw, drawn = Renderer.block, []
+
+    def die(self, *driving):
+        drawn.append(1)
+        if len(drawn) == 6:
+            raise MemoryError("no memory")
+        return draw(self, *driving)
+
+    monkeypatch.setattr(Renderer, "block", die)
+    with pytest.raises(MemoryError):
+        lazy(tiny, encoded).save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("osmnet")]
+
+
+def test_without_a_gpu_the_codec_is_x264():
+    assert best_codec("cpu", (256, 256)) == "libx264"
+    if not torch.cuda.is_available():
+        assert best_codec("cuda", (256, 256)) == "libx264"
+    with pytest.raises(ValueError, match="codec must be one of"):
+        VideoWriter("a.mp4", (32, 32), codec="theora")
+
+
+# Parts
+
+
+def packets(path) -> list[tuple[int, bytes]]:
+    with av.open(str(path)) as container:
+        found = [(p.pts, p.dts, bytes(p)) for p in container.demux(container.streams.video[0]) if p.dts is not None]
+    assert [dts for _, dts, _ in found] == sorted({dts for _, dts, _ in found})
+    return found
+
+
+def test_a_long_take_in_parts_shows_the_same_and_sounds_the_same(tiny, encoded, whole, parts, tmp_path):
+    whole.save(tmp_path / "parts", sheet=False)
+    paths = lazy(tiny, encoded).save(tmp_path / "lazy")
+    assert [path.name for path in paths[:4]] == ["take-1.mp4", "take-1.json", "take-2.mp4", "take-2.json"]
+    assert sorted(path.name for path in (tmp_path / "lazy").iterdir()) == sorted(path.name for path in paths)
+    for take in (0, 1):
+        frames = np.stack(list(read_frames(tmp_path / "lazy" / f"take-{take + 1}.mp4")))
+        assert frames.shape == whole.frames[take].shape
+        assert np.abs(frames.astype(int) - whole.frames[take]).mean() < 4
+        with av.open(str(tmp_path / "lazy" / f"take-{take + 1}.mp4")) as container:
+            assert container.streams.video[0].frames == FRAMES
+            assert abs(container.streams.audio[0].duration * container.streams.audio[0].time_base - FRAMES / FPS) < 0.1
+            assert "AI-generated" in container.metadata["comment"]
+            sound = np.concatenate([f.to_ndarray()[0] for f in container.decode(container.streams.audio[0])])
+        own = encoded[1].waveform
+        lag = np.argmax(np.correlate(sound[: len(own)], own, "full")) - (len(own) - 1)
+        assert abs(lag) <= 2 * SAMPLES_PER_FRAME / 10
+
+
+def test_joined_parts_have_the_pictures_of_the_parts(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (37, 32, 48, 3), dtype=np.uint8)
+    files = []
+    for index, (start, stop) in enumerate(((0, 20), (20, 36), (36, 37))):
+        files.append(tmp_path / f"{index}.mp4")
+        with VideoWriter(files[-1], (32, 48)) as writer:
+            writer.write(images[start:stop])
+    before = [file.read_bytes() for file in files]
+    join_videos(files, tmp_path / "all.mp4", np.zeros(100, np.float32))
+    joined = list(read_frames(tmp_path / "all.mp4"))
+    assert np.array_equal(joined, [frame for file in files for frame in read_frames(file)])
+    packets(tmp_path / "all.mp4")
+    assert [file.read_bytes() for file in files] == before
+    files[1].write_bytes(b"broken")
+    with pytest.raises(ValueError, match="broken.mp4' cannot be written"):
+        join_videos(files, tmp_path / "broken.mp4")
+    assert not (tmp_path / "broken.mp4").exists()
+
+
+def stop_at(monkeypatch, frame: int) -> None:
+    """Stop as Ctrl-C does, when a frame of take 2 is handed over; only once."""
+    write, handed = BackgroundWriter.write, [0]
+
+    def stopping(self, frames):
+        if "take-2" in self.writer.path.name:
+            handed[0] += len(frames)
+        if handed[0] > frame:
+            handed[0] = -(10**6)
+            raise KeyboardInterrupt
+        write(self, frames)
+
+    monkeypatch.setattr(BackgroundWriter, "write", stopping)
+
+
+def test_a_run_that_goes_on_makes_the_same_files(tiny, encoded, parts, tmp_path, monkeypatch):
+    lazy(tiny, encoded).save(tmp_path / "whole")
+    stop_at(monkeypatch, 40)
+    with pytest.raises(KeyboardInterrupt):
+        lazy(tiny, encoded).save(tmp_path / "out")
+    left = sorted(path.name for path in (tmp_path / "out" / FOLDER_NAME).iterdir())
+    assert left == ["run.json", *(f"take-{take}.000{part}.mp4" for take in (1, 2) for part in (0, 1))]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [FOLDER_NAME]
+
+    drawn, draw = [], Renderer.block
+    monkeypatch.setattr(
+        Renderer,
+        "block",
+        lambda self, pose, beta: drawn.append(len(pose) - 2 * self.context) or draw(self, pose, beta),
+    )
+    steps = []
+    paths = lazy(tiny, encoded).save(
+        tmp_path / "out", resume=True, progress=lambda done, total: steps.append((done, total))
+    )
+    columns = 6  # of the sheet, in what was finished already
+    assert sum(drawn) <= 2 * (FRAMES - 2 * PART + columns)
+    assert steps[0] == (2 * 48, 2 * FRAMES) and steps[-1] == (2 * FRAMES, 2 * FRAMES)
+    assert sorted(p.name for p in paths) == sorted(p.name for p in (tmp_path / "out").iterdir())
+    for take in (1, 2):
+        resumed, uninterrupted = (tmp_path / folder / f"take-{take}.mp4" for folder in ("out", "whole"))
+        assert packets(resumed) == packets(uninterrupted)
+        poses = [read_json(path.with_suffix(".json"))["head_pose"] for path in (resumed, uninterrupted)]
+        assert poses[0] == poses[1]
+
+
+def test_another_run_is_not_gone_on_with(tiny, encoded, parts, tmp_path, monkeypatch):
+    stop_at(monkeypatch, 40)
+    with pytest.raises(KeyboardInterrupt):
+        lazy(tiny, encoded).save(tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / FOLDER_NAME).iterdir()}
+    for other in ({"seed": SEED + 1}, {"epsilon": 0.5}, {"num_videos": 1}, {"expression_scale": 0.9}):
+        with pytest.raises(ValueError, match="begun with other inputs, settings or versions"):
+            lazy(tiny, encoded, **other).save(tmp_path, resume=True)
+    assert {path: path.read_bytes() for path in (tmp_path / FOLDER_NAME).iterdir()} == before
+    # Without resuming it is begun anew, and nothing of the other stays.
+    paths = lazy(tiny, encoded, num_videos=1).save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
+
+
+def test_nothing_to_go_on_with_is_begun_anew(tiny, encoded, tmp_path):
+    paths = lazy(tiny, encoded, num_videos=1).save(tmp_path, sheet=False, resume=True)
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+# Profiles
+
+
+def test_a_profile_counts_every_stage(tiny, encoded, tmp_path):
+    with Profile() as profile:
+        lazy(tiny, encoded).save(tmp_path)
+    stages = profile.as_dict(2 * FRAMES)["stages"]
+    assert {"warp", "network", "paint", "encode"} <= set(stages)
+    assert stages["warp"]["calls"] == stages["paint"]["calls"] == 2 * 5  # chunks of each take
+    busy = sum(row["cpu_s"] for row in stages.values())
+    assert 0 < busy <= profile.seconds * (threading.active_count() + 8)
+    table = profile.table(2 * FRAMES)
+    assert all(name in table for name in stages) and f"{2 * FRAMES} frames" in table
+    with stage("afterwards"):
+        pass
+    assert "afterwards" not in profile.stages
