@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py [--threads 2] [--long] [--out FOLDER] [--readme README.md]
 
-Every scenario runs in a process of its own, so that its largest memory is its own. Beside each time stands its ratio to
-a fixed kernel (benchmarks/calibration.py), timed before and after: on a busy machine both get slower, and the ratio
+Every scenario runs in a process of its own, so that its largest memory is its own. Beside each time stands its ratio
+to a fixed kernel (benchmarks/calibration.py), timed before and after: on a busy machine both get slower, and the ratio
 still compares one version of the code, or one machine, with another.
 """
 
@@ -158,10 +158,8 @@ def import_seconds(statement: str) -> float:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Draw the results in Markdown."""
-    lines = [
-        "| sound and portrait to finished mp4 | frames a second | kernels a frame | first frames after | memory at most |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    heads = ("sound and portrait to finished mp4", "frames a second", "kernels a frame", "first frames", "memory")
+    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for row in rows:
         lines.append(
             f"| {row['name']} | {row['fps']:.0f} | {row['kernels_per_frame']:.2f} | {row['first_frames_s']:.2f} s | "

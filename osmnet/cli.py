@@ -171,6 +171,12 @@ def build_parser() -> argparse.ArgumentParser:
     weights.add_argument(
         "--device", type=_device, default="auto", help="auto (default), cpu, mps, cuda or cuda:NUMBER"
     )
+    weights.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of the network that paints; auto (default) takes the fastest of this machine",
+    )
     generate.add_argument(
         "--profile", action="store_true", help="say how long each stage took, and write profile.json into the folder"
     )
@@ -239,6 +245,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     pipe = OSMNetPipeline.from_pretrained(
         arguments.model, revision=arguments.revision, variant=arguments.variant, device_map=arguments.device
     )
+
+    pipe.precision = arguments.precision
 
     # 2. A seed is always known, so that every video can be made again.
     seed = arguments.seed

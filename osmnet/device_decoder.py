@@ -10,7 +10,7 @@ import torch
 
 from osmnet.models.video_generator import VideoGenerator
 
-WARM_UP = 3  # runs before the capture, in which cuDNN chooses among its algorithms
+WARM_UP = 3  # runs before the capture: what cuDNN and cuBLAS set up at first use cannot be captured
 
 Pictures = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -36,6 +36,7 @@ class DeviceDecoder:
         shapes = [(config.vector_dim,), *((count, *size) for count in channels if count)]
         self._inputs = [torch.zeros(batch, *shape, device=self.device) for shape in shapes]
         self._lock = Lock()
+        self._free = torch.cuda.Event() if batch and self.device.type == "cuda" else None
         if batch:
             self._replay = self._captured()
 
@@ -71,10 +72,14 @@ class DeviceDecoder:
             part = [x[start : start + self.batch] for x in given]
             count = len(part[0])
             with self._lock:  # the captured batch has one place in memory
+                if self._free:  # the caller before may be in another stream
+                    torch.cuda.current_stream(self.device).wait_event(self._free)
                 for static, value in zip(self._inputs, part, strict=True):
                     static[:count].copy_(value, non_blocking=True)
                 picture, mask = self._replay()
                 parts.append((picture[:count].clone(), None if mask is None else mask[:count].clone()))
+                if self._free:
+                    self._free.record(torch.cuda.current_stream(self.device))
         pictures, masks = zip(*parts, strict=True)
         return torch.cat(pictures), None if masks[0] is None else torch.cat(masks)
 
@@ -91,13 +96,15 @@ class DeviceDecoder:
             return lambda: self._draw(*self._inputs)
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream), torch.backends.cudnn.flags(benchmark=True):
-            for _ in range(WARM_UP):
-                self._draw(*self._inputs)
-        torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            output = self._draw(*self._inputs)
+        # cuDNN may not choose its algorithms by timing them: each process would choose anew, and get other bits.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True):
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):
+                    self._draw(*self._inputs)
+            torch.cuda.current_stream(self.device).wait_stream(stream)
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                output = self._draw(*self._inputs)
 
         def replay() -> Pictures:
             graph.replay()

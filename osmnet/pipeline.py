@@ -20,6 +20,7 @@ from osmnet.face.crop import CropBox, crop_box, extract, to_crop
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceModel
 from osmnet.face.motion_track import head_motion_of
+from osmnet.face.pose import similarity_from_pose
 from osmnet.face.topology import OVAL
 from osmnet.limits import MAX_EPSILON, MAX_OFFSET_DEG, MAX_SCALE, MAX_SIZE, MAX_VIDEOS, MIN_SIZE
 from osmnet.live import BLOCK, LOOKAHEAD, LiveSession
@@ -441,6 +442,20 @@ class OSMNetPipeline(PipelineLoader):
             ...     play(chunk.frames[0], chunk.waveform)
         """
         return self(portrait, speech, **options, output_type="lazy").stream()
+
+    def warm_up(self) -> None:
+        """Do once what the first request would wait for: compile what is compiled on first use, and draw a few frames.
+
+        Some seconds where osmnet runs for the first time, half a second later. Worth it before a page or a service
+        takes its first request.
+        """
+        size = DEFAULT_SIZE
+        at_rest = similarity_from_pose(np.zeros(6), size)
+        fit = self.face_model.fit(at_rest.place(self.face_model.array("mean_shape")), size)
+        grey = np.full((size, size, 3), 127, np.uint8)
+        renderer = self._renderer(Source(grey, grey, CropBox(0, 0, size), fit, full_frame=False))
+        for _ in renderer(np.repeat(fit.head_pose[None, None], 8, 1), np.repeat(fit.expression[None], 8, 0)):
+            pass
 
     def _digest(self) -> str:
         """A number that changes with the weights that rendering depends on."""

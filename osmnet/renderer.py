@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import torch
 
-from osmnet.face.crop import CropBox, paste
+from osmnet.face.crop import CropBox, paste_all
 from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.face.mouth import apply_affine, cut_window, guides, paint_window, window_affine
 from osmnet.face.pose import Similarity, similarity_from_pose
@@ -215,7 +215,7 @@ class Renderer:
 
     def _paste(self, frames: np.ndarray) -> np.ndarray:
         with stage("paste"):
-            return np.stack([paste(self.source.picture, frame, self.source.box) for frame in frames])
+            return paste_all(self.source.picture, frames, self.source.box)
 
     def _to_network(self, images: list[np.ndarray]) -> torch.Tensor:
         stacked = torch.from_numpy(np.stack(images)).to(self.network.device)

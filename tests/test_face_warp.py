@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from osmnet.face.crop import crop_box, extract, to_crop
-from osmnet.face.drawing import draw, rasterise
+from osmnet.face.drawing import rasterise
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceModel
 from osmnet.face.pose import Similarity, pose_from_similarity, rotation_from_euler, similarity_from_pose
@@ -27,7 +27,7 @@ from osmnet.face.topology import (
     UPPER_LIP,
     opposite_lid,
 )
-from osmnet.face.warp import NUM_POINTS, TRIANGLES, MeshWarp, warm_up
+from osmnet.face.warp import NUM_POINTS, TRIANGLES, MeshWarp
 from osmnet.media.image import load_portrait
 
 SIZE = 192
@@ -284,13 +284,6 @@ def test_several_threads_may_draw_with_one_warp(image, shape):
         together = list(pool.map(lambda job: warp(np.repeat(talking(shape)[None], 3, 0), job), jobs))
     for drawn, job in zip(together, jobs, strict=True):
         np.testing.assert_array_equal(drawn, warp(np.repeat(talking(shape)[None], 3, 0), job))
-
-
-def test_after_the_warm_up_nothing_is_left_to_compile(warp, shape):
-    warm_up()
-    compiled = list(draw.signatures)
-    warp(shape[None].astype(np.float32), moved(0.1))
-    assert list(draw.signatures) == compiled and len(compiled) == 1
 
 
 def test_the_ring_of_hair_moves_with_the_head_the_halo_by_half_and_the_border_not(warp, shape):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
+from osmnet.models import motion
 from osmnet.models.motion import (
     AudioMotionEncoder,
     MotionDecoder,
@@ -117,6 +118,34 @@ def test_take_i_does_not_depend_on_the_number_of_takes(space, center, sampling):
     listed = space.sample(center, 1.0, generators, num_videos=3, sampling=sampling)
     for take, seed in enumerate((7, 8, 9)):
         assert torch.equal(listed[take], space.sample(center, 1.0, seeded(seed), sampling=sampling)[0])
+
+
+@pytest.mark.parametrize("sampling", ["span", "ball"])
+@pytest.mark.parametrize("chunk", [1, 4, 9, 100])
+def test_chunks_of_a_take_are_the_take(space, sampling, chunk, monkeypatch):
+    weights = torch.randn(9, BASES, generator=seeded()).softmax(-1)
+    center = space.reconstruct(weights).detach()
+    whole = space.sample(center, 0.5, seeded(5), sampling=sampling, correlation=0.8)[0]
+    monkeypatch.setattr(motion, "CHUNK", chunk)
+    chunks = list(space.sample_chunks(weights, 0.5, seeded(5), sampling, correlation=0.8))
+    assert [len(part) for part in chunks[:-1]] == [chunk] * (len(chunks) - 1)
+    joined = torch.cat(chunks).detach()
+    torch.testing.assert_close(joined, whole)
+    assert (joined.double() - center.double()).norm(dim=-1).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epsilon": -1.0}, "epsilon"),
+        ({"sampling": "cube"}, "sampling"),
+        ({"correlation": 1.0}, "correlation"),
+        ({"weights": torch.zeros(4, BASES + 1)}, "weights"),
+    ],
+)
+def test_chunks_refuse_what_sample_refuses_at_the_call(space, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        space.sample_chunks(**({"weights": torch.zeros(4, BASES)} | arguments))
 
 
 def test_span_directions_lie_between_the_bases_and_ball_directions_do_not(space, center):

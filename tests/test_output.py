@@ -10,9 +10,11 @@ import torch
 from dummies import SAMPLING_RATE, SEED, portrait, read_json, speech
 
 from osmnet import output
+from osmnet.face.drawing import draw
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME
 from osmnet.media.background import AHEAD, BackgroundWriter
 from osmnet.media.video import VideoWriter, best_codec, join_videos, read_frames
+from osmnet.models.fused import activate, blend
 from osmnet.profiling import Profile, stage
 from osmnet.renderer import Renderer
 from osmnet.unfinished import FOLDER_NAME
@@ -86,6 +88,14 @@ def test_frames_do_not_depend_on_how_many_threads_render(tiny, encoded, whole, t
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(frames, whole.frames)
+
+
+def test_after_the_warm_up_nothing_is_left_to_compile(tiny, encoded):
+    tiny.warm_up()
+    compiled = [list(function.signatures) for function in (draw, activate, blend)]
+    lazy(tiny, encoded).stream().__next__()
+    assert [list(function.signatures) for function in (draw, activate, blend)] == compiled
+    assert all(compiled)
 
 
 # Writers

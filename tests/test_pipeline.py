@@ -15,6 +15,8 @@ import osmnet
 from osmnet import renderer
 from osmnet.face.topology import eye_opening, mouth_opening
 from osmnet.media.audio import load_speech
+from osmnet.media.features import mel_windows
+from osmnet.media.recording import Recording
 from osmnet.media.sheet import MAX_TAKES
 from osmnet.media.video import VideoWriter, read_frames
 from osmnet.pipeline import OSMNetPipeline, blink_curve
@@ -538,6 +540,26 @@ def test_size(tiny, voice):
 def test_a_fifth_of_a_second_is_enough(tiny, source):
     out = tiny(source, (speech(0.2), SAMPLING_RATE), num_videos=2, generator=seeded())
     assert out.frames.shape[:2] == (2, 5)
+
+
+def test_speech_in_pieces_is_speech_at_once(tiny, source, tmp_path, monkeypatch):
+    path = write_wav(tmp_path / "voice.wav", speech(1.7))
+
+    def through():
+        recording = Recording.open(path)
+        encoded = tiny.encode_speech(recording)
+        np.testing.assert_array_equal(encoded.waveform, load_speech(path))
+        np.testing.assert_array_equal(encoded.mel_windows, mel_windows(encoded.waveform))
+        motion = tiny.sample_motion(encoded, num_videos=2, generator=seeded())
+        return encoded.weights, motion.head_pose, tiny.extract_expression(source, encoded)
+
+    whole = through()
+    monkeypatch.setattr("osmnet.media.recording.MEMORY_SECONDS", 0.5)
+    monkeypatch.setattr("osmnet.pipeline.CLIPS_AT_ONCE", 3)
+    monkeypatch.setattr("osmnet.pipeline.FRAMES_AT_ONCE", 7)
+    monkeypatch.setattr("osmnet.models.expression.CHUNK", 5)
+    for expected, found in zip(whole, through(), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_files_videos_and_arrays_say_the_same(tiny, saved, tmp_path):

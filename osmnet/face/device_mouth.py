@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from osmnet.face.device_warp import to_device
-from osmnet.face.mouth import PAINT_MARGIN, WINDOW_WIDTH, _fade, apply_affine, guide
+from osmnet.face.mouth import PAINT_MARGIN, WINDOW_WIDTH, apply_affine, fade, guide
 from osmnet.face.topology import INNER_LIPS, OUTER_LIPS
 
 _INK = 1 << 16  # lines are drawn over one another in whole numbers, whose sum does not depend on the order
@@ -33,7 +33,7 @@ class DeviceMouth:
         # A blur as OpenCV does it, as a matrix: each column is what becomes of one pixel.
         single = np.eye(window_size, dtype=np.float32)
         self._blur = to_device(cv2.GaussianBlur(single, (1, 0), sigmaX=1, sigmaY=margin / 2), device)
-        self._fade = to_device(_fade(window_size), device)
+        self._fade = to_device(fade(window_size), device)
         self._in_source = to_device(guide(source_px, source_px, window_size)[3], device)
         self._profile = to_device(_line_profile(), device)
 

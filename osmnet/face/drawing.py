@@ -132,7 +132,7 @@ def stay(grid: np.ndarray, depth: np.ndarray) -> None:
 
 
 @intrinsic
-def _weighted_sum(typing_context, picture, start, stride, down, v, across, u, row, place):  # noqa: ANN001, ANN202
+def _weighted_sum(typing_context, picture, start, stride, down, v, across, u, row, place):
     """The colour of one pixel, from 8 rows of 8 pixels, as four bytes at `row[place]`.
 
     `picture[start]` is the first of those pixels, `stride` takes one row further; the weights begin at `down[v]` and
@@ -142,21 +142,21 @@ def _weighted_sum(typing_context, picture, start, stride, down, v, across, u, ro
     index, lane, real = types.int64, ir.IntType(32), ir.FloatType()
     signature = types.void(picture, index, index, down, index, across, index, row, index)
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def generate(context, builder, signature, arguments):
         count = 4 * _TAPS
 
-        def load(argument, offset, kind, size, spread=1):  # noqa: ANN001, ANN202
+        def load(argument, offset, kind, size, spread=1):
             array = context.make_array(signature.args[argument])(context, builder, arguments[argument])
             vector = ir.VectorType(kind, size)
             value = builder.load(builder.bitcast(builder.gep(array.data, [offset]), vector.as_pointer()))
             value.align = kind.width // 8 if isinstance(kind, ir.IntType) else 4
             return pick(value, list(range(size)) * spread)
 
-        def pick(vector, lanes):  # noqa: ANN001, ANN202
+        def pick(vector, lanes):
             which = ir.Constant(ir.VectorType(lane, len(lanes)), list(lanes))
             return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), which)
 
-        def constant(value, kind):  # noqa: ANN001, ANN202
+        def constant(value, kind):
             return ir.Constant(ir.VectorType(kind, 4), [value] * 4)
 
         # Two rows at a time. Products of neighbours are added: the one instruction in which processors do all this.
@@ -221,7 +221,7 @@ def sample(picture: np.ndarray, grid: np.ndarray, frame: np.ndarray) -> None:
         for x in range(width):
             if phase[x]:
                 v, u = (phase[x] >> 5) * _TAPS, (phase[x] & 31) * 4 * _TAPS
-                _weighted_sum(picture, start[x], stride, _DOWN, v, _ACROSS, u, row, 3 * x)
+                _weighted_sum(picture, start[x], stride, _DOWN, v, _ACROSS, u, row, 3 * x)  # type: ignore[call-arg]
             else:  # a pixel as it is
                 whole = start[x] + 3 * stride + 24
                 for c in range(3):

@@ -106,7 +106,7 @@ def paint_window(image: np.ndarray, painted: np.ndarray, mask: np.ndarray, affin
     )
     weight = np.clip(placed[..., 3:], 0, 1)
     region = image[y0:y1, x0:x1]
-    blended = region * (1 - weight)
+    blended: np.ndarray = region * (1 - weight)
     blended += placed[..., :3]
     blended += 0.5
     region[:] = np.clip(blended, 0, 255, out=blended)
@@ -143,7 +143,7 @@ def guides(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np
     channels = drawn / np.float32(255)
     for paint in channels[:, 0]:
         cv2.GaussianBlur(paint, (0, 0), margin / 2, dst=paint)
-    channels[:, 0] *= _fade(window_size)
+    channels[:, 0] *= fade(window_size)
     return channels
 
 
@@ -153,7 +153,7 @@ def guide(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np.
 
 
 @lru_cache
-def _fade(size: int) -> np.ndarray:
+def fade(size: int) -> np.ndarray:
     """1 inside, 0 at the window's edge, so that a window never shows its outline."""
     edge = np.clip(np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (0.08 * size), 0, 1)
     return (edge[:, None] * edge).astype(np.float32)

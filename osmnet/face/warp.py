@@ -192,14 +192,3 @@ class MeshWarp:
         frames = np.empty((len(shape), *self.image.shape), np.uint8)
         draw(self._padded, targets, TRIANGLES, origins, OUTLINE * self.size, frames)
         return frames
-
-
-def warm_up() -> None:
-    """Compile what drawing needs, or read it from disk, now and not with the first frame.
-
-    Takes a few seconds after installation, a quarter of one when the compiled code lies on disk; may run in a thread
-    beside whatever else has to be loaded.
-    """
-    corners = np.zeros((1, 3, 3))
-    draw(padded(np.zeros((4, 4, 3), np.uint8)), corners, np.array([[0, 1, 2]], np.int32), corners[..., :2].copy(), 1.0,
-         np.empty((1, 4, 4, 3), np.uint8))  # fmt: skip

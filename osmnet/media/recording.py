@@ -68,9 +68,9 @@ class Recording:
         if isinstance(sound, MonoArray):
             for _ in heard():
                 pass
-            return cls(sound, level.peak())
+            return cls(sound, float(level.peak()))
         samples = _keep(heard(), name)
-        return cls(samples, level.peak())
+        return cls(samples, float(level.peak()))
 
     def __len__(self) -> int:
         """Samples."""
@@ -103,7 +103,7 @@ class SampleFile:
 
     def append(self, piece: np.ndarray) -> None:
         """Write float32 samples behind the others; raises `OSError` where there is no room."""
-        rest = memoryview(np.ascontiguousarray(piece, np.float32)).cast("B")
+        rest = np.ascontiguousarray(piece, np.float32).data.cast("B")
         while len(rest):
             rest = rest[self._file.write(rest) :]
         self._length += len(piece)
@@ -116,7 +116,7 @@ class SampleFile:
         """Read a slice of step 1."""
         start, stop, _ = where.indices(self._length)
         part = np.empty(max(stop - start, 0), np.float32)
-        rest = memoryview(part).cast("B")
+        rest = part.data.cast("B")
         with self._lock:
             self._file.seek(start * part.itemsize)
             while len(rest):
