@@ -18,8 +18,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -72,10 +73,11 @@ def floors(network: VideoGenerator, inputs: list[torch.Tensor]) -> dict[str, flo
         if isinstance(module, ConvBlock):
             moved += 3 * made.numel()
             return
+        weights = cast(torch.Tensor, module.weight).numel()
         places = given[0] if isinstance(module, nn.ConvTranspose2d) else made
-        macs += places.shape[2] * places.shape[3] * module.weight.numel()
-        moved += given[0].numel() + made.numel() + module.weight.numel() / AT_ONCE
-        parameters += module.weight.numel()
+        macs += places.shape[2] * places.shape[3] * weights
+        moved += given[0].numel() + made.numel() + weights / AT_ONCE
+        parameters += weights
 
     kinds = (nn.Conv2d, nn.ConvTranspose2d, ConvBlock)
     hooks = [module.register_forward_hook(count) for module in network.modules() if isinstance(module, kinds)]
@@ -87,6 +89,8 @@ def floors(network: VideoGenerator, inputs: list[torch.Tensor]) -> dict[str, flo
 
 class Drawing(nn.Module):
     """The network as other runtimes are given it: with one source picture, tensors in and out."""
+
+    source: torch.Tensor
 
     def __init__(self, network: VideoGenerator, source: torch.Tensor):
         super().__init__()
@@ -105,15 +109,15 @@ def runs_of(network: VideoGenerator, inputs: list[torch.Tensor], folder: Path) -
     plain = Drawing(network, source).eval()
     half = Drawing(copy.deepcopy(network).bfloat16(), source).eval()
     runs: dict[str, Run] = {
-        "eager, float32": torch.inference_mode()(lambda: plain(*rest)),
-        "eager, bfloat16": torch.inference_mode()(lambda: half(*rest)),
+        "eager, float32": lambda: plain(*rest),
+        "eager, bfloat16": lambda: half(*rest),
     }
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         decoder = FusedDecoder(network, source, dtype)
-        runs[f"fused, {name}"] = lambda decoder=decoder: decoder(*rest)
+        runs[f"fused, {name}"] = partial(decoder, *rest)
     if shutil.which("c++"):
         compiled = torch.compile(plain, dynamic=False)
-        runs["torch.compile, float32"] = torch.inference_mode()(lambda: compiled(*rest))
+        runs["torch.compile, float32"] = lambda: compiled(*rest)
     arrays = [value.numpy() for value in rest]
     if importlib.util.find_spec("openvino"):
         runs |= openvino_runs(plain, rest, arrays)
@@ -128,7 +132,8 @@ def openvino_runs(plain: nn.Module, rest: list[torch.Tensor], arrays: list[np.nd
 
     one = [value[:1] for value in rest]
     model = openvino.convert_model(plain, example_input=tuple(one), input=[(list(value.shape),) for value in one])
-    core, runs = openvino.Core(), {}
+    core = openvino.Core()
+    runs: dict[str, Run] = {}
     for name, hint in (("float32", "f32"), ("bfloat16", "bf16")):
         settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": hint}
         request = core.compile_model(model, "CPU", settings).create_infer_request()
@@ -185,6 +190,7 @@ def processor_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
+@torch.inference_mode()
 def measure(shape: str, network: VideoGenerator, repeats: int, kernel: Kernel) -> list[dict[str, Any]]:
     """One shape in all runtimes."""
     inputs = inputs_of(network)

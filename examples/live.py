@@ -29,7 +29,7 @@ arguments = parser.parse_args()
 pipe = OSMNetPipeline.from_pretrained()
 source = pipe.encode_source(arguments.portrait, size=256)
 speech = load_speech(arguments.speech)
-pipe.live(source).feed(speech[:RATE], RATE)  # the first frames take longer: what is compiled is compiled now
+pipe.warm_up()  # what is compiled on first use is compiled now
 
 session = pipe.live(source, generator=torch.Generator().manual_seed(7), sampling_rate=RATE)
 print(f"A frame is returned {session.latency:.3f} s of sound after its own moment, and when it is computed.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import numpy as np
 import torch
 from torch import nn
@@ -44,17 +47,19 @@ class FusedDecoder:
         self._stem = next(steps)
         self._down = [next(steps) for _ in network.down_blocks]
         self._middle = [(next(steps), next(steps)) for _ in network.mid_blocks]
-        self._up = [(_Conv(block.link, dtype), next(steps), next(steps)) for block in network.up_blocks]
+        links = [_Conv(cast(nn.Conv2d, block.link), dtype) for block in network.up_blocks]
+        self._up = [(link, next(steps), next(steps)) for link in links]
         self._last = _Conv(network.conv_out, torch.float32)
+        self._last.padding = (0, 0)  # the box that it is given has a frame already
         for parameter in (self._last.weight, self._last.bias):
-            parameter[3 * self.stride**2 :] *= 0.5  # of the mask: the sigmoid of x is half of 1 + tanh(x / 2)
-        self._split_stem(network.stem.conv, source_image.float())
+            cast(torch.Tensor, parameter)[3 * self.stride**2 :] *= 0.5  # sigmoid(mask) = (1 + tanh(mask / 2)) / 2
+        self._split_stem(cast(nn.Conv2d, network.stem.conv), source_image.float())
 
     def _split_stem(self, conv: nn.Conv2d, source: torch.Tensor) -> None:
         """Take the source's share out of the first convolution."""
         own = 3 * self.stride**2
-        weight = conv.weight.float()
-        share = F.conv2d(F.pixel_unshuffle(source, self.stride), weight[:, :own], conv.bias.float(), padding=1)
+        weight, bias = conv.weight.float(), cast(torch.Tensor, conv.bias).float()
+        share = F.conv2d(F.pixel_unshuffle(source, self.stride), weight[:, :own], bias, padding=1)
         self._from_source = share[0].permute(1, 2, 0).contiguous().numpy()
         self._stem.weight = _channels_last(weight[:, own:].to(self.dtype))
         self._stem.bias = None
@@ -86,12 +91,12 @@ class FusedDecoder:
             raise ValueError(f"vectors, warped and guide must have the shapes {wanted}, not {shapes}.")
         weight, bias = self._modulation
         modulation = F.linear(F.leaky_relu(vectors.float(), fused.LEAK), weight, bias).numpy()
-        pictures = warped.float().contiguous().numpy(), guide.float().contiguous().numpy()
+        pictures, guides = warped.float().contiguous().numpy(), guide.float().contiguous().numpy()
         residual, mask = torch.zeros(n, 3, *size), torch.zeros(n, 1, *size)
         for start in range(0, n, AT_ONCE):
             part = slice(start, start + AT_ONCE)
             made = residual[part].numpy(), mask[part].numpy()
-            self._draw(modulation[part], *(picture[part] for picture in pictures), *made)
+            self._draw(modulation[part], pictures[part], guides[part], *made)
         return residual, mask
 
     def _draw(
@@ -114,7 +119,7 @@ class FusedDecoder:
             fused.activate_onto(_array(y), modulation, second.start, _array(x))
         for link, up, join in self._up:
             y, skip = up(x), skips.pop()
-            z = self._map(y, *y.shape[2:], channels=y.shape[1] + skip.shape[1])
+            z = self._map(y, y.shape[2], y.shape[3], y.shape[1] + skip.shape[1])
             fused.activate_joined(_array(y), modulation, up.start, _array(link(x)), _array(skip), _array(z))
             x = join(z)
             if skips:
@@ -122,7 +127,7 @@ class FusedDecoder:
         top, bottom, left, right = box
         framed = self._map(x, bottom - top + 2, right - left + 2, dtype=torch.float32)
         fused.activate_framed(_array(x), modulation, join.start, top, left, _array(framed))
-        painted = torch.tanh(self._last(framed, padding=0).permute(0, 2, 3, 1)).numpy()
+        painted = torch.tanh(self._last(framed).permute(0, 2, 3, 1)).numpy()
         fused.blend(painted, warped, guide, self.stride, top, left, residual, mask)
 
     def _begin(self, modulation: np.ndarray, warped: np.ndarray, guide: np.ndarray) -> torch.Tensor:
@@ -160,13 +165,12 @@ class _Conv:
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, dtype: torch.dtype):
         self.weight = _channels_last(conv.weight.detach().to(dtype, copy=True))
-        self.bias: torch.Tensor | None = conv.bias.detach().to(dtype, copy=True)
+        self.bias = None if conv.bias is None else conv.bias.detach().to(dtype, copy=True)
         self.stride, self.padding = conv.stride, conv.padding
-        self.convolve = F.conv_transpose2d if isinstance(conv, nn.ConvTranspose2d) else F.conv2d
+        self.convolve: Callable = F.conv_transpose2d if isinstance(conv, nn.ConvTranspose2d) else F.conv2d
 
-    def __call__(self, x: torch.Tensor, padding: int | None = None) -> torch.Tensor:
-        padding = self.padding if padding is None else padding
-        y = self.convolve(x, self.weight, self.bias, self.stride, padding)
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.convolve(x, self.weight, self.bias, self.stride, self.padding)
         return _channels_last(y)  # as it is already, where PyTorch's convolutions are those of oneDNN
 
 

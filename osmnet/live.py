@@ -102,7 +102,7 @@ class LiveSession:
         context = renderer.context
         self._motion = None if still else LiveMotion(pipe, generators[0], epsilon, keep=context + block)
         self._blinks = LiveBlinks(generators[1]) if blink else None
-        self._rest = pipe._rest(self.source)
+        self._rest = pipe.rest_expression(self.source)
         self._driven: deque[np.ndarray] = deque(maxlen=context)  # β with blinks of the frames before
         self._rate: float | None = None
         self._delay = 0.0
@@ -218,18 +218,19 @@ class LiveSession:
         if self._motion is None:
             return to_camera(self.source, np.zeros((end - begin + 2 * context, 6), np.float32))
         for clip in self._motion.clips_until(end - 1):
-            self._add_clip(clip)
+            self._motion.add_clip(*self._sound_of(clip))
         first, known = max(begin - context, 0), min(self._motion.known, end + context)
         path = self._motion_scale * self._motion.path(first, known)
         around = np.clip(np.arange(begin - context, end + context), first, known - 1)
         return to_camera(self.source, path[around - first])
 
-    def _add_clip(self, clip: int) -> None:
+    def _sound_of(self, clip: int) -> tuple[np.ndarray, float]:
+        """Mel windows of a clip's frames and how much of them is speech; beyond the last one heard that one stays."""
         length = self._pipe.motion_decoder.config.clip_length
         frames = np.minimum(clip * (length - 1) + np.arange(length), self._listener.frames - 1)
         windows = self._listener.mel_windows(frames[0], frames[-1] + 1)[frames - frames[0]]
         activity = self._listener.activity(frames[0])[: len(set(frames))]
-        self._motion.add_clip(windows, float(activity.mean()))
+        return windows, float(activity.mean())
 
     def _expression(self, begin: int, end: int) -> np.ndarray:
         """β of the frames from `begin` to the last one heard, or the last one that the renderer looks at."""

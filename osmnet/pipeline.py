@@ -39,6 +39,7 @@ from osmnet.models.motion import (
 from osmnet.models.video_generator import VideoGenerator
 from osmnet.motion import CLIP_CORRELATION, MAX_MOTION, PULL, SMOOTHING, Motion, absolute_pose, blink_curve
 from osmnet.output import OSMNetPipelineOutput, StreamChunk
+from osmnet.overlap import in_order
 from osmnet.pipeline_utils import PipelineLoader
 from osmnet.profiling import stage
 from osmnet.renderer import Renderer, Source
@@ -53,7 +54,7 @@ MIN_FACE_PX = 48
 MAX_OUTSIDE = 0.2  # share of the face's outline that may lie outside the picture
 SURE_FIT = 0.04  # head units; upright faces misfit the mean face by 0.01 to 0.04, those on their head by 0.04 to 0.08
 SMILE_KEPT = 0.5  # of the portrait's own expression around the mouth; all of it would talk through a grin
-CLIPS_AT_ONCE, FRAMES_AT_ONCE = 256, 8192  # of speech worked on: bound the memory on an hour of it
+CLIPS_AT_ONCE, FRAMES_AT_ONCE = 256, 1024  # of speech that a thread works on: bound the memory on an hour of it
 
 HeadTurn = float | Sequence[float] | np.ndarray
 
@@ -163,15 +164,16 @@ class OSMNetPipeline(PipelineLoader):
         with stage("features"):
             mel, activity = speech_features(recording)
         clips = clip_frames(len(activity), self.motion_decoder.config.clip_length)
-        weights = []
-        for start in range(0, len(clips), CLIPS_AT_ONCE):
-            part = clips[start : start + CLIPS_AT_ONCE]  # (n, T)
+
+        @torch.inference_mode()
+        def weights(part: np.ndarray) -> torch.Tensor:  # (n, T) frames to (n, S)
             windows = cut_windows(mel, part[0, 0], part[-1, -1] + 1)[part - part[0, 0]]  # (n, T, 16, 16)
             with stage("motion"):
-                weights.append(self.audio_motion_encoder(torch.from_numpy(windows).to(self.device)).exp())
-        return Speech(recording, mel, activity, torch.cat(weights).float().cpu())
+                return self.audio_motion_encoder(torch.from_numpy(windows).to(self.device)).exp().float().cpu()
 
-    @stage("motion")
+        parts = (clips[start : start + CLIPS_AT_ONCE] for start in range(0, len(clips), CLIPS_AT_ONCE))
+        return Speech(recording, mel, activity, torch.cat(list(in_order(weights, parts))))
+
     @torch.inference_mode()
     def sample_motion(
         self,
@@ -227,7 +229,8 @@ class OSMNetPipeline(PipelineLoader):
         seeds = _take_seeds(generator, num_videos)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         if head_motion is not None:
-            how, path = "video", head_motion_of(head_motion, self._bundle(), self.face_model, frames)
+            with stage("motion"):
+                how, path = "video", head_motion_of(head_motion, self._bundle(), self.face_model, frames)
             path = np.broadcast_to(path, (num_videos, frames, 6))
         elif still:
             how, path = "still", np.zeros((num_videos, frames, 6), np.float32)
@@ -244,20 +247,23 @@ class OSMNetPipeline(PipelineLoader):
         # The centre decodes to a slight nod on average; composed over seconds, the head would sink.
         steady = self._decode(map(self.motion_space.reconstruct, speech.weights.to(self.device).split(1024))).mean(0)
         limits = torch.tensor(MAX_MOTION)
-        paths = np.empty((len(generators), speech.num_frames, len(MAX_MOTION)), np.float32)
-        for path, generator in zip(paths, generators, strict=True):  # alone, so that no take depends on the others
+
+        @torch.inference_mode()
+        def path(generator: torch.Generator) -> np.ndarray:  # of one take, which depends on no other
             features = self.motion_space.sample_chunks(
                 speech.weights, float(epsilon), generator, sampling=sampling, correlation=CLIP_CORRELATION
             )
-            take = compose_clips((self._decode(features) - steady)[None], PULL, SMOOTHING)[0, : speech.num_frames]
-            path[:] = limits * torch.tanh(take / limits)
-        return paths
+            with stage("motion"):
+                composed = compose_clips((self._decode(features) - steady)[None], PULL, SMOOTHING)
+                return (limits * torch.tanh(composed[0, : speech.num_frames] / limits)).numpy()
 
+        return np.stack(list(in_order(path, generators)))
+
+    @torch.inference_mode()
     def _decode(self, features: Iterable[torch.Tensor]) -> torch.Tensor:
         """Decode motion features, some clips at a time, to poses `(clips, T, 6)` on the CPU."""
         return torch.cat([self.motion_decoder(part.to(self.device)).float().cpu() for part in features])
 
-    @stage("expression")
     @torch.inference_mode()
     def extract_expression(self, source: Source, speech: Speech, expression_scale: float = 1.0) -> np.ndarray:
         """Expression of every frame: the mouth from the speech, eyes and brows as in the portrait.
@@ -274,18 +280,24 @@ class OSMNetPipeline(PipelineLoader):
             ValueError: If `expression_scale` is out of its range.
         """
         _check_range("expression_scale", expression_scale, 0, MAX_SCALE)
-        expression = self.expression_extractor.extract(speech.mel_windows, source.fit.identity)
+        windows, frames = speech.mel_windows, speech.num_frames
         # Lips come to rest in pauses, not in the short gaps between words.
         speaking = gaussian_filter1d(maximum_filter1d(speech.activity, PAUSE), 1.0)
-        rest = self._rest(source)
-        for start in range(0, len(expression), FRAMES_AT_ONCE):
-            part = expression[start : start + FRAMES_AT_ONCE]
-            lips = part - self.face_model.upper_face(part)
-            lips *= expression_scale * speaking[start : start + FRAMES_AT_ONCE, None]
-            part[:] = rest + lips
+        rest = self.rest_expression(source)
+        expression = np.empty((frames, self.face_model.config.expression_dim), np.float32)
+
+        def work(start: int) -> None:
+            stop = min(start + FRAMES_AT_ONCE, frames)
+            with stage("expression"):
+                heard = self.expression_extractor.extract(windows, source.fit.identity, start, stop)
+                lips = heard - self.face_model.upper_face(heard)
+                expression[start:stop] = rest + lips * (expression_scale * speaking[start:stop, None])
+
+        for _ in in_order(work, range(0, frames, FRAMES_AT_ONCE)):
+            pass
         return expression
 
-    def _rest(self, source: Source) -> np.ndarray:
+    def rest_expression(self, source: Source) -> np.ndarray:
         """β `(64,)` of the portrait's face when it is silent: its eyes, brows and some of its smile, lips together."""
         fit = source.fit
         upper = self.face_model.upper_face(fit.expression)

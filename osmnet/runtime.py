@@ -71,10 +71,9 @@ def make_decoder(
             f'runtime="fused" draws on a CPU with geometry="mesh", not on {device} with '
             f'geometry="{video_generator.config.geometry}"; leave it at "auto".'
         )
-    if runtime == "eager" or not can_fuse:
-        dtype = PRECISIONS.get(precision) or _own_precision(video_generator)
-        return DeviceDecoder(video_generator, source_image, dtype, GPU_BATCH if device == "cuda" else 0)
     dtype = PRECISIONS.get(precision) or _own_precision(video_generator)
+    if runtime == "eager" or not can_fuse:
+        return DeviceDecoder(video_generator, source_image, dtype, GPU_BATCH if device == "cuda" else 0)
     if dtype == torch.float16:
         if precision == "float16":
             raise ValueError('The fused runtime draws in float32 or bfloat16, not in float16; set precision="auto".')
@@ -84,7 +83,7 @@ def make_decoder(
 
 def has_bfloat16() -> bool:
     """Whether this CPU has instructions for products of bfloat16; without, they take longer than float32's."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # from PyTorch 2.10 on
+    capabilities: dict = getattr(torch.cpu, "get_capabilities", dict)()  # not in PyTorch 2.8
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
