@@ -200,13 +200,16 @@ class OSMNetPipelineOutput:
         return VideoWriter(_video(folder, take), size, FPS, self.motion.speech.recording, comment=comment, codec=codec)
 
     def _chunks(self, takes: Sequence[int], begin: int) -> Iterator[np.ndarray]:
-        chunks = chunk_bounds(self.head_pose.shape[1], chunk_length(self.source.frame_size, self._device), begin)
+        chunks = self._bounds(begin)
         if self.frames is None:
             return self._render(self.motion.take(takes), chunks)
         return (
             np.stack([[np.asarray(image) for image in self.frames[take][start:stop]] for take in takes])
             for start, stop in chunks
         )
+
+    def _bounds(self, begin: int) -> list[Chunk]:
+        return chunk_bounds(self.head_pose.shape[1], chunk_length(self.source.frame_size, self._device), begin)
 
     @property
     def _part_frames(self) -> int:
@@ -239,10 +242,12 @@ class OSMNetPipelineOutput:
         columns, shown = self._sheet_columns, range(min(len(self.head_pose), MAX_TAKES))
         for take in shown:  # what an earlier run has rendered was not seen by this one
             missing = [int(column) for column in columns if (take, int(column)) not in seen]
-            if missing:
-                drawn = self._render(self.motion.take([take]), [(column, column + 1) for column in missing])
-                for column, images in zip(missing, drawn, strict=True):
-                    seen[take, column] = _thumbnail(images[0, 0])
+            # In the same chunks as before: rounding depends on them.
+            chunks = [(start, stop) for start, stop in self._bounds(0) if any(start <= c < stop for c in missing)]
+            if chunks:
+                for (start, stop), images in zip(chunks, self._render(self.motion.take([take]), chunks), strict=True):
+                    for column in (column for column in missing if start <= column < stop):
+                        seen[take, column] = _thumbnail(images[0, column - start])
         count = len(self.head_pose)
         title = f"{count} take{'s' * (count > 1)}, ε = {self.motion.epsilon:g}" + (
             f", seed {self.seed}" if self.seed is not None else ""

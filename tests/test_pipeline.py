@@ -195,15 +195,16 @@ def test_expression_of_another_length_is_refused(tiny, source, voice):
 
 
 def test_large_frames_come_in_small_chunks(tiny, source, voice, monkeypatch):
-    monkeypatch.setattr(renderer, "CHUNK_BYTES", 3 * 3 * SIDE * SIDE + 1)
+    monkeypatch.setattr(renderer, "CHUNK", (16, 3 * 3 * SIDE * SIDE + 1))
     motion = tiny.sample_motion(voice, num_videos=2, generator=seeded())
     assert {chunk.shape[1] for chunk in tiny.render(source, motion)} == {3, 1}  # 8 times 3, and the last of 25
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 64])
 def test_chunked_is_whole(tiny, source, voice, out, monkeypatch, chunk):
-    assert chunk != renderer.CHUNK
-    monkeypatch.setattr(renderer, "CHUNK", chunk)
+    longest, most_bytes = renderer.CHUNK
+    assert chunk != longest
+    monkeypatch.setattr(renderer, "CHUNK", (chunk, most_bytes))
     frames = tiny(source, voice, num_videos=1, generator=seeded()).frames[0]
     # Sums over another batch may round another way, by one grey level at most.
     assert np.abs(frames.astype(int) - out.frames[0]).max() <= 1
