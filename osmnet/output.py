@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +71,7 @@ class OSMNetPipelineOutput:
     source: Source
     model: str
     seed: int | None
-    _render: Callable[[Motion, Sequence[Chunk] | None], Iterator[np.ndarray]] = field(repr=False)
+    _render: Callable[[Motion, Sequence[Chunk]], Generator[np.ndarray]] = field(repr=False)
     _digest: Callable[[], str] = field(repr=False)
     _device: str = field(repr=False)
 
@@ -130,7 +130,7 @@ class OSMNetPipelineOutput:
         run.remove()
         return paths
 
-    def stream(self) -> Iterator[StreamChunk]:
+    def stream(self) -> Generator[StreamChunk]:
         """Yield the frames of all takes as they are made, the first few at once, each with its sound.
 
         What comes later is rendered meanwhile, but only a few chunks ahead. Closing the generator stops the rendering.
@@ -165,7 +165,7 @@ class OSMNetPipelineOutput:
         kept = run.parts_finished(takes, parts) if parts > 1 else 0
         position = kept * size
         done += len(takes) * min(position, frames)
-        chunks = self._chunks(takes, position) if kept < parts else iter(())
+        chunks = self._chunks(takes, position)
         try:
             for index in range(kept, parts):
                 with ExitStack() as stack:
@@ -199,14 +199,15 @@ class OSMNetPipelineOutput:
         comment = COMMENT.format(version=osmnet.__version__)
         return VideoWriter(_video(folder, take), size, FPS, self.motion.speech.recording, comment=comment, codec=codec)
 
-    def _chunks(self, takes: Sequence[int], begin: int) -> Iterator[np.ndarray]:
+    def _chunks(self, takes: Sequence[int], begin: int) -> Generator[np.ndarray]:
         chunks = self._bounds(begin)
         if self.frames is None:
             return self._render(self.motion.take(takes), chunks)
-        return (
-            np.stack([[np.asarray(image) for image in self.frames[take][start:stop]] for take in takes])
-            for start, stop in chunks
-        )
+        return self._made(takes, chunks)
+
+    def _made(self, takes: Sequence[int], chunks: Sequence[Chunk]) -> Generator[np.ndarray]:
+        for start, stop in chunks:
+            yield np.stack([[np.asarray(image) for image in self.frames[take][start:stop]] for take in takes])
 
     def _bounds(self, begin: int) -> list[Chunk]:
         return chunk_bounds(self.head_pose.shape[1], chunk_length(self.source.frame_size, self._device), begin)
@@ -227,7 +228,7 @@ class OSMNetPipelineOutput:
         """What the files depend on."""
         digest = hashlib.blake2b(self._digest().encode(), digest_size=16)
         for array in (self.head_pose, self.motion.blink, self.expression, self.source.picture, self.source.crop):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return {
             "seed": self.seed,
             "take_seeds": list(self.motion.seeds),

@@ -6,7 +6,7 @@ another, and what a job computes does not depend on how many there are.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ def default_workers() -> int:
 
 def in_order(
     function: Callable[[Job], Result], jobs: Iterable[Job], workers: int | None = None, ahead: int = 2
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Run jobs on threads and yield their results in the order of the jobs.
 
     Args:

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -311,7 +311,7 @@ class OSMNetPipeline(PipelineLoader):
         *,
         expression: np.ndarray | None = None,
         chunks: Sequence[tuple[int, int]] | None = None,
-    ) -> Iterator[np.ndarray]:
+    ) -> Generator[np.ndarray]:
         """Render takes, a few frames of each at a time, so that memory does not grow with the length of the speech.
 
         Chunks are rendered side by side, by as many threads as PyTorch would use (at most 8), a few chunks ahead of
@@ -434,7 +434,7 @@ class OSMNetPipeline(PipelineLoader):
         portrait: str | os.PathLike[str] | Image.Image | np.ndarray | Source,
         speech: str | os.PathLike[str] | np.ndarray | tuple | Speech,
         **options: Any,
-    ) -> Iterator[StreamChunk]:
+    ) -> Generator[StreamChunk]:
         """Make talking-head videos and yield their frames as they are made: the first within a moment.
 
         Args:

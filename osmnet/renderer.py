@@ -1,6 +1,6 @@
 """From pose and expression to frames: the mesh warp, the video generator on top of it, and back into the picture."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -127,7 +127,7 @@ class Renderer:
         expression: np.ndarray,
         blink: np.ndarray | None = None,
         chunks: Sequence[Chunk] | None = None,
-    ) -> Iterator[np.ndarray]:
+    ) -> Generator[np.ndarray]:
         """Render takes: chunks side by side on several threads, yielded in order.
 
         Args:
@@ -152,7 +152,8 @@ class Renderer:
 
         device = self.network.device.type
         workers = default_workers() if device == "cpu" else DEVICE_WORKERS
-        chunks = chunks or chunk_bounds(frames, chunk_length(self.source.frame_size, device))
+        if chunks is None:
+            chunks = chunk_bounds(frames, chunk_length(self.source.frame_size, device))
         jobs = ((take, *chunk) for chunk in chunks for take in range(count))
         # Whole rounds of takes lie ready, so that no worker waits while a round is put together.
         drawn = in_order(draw, jobs, workers, ahead=max(workers, count))

@@ -8,6 +8,7 @@ bit, as one that was never stopped.
 import contextlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class UnfinishedRun:
         """File of a part; it is there only when it is whole."""
         return self.folder / f"take-{take + 1}.{index:04d}.mp4"
 
-    def parts_finished(self, takes: range, count: int) -> int:
+    def parts_finished(self, takes: Sequence[int], count: int) -> int:
         """How many of `count` parts all the takes have, from the first on."""
         finished = (all(self.part(take, index).is_file() for take in takes) for index in range(count))
         return next((index for index, whole in enumerate(finished) if not whole), count)

@@ -270,7 +270,7 @@ def best_codec(device: str, size: tuple[int, int]) -> str:
     if device != "cuda" or _NVENC not in av.codecs_available:
         return "libx264"
     try:
-        context = av.CodecContext.create(_NVENC, "w")
+        context: Any = av.CodecContext.create(_NVENC, "w")
         context.height, context.width = (length + length % 2 for length in size)
         context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
         context.open()
@@ -528,7 +528,7 @@ def join_videos(
                 container.metadata["comment"] = comment
             with av.open(f"file:{parts[0]}") as first:
                 video = container.add_stream_from_template(first.streams.video[0])
-                step = 1 / Fraction(first.streams.video[0].average_rate)
+                step = 1 / Fraction(first.streams.video[0].average_rate or 25)
             sound = None if waveform is None else _SoundTrack(container, waveform, sampling_rate)
             frames = 0
             for part in parts:
@@ -536,7 +536,7 @@ def join_videos(
                 with av.open(f"file:{part}") as source:
                     stream = source.streams.video[0]
                     for packet in source.demux(stream):
-                        if packet.dts is None:  # the empty packet at the end
+                        if packet.pts is None or packet.dts is None:  # the empty packet at the end
                             continue
                         shift = round(begin * step / packet.time_base)
                         packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
