@@ -96,6 +96,7 @@ class DeviceRenderer(Renderer):
         frames = self._warp(shape, similarity)
         warped = self._mouth.cut(frames, affine) / 127.5 - 1
         residual, mask = self.decoder(vectors, warped, self._mouth.guides(target_px))
+        assert mask is not None  # a network of this geometry has one
         # Colour times mask, in [0, 255]: residual = mask (colour - warped).
         self._mouth.paint(frames, (residual + mask * warped + mask) * 127.5, mask, affine)
         return frames

@@ -66,7 +66,7 @@ class FusedDecoder:
 
     @torch.inference_mode()
     def __call__(
-        self, vectors: torch.Tensor, warped: torch.Tensor, guide: torch.Tensor | None = None
+        self, vectors: torch.Tensor, warped: torch.Tensor | None, guide: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw frames.
 
@@ -82,6 +82,8 @@ class FusedDecoder:
             ValueError: If the shapes do not fit.
         """
         size = tuple(side * self.stride for side in self._from_source.shape[:2])
+        if warped is None:
+            raise ValueError(f"warped is missing; it must have the shape (n, 3, {size[0]}, {size[1]}).")
         if guide is None:
             guide = warped.new_empty((len(warped), 0, *size))
         shapes = tuple(vectors.shape), tuple(warped.shape), tuple(guide.shape)

@@ -199,6 +199,7 @@ class Renderer:
             warped = self._to_network(windows)
         with stage("network"), torch.inference_mode():
             residual, mask = self.decoder(vectors, warped, guide)
+            assert mask is not None  # a network of this geometry has one
             # Colour times mask, in [0, 255]: residual = mask (colour - warped).
             painted = ((residual + mask * warped + mask) * 127.5).permute(0, 2, 3, 1).numpy()
             masks = mask[:, 0].numpy()

@@ -23,7 +23,7 @@ class Decoder(Protocol):
     """The video generator made ready for one source picture; several threads may call it at a time."""
 
     def __call__(
-        self, vectors: torch.Tensor, warped: torch.Tensor, guide: torch.Tensor
+        self, vectors: torch.Tensor, warped: torch.Tensor | None, guide: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Draw n frames.
 
