@@ -37,6 +37,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    before = json.loads(args.before.read_text(encoding="utf-8")) if args.before else None
 
     kernel = Kernel()
     pipe = OSMNetPipeline.from_pretrained(args.model, device=args.device)
@@ -61,7 +62,6 @@ def main() -> int:
     result = best.as_dict(frames) | {"kernel_ms": unit, "size": args.size, "takes": args.takes}
     print(best.table(frames))
     print(f"kernel: {unit:.2f} ms")
-    before = json.loads(args.before.read_text(encoding="utf-8")) if args.before else None
     print(f"\n{'stage':<18}{'kernels/frame':>15}" + (f"{'before':>10}{'ratio':>8}" if before else ""))
     for name, row in result["stages"].items():
         own = row["cpu_ms_per_frame"] / unit

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import secrets
+import signal
 import sys
 import traceback
 import warnings
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 import osmnet
 from osmnet.arguments import EXIT_WRONG_INPUT, Parser
 from osmnet.limits import MAX_EPSILON, MAX_OFFSET_DEG, MAX_SCALE, MAX_SIZE, MAX_VIDEOS, MIN_SIZE
+from osmnet.unfinished import unfinished_records
 
 if TYPE_CHECKING:
     import torch
@@ -205,6 +207,8 @@ def _check_file(path: Path, role: str, kind: str) -> None:
     """Refuse a path at which there is no file that can be read."""
     if path.is_dir():
         raise ValueError(f"The {role} '{path}' is a folder; name {kind}.")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"The {role} '{path}' is not a regular file; name {kind}.")
     if not path.is_file():
         raise ValueError(f"There is no {role} at '{path}'; check the path.")
     if not os.access(path, os.R_OK):
@@ -240,7 +244,6 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     from osmnet.pipeline import OSMNetPipeline
     from osmnet.profiling import Profile
-    from osmnet.unfinished import UnfinishedRun
 
     pipe = OSMNetPipeline.from_pretrained(
         arguments.model, revision=arguments.revision, variant=arguments.variant, device_map=arguments.device
@@ -250,9 +253,9 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     # 2. A seed is always known, so that every video can be made again.
     seed = arguments.seed
-    unfinished = UnfinishedRun(arguments.output).record
-    if seed is None and arguments.resume and unfinished is not None:
-        seed = unfinished.get("seed")
+    unfinished = unfinished_records(arguments.output)
+    if seed is None and arguments.resume and unfinished:
+        seed = unfinished[0].get("seed")
     if seed is None:
         seed = secrets.randbelow(2**31)
     num_videos = arguments.num_videos
@@ -262,7 +265,7 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     with ExitStack() as stack:
         profile = stack.enter_context(Profile()) if arguments.profile else None
-        output, paths = _make(arguments, pipe, num_videos, generator, seed, unfinished is not None)
+        output, paths = _make(arguments, pipe, num_videos, generator, seed)
     if profile is not None:
         frames = output.motion.num_videos * output.motion.speech.num_frames
         sys.stderr.write(f"{profile.table(frames)}\n")
@@ -278,7 +281,6 @@ def _make(
     num_videos: int,
     generator: torch.Generator | list[torch.Generator],
     seed: int,
-    unfinished: bool,
 ) -> tuple[OSMNetPipelineOutput, list[Path]]:
     """Make the takes and say meanwhile what there is to say; returns them and the files."""
     from tqdm import tqdm
@@ -309,10 +311,6 @@ def _make(
         )
     if arguments.seed is None and arguments.take_seed is None:  # said only now: a wrong input above gets one sentence
         sys.stderr.write(f"osmnet: --seed {seed} makes these videos again.\n")
-    if unfinished and not arguments.resume:
-        sys.stderr.write(
-            "osmnet: An unfinished run in this folder is given up; --resume would have gone on with it.\n"
-        )
     if output.motion.speech.activity.max() < 0.5:
         sys.stderr.write("osmnet: No speech was heard in the recording (steady noise?); the mouth stays at rest.\n")
     if arguments.face is None and output.source.num_faces > 1:
@@ -323,8 +321,16 @@ def _make(
     with tqdm(desc="rendering", unit="frame", file=sys.stderr, dynamic_ncols=True) as bar:
 
         def show(done_frames: int, total_frames: int) -> None:
-            bar.total = total_frames
+            if bar.total is None:  # the first call tells what was there before
+                bar.reset(total_frames)
+                bar.initial = bar.n = done_frames
+                if done_frames:
+                    bar.write(f"osmnet: {done_frames} of {total_frames} frames were there already.", file=sys.stderr)
+                elif arguments.resume:
+                    bar.write("osmnet: There is nothing to go on with; begun anew.", file=sys.stderr)
             bar.update(done_frames - bar.n)
+            if done_frames == total_frames:
+                bar.set_description("finishing files")
 
         paths = output.save(arguments.output, sheet=not arguments.no_sheet, progress=show, resume=arguments.resume)
     return output, paths
@@ -358,7 +364,16 @@ def _run(argv: list[str]) -> int:
         from osmnet.doctor import main as doctor
 
         return doctor(arguments.model, arguments.revision)
-    return _generate(arguments)
+    # As Ctrl-C: what is half-written is removed, what is finished stays.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _generate(arguments)
+    except KeyboardInterrupt:
+        kept = "; what is finished is kept, --resume goes on with it" if unfinished_records(arguments.output) else ""
+        sys.stderr.write(f"\nosmnet: stopped{kept}.\n")
+        return EXIT_INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -378,8 +393,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(argv)
     except KeyboardInterrupt:
-        kept = "; what is finished is kept, --resume goes on with it" if argv[:1] == ["generate"] else ""
-        sys.stderr.write(f"\nosmnet: stopped{kept}.\n")
+        sys.stderr.write("\nosmnet: stopped.\n")
         return EXIT_INTERRUPTED
     except (ValueError, OSError, ImportError) as error:
         if "--debug" in argv:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from osmnet.pipeline import OSMNetPipeline
 
 LOOKAHEAD, BLOCK = 4, 2  # frames; measured in docs/live.md
-MAX_LOOKAHEAD, MAX_BLOCK = 25, 25
+MAX_LOOKAHEAD, MAX_BLOCK, MAX_CHANNELS = 25, 25, 32
 
 
 class BlockRenderer(Protocol):
@@ -273,6 +273,8 @@ def _mono(chunk: Any) -> np.ndarray:
     if not isinstance(chunk, np.ndarray) or chunk.ndim not in (1, 2) or (chunk.ndim == 2 and chunk.shape[1] == 0):
         shape = chunk.shape if isinstance(chunk, np.ndarray) else type(chunk).__name__
         raise ValueError(f"A chunk of sound must be an array of shape (samples,) or (samples, channels), not {shape}.")
+    if chunk.ndim == 2 and chunk.shape[1] > MAX_CHANNELS:
+        raise ValueError(f"A chunk of shape {chunk.shape} has too many channels: give (samples, channels).")
     samples = MonoArray(chunk.reshape(-1))[:].reshape(chunk.shape)
     if not np.isfinite(samples).all():
         raise ValueError("The chunk of sound holds NaN or infinite samples; leave it out, or check the microphone.")

@@ -20,13 +20,14 @@ import osmnet
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME
 from osmnet.media.background import BackgroundWriter
 from osmnet.media.sheet import MAX_TAKES, contact_sheet
-from osmnet.media.video import VideoWriter, best_codec, join_videos
+from osmnet.media.video import VideoWriter, best_codec, count_pictures, join_videos
 from osmnet.motion import Motion
 from osmnet.renderer import Chunk, Source, chunk_bounds, chunk_length
 from osmnet.unfinished import PART_SECONDS, UnfinishedRun
 
 SHEET_COLUMNS, SHEET_SIDE = 8, 192
 TAKES_AT_ONCE = 4  # encoders that run side by side
+SOUND_AT_ONCE = 2**20  # samples
 COMMENT = "AI-generated talking head, made with osmnet {version}"
 
 Progress = Callable[[int, int], None]
@@ -74,6 +75,7 @@ class OSMNetPipelineOutput:
     _render: Callable[[Motion, Sequence[Chunk]], Generator[np.ndarray]] = field(repr=False)
     _digest: Callable[[], str] = field(repr=False)
     _device: str = field(repr=False)
+    _precision: str = field(repr=False)
 
     def save(
         self,
@@ -101,10 +103,10 @@ class OSMNetPipelineOutput:
             ValueError: If the folder cannot be written, or the run that was stopped there was another one.
         """
         folder = Path(folder)
-        run = UnfinishedRun(folder)
+        run = UnfinishedRun(folder, self._record())
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            run.begin(self._record(), resume)
+            run.begin(resume)
         except OSError as error:
             raise ValueError(f"The folder '{folder}' cannot be made ({error.strerror}); choose another.") from error
         count, frames = self.head_pose.shape[:2]
@@ -162,9 +164,14 @@ class OSMNetPipelineOutput:
         if not takes:
             tell(done)
             return
-        kept = run.parts_finished(takes, parts) if parts > 1 else 0
+
+        def is_whole(path: Path, index: int) -> bool:
+            return count_pictures(path) == min(size, frames - index * size)
+
+        kept = run.parts_finished(takes, parts, is_whole) if parts > 1 else 0
         position = kept * size
         done += len(takes) * min(position, frames)
+        tell(done)
         chunks = self._chunks(takes, position)
         try:
             for index in range(kept, parts):
@@ -188,7 +195,7 @@ class OSMNetPipelineOutput:
             if parts > 1:
                 sound, comment = self.motion.speech.recording, COMMENT.format(version=osmnet.__version__)
                 files = [run.part(take, index) for index in range(parts)]
-                join_videos(files, _video(folder, take), sound, comment=comment)
+                join_videos(files, _video(folder, take), sound, comment=comment, temporary_folder=run.folder)
             run.finish_take(take)
 
     def _writer(self, folder: Path, run: UnfinishedRun, take: int, index: int, parts: int) -> VideoWriter:
@@ -196,8 +203,10 @@ class OSMNetPipelineOutput:
         codec = best_codec(self._device, size)
         if parts > 1:
             return VideoWriter(run.part(take, index), size, FPS, codec=codec)
-        comment = COMMENT.format(version=osmnet.__version__)
-        return VideoWriter(_video(folder, take), size, FPS, self.motion.speech.recording, comment=comment, codec=codec)
+        sound, comment = self.motion.speech.recording, COMMENT.format(version=osmnet.__version__)
+        return VideoWriter(
+            _video(folder, take), size, FPS, sound, comment=comment, codec=codec, temporary_folder=run.folder
+        )
 
     def _chunks(self, takes: Sequence[int], begin: int) -> Generator[np.ndarray]:
         chunks = self._bounds(begin)
@@ -227,6 +236,9 @@ class OSMNetPipelineOutput:
     def _record(self) -> dict[str, Any]:
         """What the files depend on."""
         digest = hashlib.blake2b(self._digest().encode(), digest_size=16)
+        sound = self.motion.speech.recording
+        for start in range(0, len(sound), SOUND_AT_ONCE):
+            digest.update(np.ascontiguousarray(sound[start : start + SOUND_AT_ONCE]).data)
         for array in (self.head_pose, self.motion.blink, self.expression, self.source.picture, self.source.crop):
             digest.update(np.ascontiguousarray(array).data)
         return {
@@ -235,6 +247,8 @@ class OSMNetPipelineOutput:
             "frames": self.head_pose.shape[1],
             "part_frames": self._part_frames,
             "frame_size": list(self.source.frame_size),
+            "precision": self._precision,
+            "drawn_on": [self._device, best_codec(self._device, self.source.frame_size)],
             "inputs": digest.hexdigest(),
             "versions": {"osmnet": osmnet.__version__, "torch": torch.__version__, "av": av.__version__},
         }

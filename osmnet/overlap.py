@@ -16,11 +16,14 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 # More would add little where sound and picture are encoded beside them, and each holds a chunk of frames.
 MAX_WORKERS = 8
+_NAME = "osmnet"
+_SETTING_THREADS = threading.Lock()  # PyTorch's number of threads is one of the process while threads begin
 
 
 def default_workers() -> int:
     """Say how many jobs run side by side: PyTorch's number of threads (`torch.set_num_threads`), at most 8."""
-    return max(1, min(torch.get_num_threads(), MAX_WORKERS))
+    with _SETTING_THREADS:
+        return max(1, min(torch.get_num_threads(), MAX_WORKERS))
 
 
 def in_order(
@@ -52,21 +55,30 @@ def in_order(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # An abandoned iterator may be collected within one of its own threads, which cannot wait for itself.
+        own = threading.current_thread().name.startswith(_NAME)
+        pool.shutdown(wait=not own, cancel_futures=True)
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:
     """Threads in which PyTorch uses no further threads."""
-    everywhere = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="osmnet")
-    all_here = threading.Barrier(workers)
+    with _SETTING_THREADS:
+        everywhere = torch.get_num_threads()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix=_NAME)
+        all_here = threading.Barrier(workers)
 
-    def begin() -> None:
-        torch.get_num_threads()  # gives this thread the number of the process, once, ...
-        torch.set_num_threads(1)  # ... and this its own; yet also threads to come, see below
-        all_here.wait()
+        def begin() -> None:
+            torch.get_num_threads()  # gives this thread the number of the process, once, ...
+            torch.set_num_threads(1)  # ... and this its own; yet also threads to come, see below
+            all_here.wait()
 
-    for begun in [pool.submit(begin) for _ in range(workers)]:
-        begun.result()
-    torch.set_num_threads(everywhere)
-    return pool
+        try:
+            for begun in [pool.submit(begin) for _ in range(workers)]:
+                begun.result()
+        except BaseException:  # those that have begun would wait for the others for ever
+            all_here.abort()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            torch.set_num_threads(everywhere)
+        return pool

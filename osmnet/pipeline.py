@@ -43,6 +43,7 @@ from osmnet.overlap import in_order
 from osmnet.pipeline_utils import PipelineLoader
 from osmnet.profiling import stage
 from osmnet.renderer import Renderer, Source
+from osmnet.runtime import resolve_precision
 from osmnet.speech import PAUSE, Speech
 
 DEFAULT_SIZE = 256  # of the square, where the whole picture is not asked for
@@ -335,6 +336,9 @@ class OSMNetPipeline(PipelineLoader):
         expected = (motion.head_pose.shape[1], self.face_model.config.expression_dim)
         if np.shape(expression) != expected:
             raise ValueError(f"expression must have shape {expected}, not {np.shape(expression)}.")
+        for start, stop in chunks or ():
+            if not 0 <= start < stop <= expected[0]:
+                raise ValueError(f"A chunk must lie within the {expected[0]} frames, not from {start} to {stop}.")
         renderer = self._renderer(source)
         yield from renderer(absolute_pose(source, motion), expression, motion.blink, chunks)
 
@@ -396,6 +400,7 @@ class OSMNetPipeline(PipelineLoader):
         """
         if output_type not in ("np", "pil", "lazy"):
             raise ValueError(f"output_type must be 'np', 'pil' or 'lazy', not {output_type!r}.")
+        precision = str(resolve_precision(self.video_generator, self.precision)).removeprefix("torch.")
         # 1. Encode the portrait: self.face_model.
         source = self._source(portrait, full_frame, size, face)
         # 2. Encode the speech: self.audio_motion_encoder, self.motion_space.
@@ -414,7 +419,7 @@ class OSMNetPipeline(PipelineLoader):
             frames=None, head_pose=absolute_pose(source, motion), expression=expression, motion=motion, source=source,
             model=self.name, seed=seed,
             _render=lambda takes, chunks: self.render(source, takes, expression=expression, chunks=chunks),
-            _digest=self._digest, _device=self.device.type,
+            _digest=self._digest, _device=self.device.type, _precision=precision,
         )  # fmt: skip
         if output_type == "lazy":
             return output
@@ -453,6 +458,8 @@ class OSMNetPipeline(PipelineLoader):
             >>> for chunk in pipe.stream("portrait.jpg", "speech.wav"):
             ...     play(chunk.frames[0], chunk.waveform)
         """
+        if "output_type" in options:
+            raise ValueError("A stream has no output_type: it yields arrays; leave it out.")
         return self(portrait, speech, **options, output_type="lazy").stream()
 
     def warm_up(self) -> None:
@@ -471,7 +478,7 @@ class OSMNetPipeline(PipelineLoader):
 
     def _digest(self) -> str:
         """A number that changes with the weights that rendering depends on."""
-        digest = hashlib.blake2b(self.precision.encode(), digest_size=16)
+        digest = hashlib.blake2b(digest_size=16)
         for network in (self.face_model, self.video_generator):
             digest.update(json.dumps(dict(network.config), sort_keys=True, default=str).encode())
             for tensor in network.state_dict().values():

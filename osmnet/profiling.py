@@ -48,13 +48,17 @@ class Profile:
         global _active
         if _active is not None:
             raise RuntimeError("Another profile is being taken in this process; end it first.")
-        _active, self._begin = self, time.perf_counter()
+        _active = self
+        self._begin, self._cpu = time.perf_counter(), time.process_time()
         return self
 
     def __exit__(self, *_: Any) -> None:
         """End."""
         global _active
         _active, self.seconds = None, time.perf_counter() - self._begin
+        # Threads of libraries (of the encoder, above all), and what lies between the stages.
+        others = time.process_time() - self._cpu - sum(stage.cpu for stage in self.stages.values())
+        self.add("all the rest", self.seconds, max(others, 0.0))
 
     def add(self, name: str, wall: float, cpu: float) -> None:
         """Count one run of a stage."""

@@ -1,7 +1,7 @@
 """Which runtime draws with the video generator, and in which precision.
 
-Measured in docs/performance.md: on a CPU the fused form is faster than PyTorch's own, `torch.compile`, ONNX Runtime
-and OpenVINO, in float32 and in bfloat16; so there is nothing to install for it.
+Measured in docs/performance_network.md: on a CPU the fused form is faster than PyTorch's own, `torch.compile`, ONNX
+Runtime and OpenVINO, in float32 and in bfloat16; so there is nothing to install for it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def make_decoder(
         runtime (`str`): `"fused"` for a CPU and `geometry="mesh"` only; `"eager"` is PyTorch alone, on a GPU captured
             as a graph; `"auto"` the fused one where it can be.
         precision (`str`): `"float32"`, `"bfloat16"` or, not for the fused one, `"float16"`. `"auto"` is the network's
-            own; for one in float32, float16 on a GPU, and bfloat16 on a CPU that has instructions for it.
+            own (float32 for one in float16 on a CPU); for one in float32, float16 on a GPU, and bfloat16 on a CPU that
+            has instructions for it.
 
     Returns:
         `Decoder`: The same bits for the same inputs on the same machine, however many threads call it.
@@ -71,14 +72,33 @@ def make_decoder(
             f'runtime="fused" draws on a CPU with geometry="mesh", not on {device} with '
             f'geometry="{video_generator.config.geometry}"; leave it at "auto".'
         )
-    dtype = PRECISIONS.get(precision) or _own_precision(video_generator)
     if runtime == "eager" or not can_fuse:
+        dtype = PRECISIONS.get(precision) or _own_precision(video_generator)
         return DeviceDecoder(video_generator, source_image, dtype, GPU_BATCH if device == "cuda" else 0)
-    if dtype == torch.float16:
+    return FusedDecoder(video_generator, source_image, resolve_precision(video_generator, precision))
+
+
+def resolve_precision(video_generator: VideoGenerator, precision: str = "auto") -> torch.dtype:
+    """Say in which precision frames are drawn where nothing is said about the runtime.
+
+    Args:
+        video_generator (`VideoGenerator`): On the device that is to draw.
+        precision (`str`): See `make_decoder`.
+
+    Returns:
+        `torch.dtype`: float32, bfloat16 or float16.
+
+    Raises:
+        ValueError: If the name is unknown, or it is float16 and a CPU is to draw.
+    """
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"precision must be one of auto, {', '.join(PRECISIONS)}, not {precision!r}.")
+    dtype = PRECISIONS.get(precision) or _own_precision(video_generator)
+    if dtype == torch.float16 and video_generator.device.type == "cpu" and video_generator.config.geometry == "mesh":
         if precision == "float16":
-            raise ValueError('The fused runtime draws in float32 or bfloat16, not in float16; set precision="auto".')
-        dtype = torch.float32
-    return FusedDecoder(video_generator, source_image, dtype)
+            raise ValueError("A CPU draws in the precisions float32 and bfloat16, not in float16; take one of them.")
+        return torch.float32
+    return dtype
 
 
 def has_bfloat16() -> bool:

@@ -2,72 +2,96 @@
 
 Long takes are written in parts of a minute, in a folder of their own beside the takes; when all parts of a take are
 there they are joined, without being encoded again, and removed. A run that goes on thus makes the same files, bit for
-bit, as one that was never stopped.
+bit, as one that was never stopped. Runs with other inputs or settings have other folders: none takes from another.
 """
 
 import contextlib
+import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 FOLDER_NAME = ".osmnet-unfinished"
-RECORD_NAME = "run.json"
+RECORD_NAME, LOCK_NAME = "run.json", "lock"
 PART_SECONDS = 60
+# What each entry of a record stands for, in the order in which a difference is named.
+MEANINGS = {
+    "take_seeds": "other seeds, or another number of takes",
+    "frames": "speech of another length",
+    "frame_size": "another size",
+    "precision": "another precision",
+    "versions": "another version of osmnet or what it is built on",
+    "inputs": "another portrait, speech, model or setting",
+}
 
 
 class UnfinishedRun:
-    """The parts of one run, in a folder beside its takes.
+    """The parts of one run, in a folder of its own beside its takes.
 
     Args:
-        folder (`Path`): The folder of the takes.
+        takes (`Path`): The folder of the takes.
+        record (`dict`): What the files depend on, as JSON has it.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder / FOLDER_NAME
+    def __init__(self, takes: Path, record: dict[str, Any]):
+        self.takes, self.record = takes, record
+        key = hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=8).hexdigest()
+        self.folder = takes / FOLDER_NAME / key
+        self._lock = FileLock(self.folder / LOCK_NAME)
 
-    @property
-    def record(self) -> dict[str, Any] | None:
-        """What the run was begun with; `None` if there is no unfinished run."""
-        try:
-            record = json.loads((self.folder / RECORD_NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return record if isinstance(record, dict) else None
-
-    def begin(self, record: dict[str, Any], resume: bool) -> None:
-        """Begin the run anew, or go on with the one that is there.
+    def begin(self, resume: bool) -> None:
+        """Begin the run anew, or go on with it if it is there.
 
         Args:
-            record (`dict`): What the files depend on, as JSON has it.
-            resume (`bool`): Go on if there is an unfinished run; else it is removed.
+            resume (`bool`): Go on; else what there is of this run is removed.
 
         Raises:
-            ValueError: If the unfinished run was begun with something else.
+            ValueError: If another process is at it, or if there are unfinished runs to go on with but not this one.
             OSError: If the folder cannot be written.
         """
-        found = self.record if resume else None
-        if found is not None and found != json.loads(json.dumps(record)):
+        others = [record for record in unfinished_records(self.takes) if record != self.record]
+        if resume and others and not (self.folder / RECORD_NAME).is_file():
+            differs = next((key for key in MEANINGS if others[0].get(key) != self.record.get(key)), "inputs")
             raise ValueError(
-                f"The unfinished run in '{self.folder.parent}' was begun with other inputs, settings or versions; "
-                "repeat its own, or begin anew without resuming."
+                f"The unfinished run in '{self.takes}' was begun with {MEANINGS[differs]}; repeat its command, or "
+                "begin anew without resuming."
             )
-        if found is None:
-            self.remove()
-            self.folder.mkdir(parents=True)
-            temporary = self.folder / f".{RECORD_NAME}.part"
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(self.folder / RECORD_NAME)
+        _sweep(self.takes / FOLDER_NAME, self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"Another process is making these takes in '{self.takes}'; wait for it, or name another folder."
+            ) from None
+        for path in self.folder.iterdir():
+            half_written = path.name.startswith(".")
+            if path.name != LOCK_NAME and (half_written or not resume):
+                path.unlink()
+        temporary = self.folder / f".{RECORD_NAME}.part"
+        temporary.write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(self.folder / RECORD_NAME)
 
     def part(self, take: int, index: int) -> Path:
         """File of a part; it is there only when it is whole."""
         return self.folder / f"take-{take + 1}.{index:04d}.mp4"
 
-    def parts_finished(self, takes: Sequence[int], count: int) -> int:
-        """How many of `count` parts all the takes have, from the first on."""
-        finished = (all(self.part(take, index).is_file() for take in takes) for index in range(count))
-        return next((index for index, whole in enumerate(finished) if not whole), count)
+    def parts_finished(self, takes: Sequence[int], count: int, is_whole: Callable[[Path, int], bool]) -> int:
+        """Count the parts that all the takes have, from the first on.
+
+        Args:
+            takes (`Sequence[int]`): The takes.
+            count (`int`): Parts of a take.
+            is_whole (`Callable`): Whether the file of a part, the `i`-th, can be used.
+        """
+        for index in range(count):
+            if not all(is_whole(self.part(take, index), index) for take in takes):
+                return index
+        return count
 
     def finish_take(self, take: int) -> None:
         """Remember that a take is whole, and remove its parts."""
@@ -76,15 +100,44 @@ class UnfinishedRun:
             part.unlink(missing_ok=True)
 
     def has_take(self, take: int) -> bool:
-        """Whether this run has finished a take."""
-        return (self.folder / f"take-{take + 1}.whole").is_file()
+        """Whether this run has finished a take, and it is still there."""
+        whole = self.folder / f"take-{take + 1}.whole"
+        return whole.is_file() and (self.takes / f"take-{take + 1}.mp4").is_file()
 
     def leave(self) -> None:
-        """Remove the folder unless there is something finished in it to go on from."""
-        with contextlib.suppress(OSError):
-            if not any(path.suffix in (".mp4", ".whole") and path.name[0] != "." for path in self.folder.iterdir()):
-                self.remove()
+        """Let go of the folder, and remove it unless there is something finished in it to go on from."""
+        self._lock.release()
+        if not _finished(self.folder):
+            self.remove()
 
     def remove(self) -> None:
-        """Remove the folder; nothing happens if there is none."""
+        """Remove the folder."""
+        self._lock.release()
         shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.folder.parent.rmdir()  # if there is no other run in it
+
+
+def unfinished_records(takes: Path) -> list[dict[str, Any]]:
+    """Records of the runs in a folder of takes that have something finished to go on from, the newest first."""
+    files = [path for path in (takes / FOLDER_NAME).glob(f"*/{RECORD_NAME}") if _finished(path.parent)]
+    records = []
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(OSError, ValueError):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            records += [record] if isinstance(record, dict) else []
+    return records
+
+
+def _finished(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return any(path.suffix in (".mp4", ".whole") and path.name[0] != "." for path in folder.iterdir())
+    return False
+
+
+def _sweep(folder: Path, own: Path) -> None:
+    """Remove what killed runs have left that nothing can go on from."""
+    for path in folder.glob("*"):
+        if path != own and path.is_dir() and not _finished(path):
+            with contextlib.suppress(Timeout, OSError), FileLock(path / LOCK_NAME, timeout=0):
+                shutil.rmtree(path, ignore_errors=True)

@@ -39,16 +39,17 @@ def run(inputs, subprocess_environment):
 @pytest.fixture
 def pipeline(monkeypatch):
     """Replace the pipeline by one that records how it is called, and makes what `behave` makes."""
-    record = types.SimpleNamespace(loaded=None, called=None, saved=None, behave=None)
+    record = types.SimpleNamespace(loaded=None, called=None, saved=None, precision=None, behave=None)
 
     class Output:
         source = types.SimpleNamespace(num_faces=1)
         motion = types.SimpleNamespace(speech=types.SimpleNamespace(activity=np.ones(10)))
 
-        def save(self, folder, *, sheet, progress):
-            record.saved = {"folder": folder, "sheet": sheet}
+        def save(self, folder, *, sheet, progress, resume):
+            record.saved = {"folder": folder, "sheet": sheet, "resume": resume}
             if record.behave is not None:
                 raise record.behave
+            progress(0, 10)
             progress(5, 10)
             progress(10, 10)
             return [folder / "take-1.mp4", folder / "take-1.json"]
@@ -60,7 +61,7 @@ def pipeline(monkeypatch):
             return cls()
 
         def __call__(self, portrait, speech, **options):
-            record.called = (portrait, speech, options)
+            record.called, record.precision = (portrait, speech, options), self.precision
             return Output()
 
     module = types.ModuleType("osmnet.pipeline")
@@ -167,6 +168,7 @@ def test_every_option_reaches_the_pipeline(inputs, monkeypatch, capsys, pipeline
     argv = "generate face.png voice.wav -n 3 --epsilon 0.5 --seed 7 --output out --model some/weights --revision v1"
     argv += " --variant fp16 --device cpu --crop --size 192 --face 2 --motion-scale 0.8 --expression-scale 1.2"
     argv += " --no-blink --yaw 10 --pitch -5 --roll 90e-1 --head-motion motion.mp4 --sampling ball --no-sheet"
+    argv += " --resume --precision float32"
     assert cli.main(argv.split()) == 0
     assert pipeline.loaded == ("some/weights", {"revision": "v1", "variant": "fp16", "device_map": "cpu"})
     portrait, speech, options = pipeline.called
@@ -188,7 +190,8 @@ def test_every_option_reaches_the_pipeline(inputs, monkeypatch, capsys, pipeline
         "head_motion": Path("motion.mp4"),
         "output_type": "lazy",
     }
-    assert pipeline.saved == {"folder": Path("out"), "sheet": False}
+    assert pipeline.saved == {"folder": Path("out"), "sheet": False, "resume": True}
+    assert pipeline.precision == "float32"
     captured = capsys.readouterr()
     assert captured.out.split() == [str(Path("out/take-1.mp4")), str(Path("out/take-1.json"))]
     assert "10/10" in captured.err  # the progress bar
@@ -202,7 +205,8 @@ def test_defaults(inputs, monkeypatch, capsys, pipeline):
     assert options["full_frame"] and options["blink"] and not options["still"]
     assert options["size"] is options["face"] is options["head_motion"] is None
     assert (options["num_videos"], options["epsilon"], options["sampling"]) == (4, 1.0, "span")
-    assert pipeline.saved == {"folder": Path("out"), "sheet": True}
+    assert pipeline.saved == {"folder": Path("out"), "sheet": True, "resume": False}
+    assert pipeline.precision == "auto"
     # The seed drawn is printed, and it is the one used.
     assert f"--seed {options['generator'].initial_seed()} " in capsys.readouterr().err
     first = options["generator"].initial_seed()

@@ -125,7 +125,9 @@ class FaceModel(OSMNetModel):
         bases = np.concatenate([self.array("identity_basis"), self.array("expression_basis")]).reshape(-1, shape.size)
         seen = (shape - self.array("mean_shape")).ravel()
         noise = self.config.landmark_noise
-        both = np.linalg.solve(bases @ bases.T + noise**2 * np.eye(len(bases)), bases @ seen)
+        both = np.linalg.solve(
+            _products(bases, bases) + noise**2 * np.eye(len(bases)), _products(bases, seen[None])[:, 0]
+        )
         identity, expression = np.split(both.astype(np.float32), [self.config.identity_dim])
         return FaceFit(shape, identity, expression, pose_from_similarity(similarity, size), similarity)
 
@@ -183,7 +185,8 @@ class FaceModel(OSMNetModel):
         gap = (shape[upper] - shape[lower]).ravel()
         basis = self.array("expression_basis")
         across = (basis[:, upper] - basis[:, lower]).reshape(len(basis), -1)  # (64, gaps)
-        return -across @ np.linalg.solve(across.T @ across + 1e-4 * np.eye(len(gap)), gap)
+        inverse = np.linalg.solve(_products(across.T, across.T) + 1e-4 * np.eye(len(gap)), gap)
+        return -_products(across, inverse[None])[:, 0]
 
     def upper_face(self, expression: np.ndarray) -> np.ndarray:
         """The part of β that lies in eyes, brows and forehead: what sound does not tell and a portrait should keep."""
@@ -193,8 +196,8 @@ class FaceModel(OSMNetModel):
         basis = self.array("expression_basis")
         flat = basis.reshape(len(basis), -1)
         kept = (basis * keep).reshape(len(flat), -1)
-        project = np.linalg.solve(flat @ flat.T + 1e-6 * np.eye(len(flat)), flat @ kept.T)
-        return (expression @ project.T).astype(np.float32)
+        project = np.linalg.solve(_products(flat, flat) + 1e-6 * np.eye(len(flat)), _products(flat, kept))
+        return _products(np.atleast_2d(expression), project).reshape(expression.shape).astype(np.float32)
 
 
 def neutral_frames(shape: np.ndarray) -> np.ndarray:
@@ -230,3 +233,8 @@ def _lip_shares(mean_shape: bytes) -> list[tuple[np.ndarray, np.ndarray]]:
         near = np.exp(-0.5 * (distance / LIP_REACH) ** 2)
         shares.append((side, (near / np.maximum(near.sum(1, keepdims=True), 1e-9) * near.max(1, keepdims=True)).T))
     return shares
+
+
+def _products(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """`rows @ columns.T`, each number summed in one order: a BLAS splits sums among as many threads as it has."""
+    return np.einsum("ik,jk->ij", rows, columns, optimize=False)

@@ -30,36 +30,47 @@ class BackgroundWriter:
     def __init__(self, writer: VideoWriter) -> None:
         """Nothing is opened before the block is entered."""
         self.writer = writer
-        self._pieces: queue.Queue[np.ndarray | None] = queue.Queue(AHEAD)
+        # Ctrl-C may come at any point, and a `queue.Queue` is then left locked.
+        self._pieces: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(AHEAD)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name=f"osmnet write {writer.path.name}", daemon=True)
 
     def __enter__(self) -> BackgroundWriter:
         """Open the file and start the thread."""
         self.writer.__enter__()
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException as error:
+            self.writer.__exit__(type(error), error, None)
+            raise
         return self
 
     def write(self, frames: np.ndarray) -> None:
         """Append frames `(n, H, W, 3)`, uint8; they must not be changed afterwards."""
         if self._error is not None:
             raise self._error
+        self._room.acquire()
         self._pieces.put(frames)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for what has been handed over, then finish the file; or drop both if the block failed."""
-        if kind is not None:
-            self._error = self._error or error
-        self._pieces.put(None)
-        self._thread.join()
-        if self._error is not None:
-            self.writer.__exit__(type(self._error), self._error, None)
-            if kind is None:
-                raise self._error
+        self._error = self._error or error
+        try:
+            self._pieces.put(None)
+            self._thread.join()
+        except BaseException as stop:  # what waits is dropped, so that this ends soon
+            self._error = self._error or stop
+            self._pieces.put(None)
+            self._thread.join()
+        if self._error is None:
+            self.writer.__exit__(None, None, None)
             return
-        self.writer.__exit__(None, None, None)
+        self.writer.__exit__(type(self._error), self._error, None)
+        if self._error is not error:
+            raise self._error
 
     def _work(self) -> None:
         # Until the end even after an error: whoever hands over must never wait for a thread that has gone.
@@ -70,3 +81,4 @@ class BackgroundWriter:
                         self.writer.write(frames)
                 except BaseException as error:  # told to the thread that hands over
                     self._error = error
+            self._room.release()

@@ -299,6 +299,8 @@ class VideoWriter:
         threads (`int`): Threads of x264; one where many videos are written side by side.
         codec (`str`): `"libx264"`, or `"h264_nvenc"` for the encoder of an NVIDIA GPU, see `best_codec`; `crf` is then
             its constant quality, and `preset` and `threads` do not count.
+        temporary_folder (`str` or `os.PathLike`, *optional*): Where the file is written until it is whole, on the same
+            disk; the folder of `path` if not given.
 
     Raises:
         ValueError: If an argument is out of range; on entering the block, if the file cannot be written there; later,
@@ -322,6 +324,7 @@ class VideoWriter:
         preset: str = "veryfast",
         threads: int = 2,
         codec: str = "libx264",
+        temporary_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         """Check the arguments; nothing is written before the block is entered."""
         self.path = Path(path)
@@ -348,7 +351,7 @@ class VideoWriter:
         if codec == _NVENC:
             self._options = {"rc": "vbr", "cq": str(crf), "preset": "p4"}
         self._comment = comment
-        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._temporary = _temporary(self.path, temporary_folder)
         self._container: Any = None
         self._reformatter = VideoReformatter()
 
@@ -450,7 +453,7 @@ class VideoWriter:
             self._sound.finish()
         self._container.close()
         self._container = None
-        os.replace(self._temporary, self.path)
+        _put_in_place(self._temporary, self.path)
 
     def _discard(self) -> None:
         """Close and remove the temporary file; nothing happens when it has got its name already."""
@@ -501,12 +504,35 @@ def _check_sound(sound: Sound | None, sampling_rate: int) -> None:
         raise ValueError(f"sampling_rate must be one that AAC knows, for example 16000, not {sampling_rate}.")
 
 
+def _temporary(path: Path, folder: str | os.PathLike[str] | None) -> Path:
+    return Path(folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Give a finished file its name; what bears the name is whole, even after a power cut."""
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def count_pictures(path: str | os.PathLike[str]) -> int:
+    """Say how many pictures of a video file are there to be read; 0 if the file is not there or damaged."""
+    try:
+        with av.open(f"file:{os.fspath(path)}") as container:
+            packets = container.demux(container.streams.video[0])
+            # The index of a file that was cut short may be whole: its pictures are then missing or nothing but zeros.
+            return sum(packet.pts is not None and any(bytes(packet)[:4]) for packet in packets)
+    except (OSError, IndexError, av.FFmpegError):
+        return 0
+
+
 def join_videos(
     parts: Sequence[Path],
     path: Path,
     waveform: Sound | None = None,
     sampling_rate: int = 16_000,
     comment: str | None = None,
+    temporary_folder: str | os.PathLike[str] | None = None,
 ) -> None:
     """Join silent videos of one encoder into one, without encoding the pictures again, and add the sound.
 
@@ -516,12 +542,13 @@ def join_videos(
         waveform (`np.ndarray` of shape `(samples,)` or `Recording`, *optional*): Mono sound of the whole.
         sampling_rate (`int`): Its rate in Hz.
         comment (`str`, *optional*): Written into the file's metadata.
+        temporary_folder (`str` or `os.PathLike`, *optional*): Where it is written until it is whole, on the same disk.
 
     Raises:
         ValueError: If a part cannot be read or the file cannot be written.
     """
     _check_sound(waveform, sampling_rate)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary = _temporary(path, temporary_folder)
     try:
         with av.open(f"file:{temporary}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
             if comment:
@@ -548,7 +575,7 @@ def join_videos(
             if sound is not None:
                 sound.write(round(frames * sampling_rate * step))
                 sound.finish()
-        os.replace(temporary, path)
+        _put_in_place(temporary, path)
     except (OSError, av.FFmpegError) as error:
         raise ValueError(
             f"'{path}' cannot be written ({getattr(error, 'strerror', None) or error}): give a folder with room in "
