@@ -395,7 +395,7 @@ def test_init_takes_the_network_as_it_is(dataset: Dataset, model: Path, tmp_path
     shipped = VideoGenerator.from_pretrained(packaged_weights() / "video_generator")
     network = stage.networks["video_generator"]
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in shipped.state_dict().items())
-    assert (stage.config.image_size, stage.config.base_channels) == (128, 24)
+    assert (stage.config.image_size, stage.config.base_channels) == (128, 16)
     assert stage.batch(0, 0, 1, 0)["target"].shape == (8, 3, 128, 128)
     with pytest.raises(ValueError, match="has geometry=mesh, not none"):
         VideoStage(VideoConfig(init="packaged", geometry="none"), dataset, model, tmp_path)

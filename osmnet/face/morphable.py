@@ -96,7 +96,9 @@ class FaceModel(OSMNetModel):
             `np.ndarray` of shape `(frames, 478, 3)`; lips touch where the linear model would have them cross.
         """
         basis = self.array("expression_basis").reshape(change.shape[-1], -1)
-        return self._uncross_lips(shape + (change @ basis).reshape(-1, NUM_VERTICES, 3))
+        # Not by a BLAS: its threads would wait for more, and take processors from others that draw.
+        moved = np.einsum("ik,kj->ij", change, basis, optimize=False)
+        return self._uncross_lips(shape + moved.reshape(-1, NUM_VERTICES, 3))
 
     def _uncross_lips(self, shapes: np.ndarray) -> np.ndarray:
         """Make lips that a linear model pushed through each other touch instead: `(frames, 478, 3)`."""
