@@ -1,5 +1,6 @@
 """What the pipeline returns: takes, rendered already or while they are saved or streamed."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -104,6 +105,7 @@ class OSMNetPipelineOutput:
         """
         folder = Path(folder)
         run = UnfinishedRun(folder, self._record())
+        is_new = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             run.begin(resume)
@@ -128,6 +130,9 @@ class OSMNetPipelineOutput:
                 paths.append(self._write_sheet(folder / "sheet.png", seen))
         except BaseException:
             run.leave()
+            if is_new:
+                with contextlib.suppress(OSError):  # there is something in it
+                    folder.rmdir()
             raise
         run.remove()
         return paths

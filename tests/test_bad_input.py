@@ -21,6 +21,7 @@ from osmnet.face.landmarker import FaceLandmarker
 from osmnet.media.video import VideoWriter
 from osmnet.modeling_utils import WEIGHTS_NAME
 from osmnet.pipeline import OSMNetPipeline
+from osmnet.unfinished import FOLDER_NAME
 
 # What is wrong, with which of the files below, and what the sentence must say.
 PORTRAITS = {
@@ -305,7 +306,7 @@ def test_a_full_disk(tiny_folder, inputs, tmp_path, capfd, monkeypatch):
     assert stdout == "" and "Traceback" not in stderr
     last = stderr.replace("\r", "\n").strip().splitlines()[-1]  # behind the progress bar
     assert last.startswith("osmnet: ") and "No space left on device" in last
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_json_that_cannot_be_written(tiny, inputs, tmp_path):
@@ -313,7 +314,12 @@ def test_a_json_that_cannot_be_written(tiny, inputs, tmp_path):
     out = tiny(inputs / "face.png", inputs / "voice.wav", size=64, output_type="lazy")
     with pytest.raises(ValueError, match="take-1.json' cannot be written"):
         out.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FOLDER_NAME, "take-1.json", "take-1.mp4"]
+    (tmp_path / "take-1.json").rmdir()
+    before = (tmp_path / "take-1.mp4").stat().st_mtime_ns
+    out.save(tmp_path, sheet=False, resume=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["take-1.json", "take-1.mp4"]
+    assert (tmp_path / "take-1.mp4").stat().st_mtime_ns == before
 
 
 # Models

@@ -316,7 +316,7 @@ def test_a_failure_while_rendering_leaves_no_part_of_a_video(tiny, source, voice
     monkeypatch.setattr(renderer.Renderer, "_by_mesh", fail_late)
     with pytest.raises(RuntimeError, match="a defect"):
         out.save(tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 # Controls
@@ -394,7 +394,8 @@ def test_scales(tiny, source, voice, out):
     none = tiny(source, voice, num_videos=2, generator=seeded(), motion_scale=0, expression_scale=0, blink=False)
     assert np.array_equal(none.head_pose, np.broadcast_to(source.fit.head_pose, (2, 25, 6)))
     assert not np.ptp(none.expression, axis=0).any()
-    assert (none.frames == none.frames[:, :1]).all()
+    # Batches of another length may round another way.
+    assert np.abs(none.frames.astype(int) - none.frames[:, :1]).max() <= 1
     half = tiny.sample_motion(voice, num_videos=3, generator=seeded(), motion_scale=0.5).head_pose
     np.testing.assert_allclose(half, 0.5 * out.motion.head_pose, atol=1e-6)
     more = tiny.extract_expression(source, voice, 2.0) - none.expression
