@@ -61,16 +61,7 @@ class DeviceRenderer(Renderer):
             torch.cuda.synchronize(device)  # chunks may be drawn on any stream
 
     def block(self, head_pose: np.ndarray, expression: np.ndarray) -> np.ndarray:
-        """Render some frames, as `Renderer.block` does; with two threads at it, the device never stands still.
-
-        Args:
-            head_pose (`np.ndarray` of shape `(n + 2 · context, 6)`): Absolute poses in the source's camera, with
-                those of `context` frames before and after.
-            expression (`np.ndarray` of shape `(n + 2 · context, 64)`): β of the same frames.
-
-        Returns:
-            `np.ndarray` of shape `(n, height, width, 3)`: uint8 frames.
-        """
+        """Render some frames, as `Renderer.block` does; with two threads at it, the device never stands still."""
         driving = np.concatenate([head_pose - self.source.fit.head_pose, expression], 1).astype(np.float32)
         # Every thread begins on the first GPU.
         here = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()

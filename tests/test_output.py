@@ -13,11 +13,13 @@ from dummies import SAMPLING_RATE, SEED, portrait, read_json, speech, tiny_pipel
 from filelock import FileLock
 
 from osmnet import output
+from osmnet.device_renderer import renderer_for
 from osmnet.face.drawing import draw
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME
 from osmnet.media.background import AHEAD, BackgroundWriter
 from osmnet.media.video import VideoWriter, best_codec, join_videos, read_frames
 from osmnet.models.fused import activate, blend
+from osmnet.motion import absolute_pose
 from osmnet.profiling import Profile, stage
 from osmnet.renderer import Renderer
 from osmnet.unfinished import FOLDER_NAME
@@ -87,6 +89,23 @@ def test_a_stream_that_is_closed_renders_no_further(tiny, encoded, monkeypatch):
     stopped_at = len(drawn)
     assert stopped_at < 10  # of 20 chunks
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("osmnet_")]
+
+
+def test_frames_are_those_of_the_straightforward_path(tiny, encoded, whole):
+    """One chunk of everything, the network as it is defined, in float32."""
+    source, speech_of_it = encoded
+    renderer, network = renderer_for(source, tiny.face_model, tiny.video_generator), tiny.video_generator
+
+    def decode(vectors, warped, guide):
+        made = network.decode(renderer._source_image, vectors, warped, guide)
+        return made.residual, made.mask
+
+    renderer.decoder = decode
+    beta = tiny.extract_expression(source, speech_of_it)
+    poses = absolute_pose(source, whole.motion)
+    (frames,) = renderer(poses, beta, whole.motion.blink, [(0, FRAMES)])
+    difference = np.abs(frames.astype(int) - whole.frames)
+    assert difference.max() <= 2 and difference.mean() < 0.1
 
 
 @pytest.mark.parametrize("threads", [1, 3])
