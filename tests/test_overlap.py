@@ -27,11 +27,9 @@ def test_no_more_is_begun_than_may_wait():
     begun = []
     results = in_order(lambda job: begun.append(job) or job, count(), workers=2, ahead=3)
     assert next(results) == 0
-    time.sleep(0.1)
-    assert len(begun) == 5  # two at work and three that wait, one of which was taken
+    assert settled(begun, 5) == 5  # two at work and three that wait, one of which was taken
     assert [next(results) for _ in range(4)] == [1, 2, 3, 4]
-    time.sleep(0.1)
-    assert len(begun) == 9
+    assert settled(begun, 9) == 9
     results.close()
     assert len(begun) <= 9 and not _workers()
 
@@ -68,6 +66,15 @@ def test_torch_uses_one_thread_in_workers_and_its_own_number_elsewhere():
         assert default_workers() == MAX_WORKERS
     finally:
         torch.set_num_threads(before)
+
+
+def settled(begun: list, expected: int) -> int:
+    """How many have begun, once that many have, and others would have had the time to."""
+    deadline = time.monotonic() + 30
+    while len(begun) < expected and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    return len(begun)
 
 
 def _workers() -> list[threading.Thread]:
