@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import osmnet
 from osmnet.arguments import EXIT_WRONG_INPUT, Parser
+from osmnet.files import write_whole
 from osmnet.limits import MAX_EPSILON, MAX_OFFSET_DEG, MAX_SCALE, MAX_SIZE, MAX_VIDEOS, MIN_SIZE
 from osmnet.unfinished import unfinished_records
 
@@ -269,7 +270,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     if profile is not None:
         frames = output.motion.num_videos * output.motion.speech.num_frames
         sys.stderr.write(f"{profile.table(frames)}\n")
-        paths.append(_write_json(arguments.output / "profile.json", profile.as_dict(frames)))
+        paths.append(arguments.output / "profile.json")
+        write_whole(paths[-1], (json.dumps(profile.as_dict(frames), indent=1) + "\n").encode())
     for path in paths:
         sys.stdout.write(f"{path}\n")
     return 0
@@ -334,16 +336,6 @@ def _make(
 
         paths = output.save(arguments.output, sheet=not arguments.no_sheet, progress=show, resume=arguments.resume)
     return output, paths
-
-
-def _write_json(path: Path, content: dict) -> Path:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _dispatch(command: str, argv: list[str]) -> int:

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import osmnet
+from osmnet.files import write_whole
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME
 from osmnet.media.background import BackgroundWriter
 from osmnet.media.sheet import MAX_TAKES, contact_sheet
@@ -297,14 +298,7 @@ class OSMNetPipelineOutput:
             },
             "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            raise ValueError(f"'{path}' cannot be written ({error.strerror}); choose another folder.") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
         return path
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from osmnet.files import write_whole
+
 FOLDER_NAME = ".osmnet-unfinished"
 RECORD_NAME, LOCK_NAME = "run.json", "lock"
 PART_SECONDS = 60
@@ -50,8 +52,9 @@ class UnfinishedRun:
             resume (`bool`): Go on; else what there is of this run is removed.
 
         Raises:
-            ValueError: If another process is at it, or if there are unfinished runs to go on with but not this one.
-            OSError: If the folder cannot be written.
+            ValueError: If another process is at it, if there are unfinished runs to go on with but not this one, or if
+                the folder is full.
+            OSError: If the folder cannot be made.
         """
         others = [record for record in unfinished_records(self.takes) if record != self.record]
         if resume and others and not (self.folder / RECORD_NAME).is_file():
@@ -72,9 +75,7 @@ class UnfinishedRun:
             half_written = path.name.startswith(".")
             if path.name != LOCK_NAME and (half_written or not resume):
                 path.unlink()
-        temporary = self.folder / f".{RECORD_NAME}.part"
-        temporary.write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.folder / RECORD_NAME)
+        write_whole(self.folder / RECORD_NAME, (json.dumps(self.record, indent=1) + "\n").encode())
 
     def part(self, take: int, index: int) -> Path:
         """File of a part; it is there only when it is whole."""

@@ -15,13 +15,13 @@ from osmnet.cli import main
 from osmnet.data.dataset import Clip, Dataset
 from osmnet.data.shards import read_manifest, write_manifest
 from osmnet.evaluation.evaluate import choose_clips, evaluate
-from osmnet.evaluation.files import write_whole
 from osmnet.evaluation.protocol import METHODS, ClipResult, Judges, evaluate_clip, face_boxes, room_noise, source_of
 from osmnet.evaluation.provenance import clips_fingerprint, weights_fingerprint
 from osmnet.evaluation.report import html, markdown, number
 from osmnet.evaluation.summary import METRICS, jsonable, mean_metrics, rows
 from osmnet.evaluation.sync import load_sync_judge
 from osmnet.face.topology import OVAL
+from osmnet.files import write_whole
 from osmnet.media.features import speech_activity
 
 BROKEN = "opentalker-face-2"

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from osmnet.device_renderer import renderer_for
 from osmnet.evaluation.bases import MAX_TURN_DEG, Basis, rotate
-from osmnet.evaluation.files import make_folder, write_whole
+from osmnet.files import make_folder, write_whole
 from osmnet.media.audio import FPS, SAMPLING_RATE, load_speech
 from osmnet.media.video import VideoWriter
 from osmnet.renderer import Renderer

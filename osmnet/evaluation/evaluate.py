@@ -19,7 +19,6 @@ from osmnet.arguments import Parser
 from osmnet.data.cluster import on_processes
 from osmnet.data.dataset import Clip, Dataset, is_held_out
 from osmnet.evaluation.fid import fid
-from osmnet.evaluation.files import make_folder
 from osmnet.evaluation.frechet import few_samples
 from osmnet.evaluation.motion import HARMONICS
 from osmnet.evaluation.protocol import MAX_SECONDS, METHODS, ClipResult, Judges, evaluate_clip
@@ -27,6 +26,7 @@ from osmnet.evaluation.provenance import clips_fingerprint, file_record, version
 from osmnet.evaluation.report import write_report
 from osmnet.evaluation.summary import jsonable, mean_metrics
 from osmnet.evaluation.takes import MAX_CLIPS, MAX_FRAMES, measure_takes, motion_clips
+from osmnet.files import make_folder
 from osmnet.media.audio import FPS
 from osmnet.pipeline import OSMNetPipeline
 

@@ -5,13 +5,12 @@ Convention:
     given for each frame by itself, so that means, spreads and curves can be had from it.
 """
 
-from collections.abc import Callable
-
 import cv2
-import numba
 import numpy as np
 from skimage.feature import canny
 from skimage.metrics import structural_similarity
+
+from osmnet.compiled import compiled
 
 PEAK = 255.0  # largest value of a pixel
 WANG_SIGMA = 1.5  # pixels; of the 11 x 11 Gaussian window of SSIM
@@ -167,15 +166,7 @@ def _vertical_edges(luma: np.ndarray) -> np.ndarray:
     return across | along
 
 
-def _compiled(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-    """Compile a function at its first call, and keep the result on disk where there is a folder to write to."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # a read-only installation and no home folder, as in some containers
-        return numba.njit(nogil=True)(function)
-
-
-@_compiled
+@compiled()
 def _edge_widths(luma: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Width in pixels of every edge whose gradient is horizontal to within 22.5 degrees; 0 elsewhere."""
     height, width = luma.shape

@@ -8,10 +8,10 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from osmnet.evaluation.files import write_whole
 from osmnet.evaluation.plots import drift_plot, epsilon_plot, opening_plot, strip, takes_plot
 from osmnet.evaluation.protocol import METHODS, ClipResult
 from osmnet.evaluation.summary import Metric, rows
+from osmnet.files import write_whole
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 ANGLES = ("yaw", "pitch", "roll")

@@ -8,13 +8,12 @@ Each function works in one thread, keeps what it needs in arrays of its own, and
 number of threads may draw at once.
 """
 
-from collections.abc import Callable
-
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from osmnet.compiled import compiled
 
 # Lanczos interpolation: weights of 8 taps at each 1/32 of a pixel, as in OpenCV. Down the picture in whole numbers:
 # processors multiply pairs of 16 bits at once, and pictures are whole numbers.
@@ -30,12 +29,7 @@ _HAIR = 1e-7  # of a pixel: more than what rounding makes of an edge
 _FAR = np.finfo(np.float32).max  # a depth behind everything; fastmath knows no infinity
 
 
-def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile a function at its first call, and keep the result on disk where there is a folder to write to."""
-    try:
-        return numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")(function)
-    except RuntimeError:  # a read-only installation and no home folder, as in some containers
-        return numba.njit(nogil=True, fastmath=True, error_model="numpy")(function)
+_compiled = compiled(fastmath=True, error_model="numpy")
 
 
 def padded(image: np.ndarray) -> np.ndarray:
@@ -52,7 +46,7 @@ def padded(image: np.ndarray) -> np.ndarray:
     return np.stack([wide[:-1], wide[1:]], -1).reshape(len(wide) - 1, -1)
 
 
-@compiled
+@_compiled
 def rasterise(
     points: np.ndarray, triangles: np.ndarray, origin: np.ndarray, grid: np.ndarray, depth: np.ndarray
 ) -> None:
@@ -120,7 +114,7 @@ def rasterise(
                     grid[1, y, x] = v_left + step * v_right
 
 
-@compiled
+@_compiled
 def stay(grid: np.ndarray, depth: np.ndarray) -> None:
     """Start a map `(2, height, width)` and its depth: before anything is drawn every pixel stays where it is."""
     height, width = depth.shape
@@ -191,7 +185,7 @@ def _weighted_sum(typing_context, picture, start, stride, down, v, across, u, ro
     return signature, generate
 
 
-@compiled
+@_compiled
 def sample(picture: np.ndarray, grid: np.ndarray, frame: np.ndarray) -> None:
     """Colour a frame by Lanczos interpolation.
 
@@ -230,7 +224,7 @@ def sample(picture: np.ndarray, grid: np.ndarray, frame: np.ndarray) -> None:
             rows[y, k] = row[k]
 
 
-@compiled
+@_compiled
 def soften(grid: np.ndarray, far: float, frame: np.ndarray) -> None:
     """Smooth the stairs where one part of the picture covers another: there neighbours come from far apart.
 
@@ -269,7 +263,7 @@ def soften(grid: np.ndarray, far: float, frame: np.ndarray) -> None:
             frame[found[i] // width, found[i] % width, c] = smooth[i, c]
 
 
-@compiled
+@_compiled
 def draw(
     picture: np.ndarray,
     points: np.ndarray,

@@ -9,22 +9,17 @@ Maps are C-contiguous arrays `(batch, height, width, channels)`, of float32, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numba
 import numpy as np
 from numba.extending import overload
+
+from osmnet.compiled import compiled
 
 LEAK = 0.2
 EPSILON = 1e-5  # as `torch.nn.GroupNorm` has it
 
 
-def _compiled(function: Callable) -> Callable:
-    """Compile, with the machine code kept on disk where there is a folder for it."""
-    try:
-        return numba.njit(cache=True, nogil=True, fastmath=True)(function)
-    except RuntimeError:
-        return numba.njit(nogil=True, fastmath=True)(function)
+_compiled = compiled(fastmath=True)
 
 
 def _number(value):

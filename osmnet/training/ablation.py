@@ -21,9 +21,9 @@ import yaml
 
 from osmnet.data.dataset import Dataset
 from osmnet.evaluation.evaluate import evaluate
-from osmnet.evaluation.files import make_folder, write_whole
 from osmnet.evaluation.report import number as formatted
 from osmnet.evaluation.summary import METRICS, Metric
+from osmnet.files import make_folder, write_whole
 from osmnet.pipeline import OSMNetPipeline
 from osmnet.training.components import COMPONENTS
 from osmnet.training.config import SETTINGS, find_config, load_config

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from osmnet.evaluation.files import make_folder, write_whole
 from osmnet.evaluation.protocol import STRIP_SIDE, ClipResult
 from osmnet.evaluation.summary import METRICS, Metric
+from osmnet.files import make_folder, write_whole
 
 # Metrics of the protocol that fine-tuning is meant to move or must not spoil, by method.
 SHOWN = {

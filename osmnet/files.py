@@ -1,4 +1,4 @@
-"""Files of reports: each appears under its name only when it is whole."""
+"""Files that are written whole: each appears under its name only when it is whole."""
 
 import secrets
 import tempfile
