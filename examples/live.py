@@ -15,6 +15,7 @@ import torch
 
 from osmnet import OSMNetPipeline, load_speech
 from osmnet.media.video import VideoWriter
+from osmnet.provenance.manifest import sign
 
 EXAMPLES = Path(__file__).resolve().parent
 RATE, CHUNK = 16_000, 320  # Hz; samples in a chunk: 20 ms, as sound cards hand them over
@@ -34,7 +35,7 @@ pipe.warm_up()  # what is compiled on first use is compiled now
 session = pipe.live(source, generator=torch.Generator().manual_seed(7), sampling_rate=RATE)
 print(f"A frame is returned {session.latency:.3f} s of sound after its own moment, and when it is computed.")
 working, late = 0.0, []
-with VideoWriter(arguments.output, source.frame_size, waveform=speech) as writer:
+with VideoWriter(arguments.output, source.frame_size, waveform=speech, seal=sign) as writer:  # signed, when whole
     begun = time.perf_counter()
     for end in range(CHUNK, len(speech) + CHUNK, CHUNK):
         if not arguments.fast:

@@ -1,4 +1,4 @@
-"""The command line: `osmnet generate | prepare | train | evaluate | bases | doctor`.
+"""The command line: `osmnet generate | prepare | train | evaluate | bases | verify | push | doctor`.
 
 Arguments are checked before anything heavy is imported: a wrong one is refused at once. A refusal is one sentence on
 stderr and exit status 2; the names of the files made are all that goes to stdout.
@@ -43,6 +43,8 @@ DISPATCHED = {
     "train": ("osmnet.training.train", "train or fine-tune the networks on prepared clips"),
     "evaluate": ("osmnet.evaluation.evaluate", "measure a model on held-out clips by the papers' protocol"),
     "bases": ("osmnet.evaluation.bases", "draw what the learned head motions do, and faces turned by them"),
+    "verify": ("osmnet.provenance.verify", "say whether a video is as it was signed, and what it says of its making"),
+    "push": ("osmnet.push", "send a model to the Hub, after showing what would be sent"),
 }
 
 
@@ -167,6 +169,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--size", type=_number(MIN_SIZE, MAX_SIZE, whole=True), metavar="PIXELS", help="side of that square"
     )
     picture.add_argument("--face", type=_number(1, 100, whole=True), metavar="N", help="which face: 1 is the largest")
+
+    marks = generate.add_argument_group("marks")
+    marks.add_argument(
+        "--consent", action="store_const", const=True, help="you declare that the people seen and heard have agreed"
+    )
+    marks.add_argument(
+        "--no-label", action="store_true", help='leave out the "AI-generated" in a corner of the frames'
+    )
 
     weights = generate.add_argument_group("weights")
     _add_model(weights)
@@ -334,7 +344,10 @@ def _make(
             if done_frames == total_frames:
                 bar.set_description("finishing files")
 
-        paths = output.save(arguments.output, sheet=not arguments.no_sheet, progress=show, resume=arguments.resume)
+        paths = output.save(
+            arguments.output, sheet=not arguments.no_sheet, progress=show, resume=arguments.resume,
+            label=not arguments.no_label, consent=arguments.consent,
+        )  # fmt: skip
     return output, paths
 
 

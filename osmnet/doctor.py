@@ -34,6 +34,7 @@ MODULES = {
     "mediapipe": "mediapipe",
     "numba": "numba",
     "av": "av",
+    "c2pa-python": "c2pa",
     "matplotlib": "matplotlib",
 }
 SYSTEM_LIBRARIES = "apt-get install libgl1 libegl1 libgles2 libglib2.0-0"

@@ -14,8 +14,9 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from osmnet.live_motion import LiveBlinks, LiveMotion
 from osmnet.media.audio import FPS, SAMPLING_RATE, MonoArray
 from osmnet.media.listener import BEFORE, Listener, resampling_delay
-from osmnet.motion import to_camera
+from osmnet.motion import MAX_MOTION, to_camera
 from osmnet.overlap import in_order
+from osmnet.provenance.label import label_for
 from osmnet.renderer import Source
 from osmnet.speech import PAUSE
 
@@ -57,6 +58,7 @@ class LiveSession:
         still (`bool`): Keep the head still.
         blink (`bool`): Blink.
         sampling_rate (`int`, *optional*): Of the sound in Hz; if not given, the first chunk must come with it.
+        label (`bool`): Write a small "AI-generated" into every frame.
 
     Attributes:
         source (`Source`): The portrait.
@@ -87,6 +89,7 @@ class LiveSession:
         still: bool = False,
         blink: bool = True,
         sampling_rate: int | None = None,
+        label: bool = True,
     ):
         for name, value, low, high in (("lookahead", lookahead, 0, MAX_LOOKAHEAD), ("block", block, 1, MAX_BLOCK)):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -103,6 +106,7 @@ class LiveSession:
         self._motion = None if still else LiveMotion(pipe, generators[0], epsilon, keep=context + block)
         self._blinks = LiveBlinks(generators[1]) if blink else None
         self._rest = pipe.rest_expression(self.source)
+        self._label = label_for(self.source, _reach(self.source)) if label else None
         self._driven: deque[np.ndarray] = deque(maxlen=context)  # β with blinks of the frames before
         self._rate: float | None = None
         self._delay = 0.0
@@ -210,6 +214,8 @@ class LiveSession:
         driving = np.concatenate([np.reshape(past, (context, -1)), driven]).astype(np.float32)
         self._driven.extend(driven[: self.block])
         frames = self._renderer.block(head_pose, driving)
+        if self._label is not None:
+            self._label.draw(frames)
         return frames, head_pose[context : context + self.block], expression[: self.block]
 
     def _head_pose(self, begin: int, end: int) -> np.ndarray:
@@ -260,6 +266,12 @@ class LiveSession:
             )
         if self._rate is None:
             self._rate, self._delay = rate, resampling_delay(rate)
+
+
+def _reach(source: Source) -> np.ndarray:
+    """Poses `(n, 6)` that a head may take which is not sampled yet: its own, and as far as most go to every side."""
+    to_sides = np.concatenate([np.zeros((1, 6)), np.eye(6), -np.eye(6)]) * MAX_MOTION / 2
+    return to_camera(source, to_sides.astype(np.float32))
 
 
 def _two_seeds(seed: int) -> list[int]:

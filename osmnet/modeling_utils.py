@@ -13,22 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from osmnet.diffusers_base import ConfigMixin, ModelMixin
+from osmnet.hub import HUB_ERRORS, checked_download, explained
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
-# What the Hub client raises. HfHubHTTPError derives from the base error of the HTTP library below it, and that library
-# has changed between versions; OSError covers being offline and files that are not in the cache.
-HUB_ERRORS: tuple[type[Exception], ...] = (
-    HfHubHTTPError.__bases__[0],
-    HfHubHTTPError,
-    HFValidationError,
-    EntryNotFoundError,
-    OSError,
-)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -254,16 +245,12 @@ def _find_file(source: str | os.PathLike[str], subfolder: str | None, name: str,
         )
     if Path(source).is_absolute() or str(source).startswith((".", "~")):
         raise ValueError(f"There is no folder {source}; give the folder of a saved model or the id of one on the Hub.")
+    remote = f"{subfolder}/{name}" if subfolder else name
+
+    def download() -> Path:
+        return Path(hf_hub_download(str(source), remote, **hub)).parents[remote.count("/")]
+
     try:
-        return Path(hf_hub_download(str(source), name, subfolder=subfolder or None, **hub))
+        return checked_download(download, [remote], str(source), hub["token"], hub["local_files_only"]) / remote
     except HUB_ERRORS as error:
-        raise ValueError(
-            f"Cannot get {name} of {source} from the Hub ({first_line(error)}); check the id, the revision and the "
-            "connection, or give a local folder."
-        ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class name when it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+        raise ValueError(f"Cannot get {name}: {explained(error, str(source), hub['revision'])}") from error

@@ -31,6 +31,7 @@ class Motion:
         seeds (`tuple[int, ...]`): For each take the seed that makes it again on its own.
         epsilon (`float`): Radius ε.
         sampling (`str`): `"span"`, `"ball"`, `"still"` or `"video"`.
+        near (`tuple[int, ...]`): Seeds of the take that these were sampled near to; empty for none.
     """
 
     head_pose: np.ndarray
@@ -39,6 +40,7 @@ class Motion:
     seeds: tuple[int, ...]
     epsilon: float
     sampling: str
+    near: tuple[int, ...] = ()
 
     @property
     def num_videos(self) -> int:

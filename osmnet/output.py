@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,16 @@ from osmnet.media.background import BackgroundWriter
 from osmnet.media.sheet import MAX_TAKES, contact_sheet
 from osmnet.media.video import VideoWriter, best_codec, count_pictures, join_videos
 from osmnet.motion import Motion
+from osmnet.profiling import stage
+from osmnet.provenance.label import TEXT, Label, label_for
+from osmnet.provenance.manifest import check_consent, sign
 from osmnet.renderer import Chunk, Source, chunk_bounds, chunk_length
 from osmnet.unfinished import PART_SECONDS, UnfinishedRun
 
 SHEET_COLUMNS, SHEET_SIDE = 8, 192
 TAKES_AT_ONCE = 4  # encoders that run side by side
 SOUND_AT_ONCE = 2**20  # samples
-COMMENT = "AI-generated talking head, made with osmnet {version}"
+COMMENT = TEXT + " talking head, made with osmnet {version}"
 
 Progress = Callable[[int, int], None]
 
@@ -85,27 +89,37 @@ class OSMNetPipelineOutput:
         sheet: bool = True,
         progress: Progress | None = None,
         resume: bool = False,
+        label: bool = True,
+        consent: bool | None = None,
     ) -> list[Path]:
         """Write `take-1.mp4` … `take-N.mp4` with `take-i.json` beside each, and `sheet.png`.
 
         Rendering and encoding run side by side. Every file appears under its name only when it is whole. Takes of
-        more than a minute are written in parts, which stay when the run is stopped.
+        more than a minute are written in parts, which stay when the run is stopped. Videos and sheet are signed as
+        made by a trained model (docs/provenance.md); changing them afterwards breaks the signature.
 
         Args:
             folder (`str` or `os.PathLike`): Made if it is not there.
             sheet (`bool`): Also draw a contact sheet of all takes with their pose curves.
             progress (`Callable`, *optional*): Called with the frames done and the frames in all.
             resume (`bool`): Go on where a run with the same inputs and settings was stopped in this folder; with
-                nothing to go on from, begin anew. The files are the same as those of a run that was never stopped.
+                nothing to go on from, begin anew. Pictures and sound are those of a run that was never stopped.
+            label (`bool`): Write a small "AI-generated" into a corner of every frame, clear of the face. Who leaves it
+                out must say in another way, where a video is shown, that it is generated.
+            consent (`bool`, *optional*): `True`: you declare that the people who are seen and heard have agreed; the
+                signed manifest says that this was declared, and nothing of them or you.
 
         Returns:
             `list[Path]`: The files, in the order above.
 
         Raises:
-            ValueError: If the folder cannot be written, or the run that was stopped there was another one.
+            ValueError: If the folder cannot be written, `consent` is neither `True` nor left out, or the run that was
+                stopped there was another one.
         """
+        check_consent(consent)
         folder = Path(folder)
-        run = UnfinishedRun(folder, self._record())
+        finish = _Finish(label_for(self.source, self.head_pose) if label else None, partial(sign, consent=consent))
+        run = UnfinishedRun(folder, self._record() | {"label": label, "consent": consent})
         is_new = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -124,11 +138,11 @@ class OSMNetPipelineOutput:
                     if progress:
                         progress(before + done, count * frames)
 
-                self._write_takes(takes, folder, run, seen, tell)
+                self._write_takes(takes, folder, run, seen, tell, finish)
                 for take in takes:
                     paths += [_video(folder, take), self._write_json(_video(folder, take).with_suffix(".json"), take)]
             if sheet:
-                paths.append(self._write_sheet(folder / "sheet.png", seen))
+                paths.append(self._write_sheet(folder / "sheet.png", run, seen, finish))
         except BaseException:
             run.leave()
             if is_new:
@@ -138,16 +152,19 @@ class OSMNetPipelineOutput:
         run.remove()
         return paths
 
-    def stream(self) -> Generator[StreamChunk]:
+    def stream(self, label: bool = True) -> Generator[StreamChunk]:
         """Yield the frames of all takes as they are made, the first few at once, each with its sound.
 
         What comes later is rendered meanwhile, but only a few chunks ahead. Closing the generator stops the rendering.
 
+        Args:
+            label (`bool`): Write a small "AI-generated" into every frame, as `save` does.
+
         Yields:
-            `StreamChunk`: In order; put together they are `frames`.
+            `StreamChunk`: In order; put together they are `frames`, but for the label.
         """
-        begin = 0
-        for frames in self._chunks(range(len(self.head_pose)), 0):
+        begin, mark = 0, label_for(self.source, self.head_pose) if label else None
+        for frames in self._chunks(range(len(self.head_pose)), self._bounds(0), mark):
             end = begin + frames.shape[1]
             waveform = self.motion.speech.recording[begin * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME]
             yield StreamChunk(frames, begin, waveform)
@@ -160,6 +177,7 @@ class OSMNetPipelineOutput:
         run: UnfinishedRun,
         seen: dict[tuple[int, int], np.ndarray],
         tell: Callable[[int], None],
+        finish: "_Finish",
     ) -> None:
         """Write the videos of some takes side by side, part by part, but for those that are finished."""
         frames = self.head_pose.shape[1]
@@ -178,12 +196,12 @@ class OSMNetPipelineOutput:
         position = kept * size
         done += len(takes) * min(position, frames)
         tell(done)
-        chunks = self._chunks(takes, position)
+        chunks = self._chunks(takes, self._bounds(position), finish.label)
         try:
             for index in range(kept, parts):
                 with ExitStack() as stack:
                     writers = [
-                        stack.enter_context(BackgroundWriter(self._writer(folder, run, take, index, parts)))
+                        stack.enter_context(BackgroundWriter(self._writer(folder, run, take, index, parts, finish)))
                         for take in takes
                     ]
                     while position < min((index + 1) * size, frames):
@@ -201,24 +219,29 @@ class OSMNetPipelineOutput:
             if parts > 1:
                 sound, comment = self.motion.speech.recording, COMMENT.format(version=osmnet.__version__)
                 files = [run.part(take, index) for index in range(parts)]
-                join_videos(files, _video(folder, take), sound, comment=comment, temporary_folder=run.folder)
+                video = _video(folder, take)
+                join_videos(files, video, sound, comment=comment, temporary_folder=run.folder, seal=finish.seal)
             run.finish_take(take)
 
-    def _writer(self, folder: Path, run: UnfinishedRun, take: int, index: int, parts: int) -> VideoWriter:
+    def _writer(
+        self, folder: Path, run: UnfinishedRun, take: int, index: int, parts: int, finish: "_Finish"
+    ) -> VideoWriter:
         size = self.source.frame_size
         codec = best_codec(self._device, size)
         if parts > 1:
             return VideoWriter(run.part(take, index), size, FPS, codec=codec)
         sound, comment = self.motion.speech.recording, COMMENT.format(version=osmnet.__version__)
         return VideoWriter(
-            _video(folder, take), size, FPS, sound, comment=comment, codec=codec, temporary_folder=run.folder
-        )
+            _video(folder, take), size, FPS, sound, comment=comment, codec=codec, temporary_folder=run.folder,
+            seal=finish.seal,
+        )  # fmt: skip
 
-    def _chunks(self, takes: Sequence[int], begin: int) -> Generator[np.ndarray]:
-        chunks = self._bounds(begin)
-        if self.frames is None:
-            return self._render(self.motion.take(takes), chunks)
-        return self._made(takes, chunks)
+    def _chunks(self, takes: Sequence[int], chunks: Sequence[Chunk], label: Label | None) -> Generator[np.ndarray]:
+        """Frames of some takes, `(takes, n, H, W, 3)` for every chunk, with the label."""
+        made = self._made(takes, chunks) if self.frames is not None else self._render(self.motion.take(takes), chunks)
+        if label is None:
+            return made
+        return _labelled(made, label)
 
     def _made(self, takes: Sequence[int], chunks: Sequence[Chunk]) -> Generator[np.ndarray]:
         for start, stop in chunks:
@@ -259,14 +282,16 @@ class OSMNetPipelineOutput:
             "versions": {"osmnet": osmnet.__version__, "torch": torch.__version__, "av": av.__version__},
         }
 
-    def _write_sheet(self, path: Path, seen: dict[tuple[int, int], np.ndarray]) -> Path:
+    def _write_sheet(
+        self, path: Path, run: UnfinishedRun, seen: dict[tuple[int, int], np.ndarray], finish: "_Finish"
+    ) -> Path:
         columns, shown = self._sheet_columns, range(min(len(self.head_pose), MAX_TAKES))
         for take in shown:  # what an earlier run has rendered was not seen by this one
             missing = [int(column) for column in columns if (take, int(column)) not in seen]
             # In the same chunks as before: rounding depends on them.
             chunks = [(start, stop) for start, stop in self._bounds(0) if any(start <= c < stop for c in missing)]
             if chunks:
-                for (start, stop), images in zip(chunks, self._render(self.motion.take([take]), chunks), strict=True):
+                for (start, stop), images in zip(chunks, self._chunks([take], chunks, finish.label), strict=True):
                     for column in (column for column in missing if start <= column < stop):
                         seen[take, column] = _thumbnail(images[0, column - start])
         count = len(self.head_pose)
@@ -274,7 +299,10 @@ class OSMNetPipelineOutput:
             f", seed {self.seed}" if self.seed is not None else ""
         )
         takes = [np.stack([seen[take, int(column)] for column in columns]) for take in shown]
-        contact_sheet(takes, (columns + 0.5) / FPS, self.head_pose, path, title)
+        unsigned = run.folder / f".{path.name}"
+        contact_sheet(takes, (columns + 0.5) / FPS, self.head_pose, unsigned, title)
+        finish.seal(unsigned)
+        unsigned.replace(path)
         return path
 
     def _write_json(self, path: Path, take: int) -> Path:
@@ -284,6 +312,7 @@ class OSMNetPipelineOutput:
             "take": take + 1,
             "seed": self.seed,
             "take_seed": self.motion.seeds[take],
+            **({"near": list(self.motion.near)} if self.motion.near else {}),
             "epsilon": self.motion.epsilon,
             "sampling": self.motion.sampling,
             "model": self.model,
@@ -300,6 +329,24 @@ class OSMNetPipelineOutput:
         }
         write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
         return path
+
+
+@dataclass(frozen=True)
+class _Finish:
+    """What is done to frames and files so that they are known for what they are."""
+
+    label: Label | None
+    seal: Callable[[Path], None]
+
+
+def _labelled(chunks: Generator[np.ndarray], label: Label) -> Generator[np.ndarray]:
+    try:
+        for frames in chunks:
+            with stage("label"):
+                label.draw(frames)
+            yield frames
+    finally:
+        chunks.close()
 
 
 def _video(folder: Path, take: int) -> Path:

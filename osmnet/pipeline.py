@@ -191,6 +191,7 @@ class OSMNetPipeline(PipelineLoader):
         pitch: HeadTurn = 0.0,
         roll: HeadTurn = 0.0,
         head_motion: str | os.PathLike[str] | None = None,
+        near: Sequence[int] = (),
     ) -> Motion:
         """Sample head motion for some takes: features within ε of the centre, decoded and composed (Eq. 5).
 
@@ -210,6 +211,8 @@ class OSMNetPipeline(PipelineLoader):
             roll (`float` or array of shape `(frames,)`): Added to the head's roll, radians.
             head_motion (`str` or `os.PathLike`, *optional*): A video whose head motion all takes make, instead of
                 sampled motion; a shorter one is played back and forth.
+            near (sequence of `int`): Sample near a take: its own `near`, then its seed. Such takes are about a third
+                as far from it as any two are apart.
 
         Returns:
             `Motion`: Poses and blinks.
@@ -224,6 +227,9 @@ class OSMNetPipeline(PipelineLoader):
             raise ValueError(f"sampling must be 'span' or 'ball', not {sampling!r}.")
         if still and head_motion is not None:
             raise ValueError("still and head_motion exclude each other; leave one out.")
+        near = tuple(near)
+        if near and (still or head_motion is not None):
+            raise ValueError("near is for sampled motion; leave out still and head_motion, or near.")
         frames = speech.num_frames
         turns = {"yaw": yaw, "pitch": pitch, "roll": roll}
         offset = np.stack([_curve(name, turn, frames) for name, turn in turns.items()], -1)
@@ -236,14 +242,19 @@ class OSMNetPipeline(PipelineLoader):
         elif still:
             how, path = "still", np.zeros((num_videos, frames, 6), np.float32)
         else:
-            how, path = sampling, self._sample_path(speech, epsilon, generators, sampling)
+            how, path = sampling, self._sample_path(speech, epsilon, generators, sampling, near)
         head_pose = (motion_scale * path).astype(np.float32)
         head_pose[..., :3] += offset
         lids = np.stack([blink_curve(frames, each) if blink else np.zeros(frames, np.float32) for each in generators])
-        return Motion(head_pose, lids, speech, seeds, float(epsilon), how)
+        return Motion(head_pose, lids, speech, seeds, float(epsilon), how, near)
 
     def _sample_path(
-        self, speech: Speech, epsilon: float, generators: list[torch.Generator], sampling: str
+        self,
+        speech: Speech,
+        epsilon: float,
+        generators: list[torch.Generator],
+        sampling: str,
+        near: tuple[int, ...],
     ) -> np.ndarray:
         # The centre decodes to a slight nod on average; composed over seconds, the head would sink.
         steady = self._decode(map(self.motion_space.reconstruct, speech.weights.to(self.device).split(1024))).mean(0)
@@ -252,8 +263,9 @@ class OSMNetPipeline(PipelineLoader):
         @torch.inference_mode()
         def path(generator: torch.Generator) -> np.ndarray:  # of one take, which depends on no other
             features = self.motion_space.sample_chunks(
-                speech.weights, float(epsilon), generator, sampling=sampling, correlation=CLIP_CORRELATION
-            )
+                speech.weights, float(epsilon), generator, sampling=sampling, correlation=CLIP_CORRELATION,
+                near=[torch.Generator().manual_seed(seed) for seed in near],
+            )  # fmt: skip
             with stage("motion"):
                 composed = compose_clips((self._decode(features) - steady)[None], PULL, SMOOTHING)
                 return (limits * torch.tanh(composed[0, : speech.num_frames] / limits)).numpy()
@@ -359,6 +371,7 @@ class OSMNetPipeline(PipelineLoader):
         pitch: HeadTurn = 0.0,
         roll: HeadTurn = 0.0,
         head_motion: str | os.PathLike[str] | None = None,
+        near: Sequence[int] = (),
         full_frame: bool = False,
         size: int | None = None,
         face: int | None = None,
@@ -371,7 +384,7 @@ class OSMNetPipeline(PipelineLoader):
         Args:
             portrait (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `Source`): See `encode_source`.
             speech (`str`, `os.PathLike`, `np.ndarray`, `tuple` or `Speech`): See `encode_speech`.
-            num_videos (`int`): See `sample_motion`, as for all up to `head_motion`.
+            num_videos (`int`): See `sample_motion`, as for all up to `near`.
             epsilon (`float`): Radius ε of the motion around the most likely one.
             generator (`torch.Generator` or a list of them, *optional*): The same seed gives the same frames on the
                 same device.
@@ -384,12 +397,13 @@ class OSMNetPipeline(PipelineLoader):
             pitch (`float` or array of shape `(frames,)`): Added, radians.
             roll (`float` or array of shape `(frames,)`): Added, radians.
             head_motion (`str` or `os.PathLike`, *optional*): A video to take the head's movement from.
+            near (sequence of `int`): Seeds of a take to stay near to.
             full_frame (`bool`): Whole pictures instead of the square around the head.
             size (`int`, *optional*): Side of the square.
             face (`int`, *optional*): Which face of several.
             sampling_rate (`int`, *optional*): Rate of `speech` if it is an array.
             output_type (`"np" | "pil" | "lazy"`): Arrays, PIL images, or nothing yet: `save` then renders while it
-                writes, in constant memory.
+                writes, in constant memory. Arrays and images are bare, without a label: `save` and `stream` draw it.
             progress (`bool`): Show a progress bar while rendering.
 
         Returns:
@@ -400,7 +414,6 @@ class OSMNetPipeline(PipelineLoader):
         """
         if output_type not in ("np", "pil", "lazy"):
             raise ValueError(f"output_type must be 'np', 'pil' or 'lazy', not {output_type!r}.")
-        precision = str(resolve_precision(self.video_generator, self.precision)).removeprefix("torch.")
         # 1. Encode the portrait: self.face_model.
         source = self._source(portrait, full_frame, size, face)
         # 2. Encode the speech: self.audio_motion_encoder, self.motion_space.
@@ -411,16 +424,11 @@ class OSMNetPipeline(PipelineLoader):
         motion = self.sample_motion(
             speech, num_videos=num_videos, epsilon=epsilon, generator=generator, sampling=sampling,
             motion_scale=motion_scale, still=still, blink=blink, yaw=yaw, pitch=pitch, roll=roll,
-            head_motion=head_motion,
+            head_motion=head_motion, near=near,
         )  # fmt: skip
         # 4. Predict the mouth and render: self.expression_extractor, self.video_generator.
-        expression = self.extract_expression(source, speech, expression_scale)
-        output = OSMNetPipelineOutput(
-            frames=None, head_pose=absolute_pose(source, motion), expression=expression, motion=motion, source=source,
-            model=self.name, seed=seed,
-            _render=lambda takes, chunks: self.render(source, takes, expression=expression, chunks=chunks),
-            _digest=self._digest, _device=self.device.type, _precision=precision,
-        )  # fmt: skip
+        output = self.takes(source, motion, expression_scale=expression_scale, seed=seed)
+        expression = output.expression
         if output_type == "lazy":
             return output
         output.frames = np.empty((motion.num_videos, speech.num_frames, *source.frame_size, 3), np.uint8)
@@ -434,10 +442,38 @@ class OSMNetPipeline(PipelineLoader):
             output.frames = [[Image.fromarray(frame) for frame in take] for take in output.frames]
         return output
 
+    def takes(
+        self, source: Source, motion: Motion, *, expression_scale: float = 1.0, seed: int | None = None
+    ) -> OSMNetPipelineOutput:
+        """Takes of motion that was sampled before, so that it can be looked at and chosen from (`motion.take`) first.
+
+        Args:
+            source (`Source`): From `encode_source`.
+            motion (`Motion`): From `sample_motion`.
+            expression_scale (`float`): Factor of the mouth's movement, 0 to 10.
+            seed (`int`, *optional*): Of the generator that the motion was sampled with, for the records.
+
+        Returns:
+            `OSMNetPipelineOutput`: Without frames: `save` and `stream` render.
+
+        Raises:
+            ValueError: If `expression_scale` is out of its range.
+        """
+        expression = self.extract_expression(source, motion.speech, expression_scale)
+        precision = str(resolve_precision(self.video_generator, self.precision)).removeprefix("torch.")
+        return OSMNetPipelineOutput(
+            frames=None, head_pose=absolute_pose(source, motion), expression=expression, motion=motion, source=source,
+            model=self.name, seed=seed,
+            _render=lambda takes, chunks: self.render(source, takes, expression=expression, chunks=chunks),
+            _digest=self._digest, _device=self.device.type, _precision=precision,
+        )  # fmt: skip
+
     def stream(
         self,
         portrait: str | os.PathLike[str] | Image.Image | np.ndarray | Source,
         speech: str | os.PathLike[str] | np.ndarray | tuple | Speech,
+        *,
+        label: bool = True,
         **options: Any,
     ) -> Generator[StreamChunk]:
         """Make talking-head videos and yield their frames as they are made: the first within a moment.
@@ -445,6 +481,7 @@ class OSMNetPipeline(PipelineLoader):
         Args:
             portrait (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `Source`): See `encode_source`.
             speech (`str`, `os.PathLike`, `np.ndarray`, `tuple` or `Speech`): See `encode_speech`.
+            label (`bool`): Write a small "AI-generated" into every frame, as `save` does.
             **options: Those of `__call__`, but for `output_type`.
 
         Returns:
@@ -460,7 +497,7 @@ class OSMNetPipeline(PipelineLoader):
         """
         if "output_type" in options:
             raise ValueError("A stream has no output_type: it yields arrays; leave it out.")
-        return self(portrait, speech, **options, output_type="lazy").stream()
+        return self(portrait, speech, **options, output_type="lazy").stream(label)
 
     def warm_up(self) -> None:
         """Do once what the first request would wait for: compile what is compiled on first use, and draw a few frames.
@@ -501,6 +538,7 @@ class OSMNetPipeline(PipelineLoader):
         size: int | None = None,
         face: int | None = None,
         sampling_rate: int | None = None,
+        label: bool = True,
     ) -> LiveSession:
         """Begin a take that talks while the speech is being spoken: `session.feed(chunk)` returns frames.
 
@@ -520,6 +558,7 @@ class OSMNetPipeline(PipelineLoader):
             size (`int`, *optional*): Side of the square.
             face (`int`, *optional*): Which face of several.
             sampling_rate (`int`, *optional*): Rate of the sound in Hz; or give it with the first chunk.
+            label (`bool`): Write a small "AI-generated" into every frame, as `save` does.
 
         Returns:
             `LiveSession`: Its `latency` says how much later than its own moment a frame is returned.
@@ -535,7 +574,7 @@ class OSMNetPipeline(PipelineLoader):
         return LiveSession(
             self, self._renderer(source), seed=seed, epsilon=epsilon, lookahead=lookahead, block=block,
             motion_scale=motion_scale, expression_scale=expression_scale,
-            still=still, blink=blink, sampling_rate=sampling_rate,
+            still=still, blink=blink, sampling_rate=sampling_rate, label=label,
         )  # fmt: skip
 
     def _source(self, portrait: Any, full_frame: bool, size: int | None, face: int | None) -> Source:

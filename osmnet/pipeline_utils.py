@@ -12,14 +12,12 @@ from typing import Any, ClassVar, Self
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 import osmnet
+from osmnet.hub import HUB_ERRORS, checked_download, explained, first_line
 from osmnet.modeling_utils import (
-    HUB_ERRORS,
     OSMNetModel,
     check_dtype,
-    first_line,
     read_json,
     temporary_folder_in,
     weights_name,
@@ -149,23 +147,14 @@ class PipelineLoader:
         files = [INDEX_NAME, LANDMARKER_NAME]
         for name in cls.components_classes:
             files += [f"{name}/{OSMNetModel.config_name}", f"{name}/{weights_name(variant)}"]
-        at = f" at revision {revision!r}" if revision else ""
-        try:
+
+        def download() -> Path:
             return Path(snapshot_download(source, revision=revision, allow_patterns=files, **hub))
-        except RevisionNotFoundError as error:
-            raise ValueError(
-                f"The model {source!r} has no revision {revision!r} on the Hub; check its name."
-            ) from error
-        except (RepositoryNotFoundError, GatedRepoError) as error:
-            raise ValueError(
-                f"There is no model {source!r} on the Hub that you may read; check the id, and give token= if it is "
-                "private."
-            ) from error
+
+        try:
+            return checked_download(download, files, source, hub["token"], hub["local_files_only"])
         except HUB_ERRORS as error:
-            raise ValueError(
-                f"Cannot get the model {source!r}{at} from the Hub, nor is it whole in the cache "
-                f"({first_line(error)}); check the id and the connection, or give a local folder."
-            ) from error
+            raise ValueError(explained(error, source, revision)) from error
 
     @classmethod
     def _check_index(cls, folder: Path) -> None:

@@ -26,6 +26,8 @@ MEANINGS = {
     "frames": "speech of another length",
     "frame_size": "another size",
     "precision": "another precision",
+    "label": "another choice of label",
+    "consent": "another word on consent",
     "versions": "another version of osmnet or what it is built on",
     "inputs": "another portrait, speech, model or setting",
 }

@@ -45,8 +45,9 @@ def pipeline(monkeypatch):
         source = types.SimpleNamespace(num_faces=1)
         motion = types.SimpleNamespace(speech=types.SimpleNamespace(activity=np.ones(10)))
 
-        def save(self, folder, *, sheet, progress, resume):
+        def save(self, folder, *, sheet, progress, resume, label, consent):
             record.saved = {"folder": folder, "sheet": sheet, "resume": resume}
+            record.marks = {"label": label, "consent": consent}
             if record.behave is not None:
                 raise record.behave
             progress(0, 10)
@@ -206,12 +207,15 @@ def test_defaults(inputs, monkeypatch, capsys, pipeline):
     assert options["size"] is options["face"] is options["head_motion"] is None
     assert (options["num_videos"], options["epsilon"], options["sampling"]) == (4, 1.0, "span")
     assert pipeline.saved == {"folder": Path("out"), "sheet": True, "resume": False}
+    assert pipeline.marks == {"label": True, "consent": None}
     assert pipeline.precision == "auto"
     # The seed drawn is printed, and it is the one used.
     assert f"--seed {options['generator'].initial_seed()} " in capsys.readouterr().err
     first = options["generator"].initial_seed()
     assert cli.main(["generate", "face.png", "voice.wav"]) == 0
     assert pipeline.called[2]["generator"].initial_seed() != first
+    assert cli.main(["generate", "face.png", "voice.wav", "--no-label", "--consent"]) == 0
+    assert pipeline.marks == {"label": False, "consent": True}
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,15 @@
 """Loading and saving: what fits loads bit for bit, from a folder and from the Hub; what does not is refused."""
 
 import hashlib
-import http.server
-import importlib.util
 import json
-import os
 import pickle
-import subprocess
 import sys
-import threading
-import urllib.parse
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import PartialState
+from hub_server import Hub, run_client
 from safetensors.torch import load_file, save_file
 
 import osmnet.pipeline_utils
@@ -313,81 +308,7 @@ def test_components_must_be_the_ones_of_the_table(pipeline):
         TinyPipeline(**components)
 
 
-# --- A Hub on loopback, spoken to by the real client in a process of its own (the client reads its address on import).
-
-
-class HubHandler(http.server.BaseHTTPRequestHandler):
-    """The part of the Hub's protocol that loading needs: a commit, its tree, its files."""
-
-    def do_GET(self):
-        self.answer(with_body=True)
-
-    def do_HEAD(self):
-        self.answer(with_body=False)
-
-    def answer(self, with_body):
-        parts = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).strip("/").split("/")
-        self.server.log.append("/".join(parts))
-        if parts == ["stop"]:
-            self.send(200, b"", with_body)
-            threading.Thread(target=self.server.stop).start()
-            return
-        is_api = parts[:2] == ["api", "models"]
-        parts = parts[2:] if is_api else parts
-        if "/".join(parts[:2]) != REPO_ID:
-            return self.send(404, b"{}", with_body, {"X-Error-Code": "RepoNotFound"})
-        kind, revision, *rest = parts[2:] or ["revision", "main"]
-        commit = COMMITS.get(revision, revision)
-        if commit not in COMMITS.values():
-            return self.send(404, b"{}", with_body, {"X-Error-Code": "RevisionNotFound"})
-        folder = self.server.folders[commit]
-        if is_api:
-            files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-            tree = [
-                {
-                    "type": "file",
-                    "path": path.relative_to(folder).as_posix(),
-                    "size": path.stat().st_size,
-                    "oid": hashlib.sha1(path.read_bytes()).hexdigest(),
-                }
-                for path in files
-            ]
-            siblings = [{"rfilename": entry["path"]} for entry in tree]
-            info = {"id": REPO_ID, "modelId": REPO_ID, "sha": commit, "siblings": siblings, "private": False}
-            return self.send(200, json.dumps(tree if kind == "tree" else info).encode(), with_body)
-        path = folder.joinpath(*rest)
-        if not path.is_file():
-            return self.send(404, b"", with_body, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
-        content = path.read_bytes()
-        headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
-        wanted = self.headers.get("Range", "")
-        if with_body and wanted.startswith("bytes="):
-            first = int(wanted.removeprefix("bytes=").split("-")[0])
-            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
-            return self.send(206, content[first:], with_body, headers)
-        return self.send(200, content, with_body, headers)
-
-    def send(self, status, content, with_body, headers=None):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(content)
-
-    def log_message(self, *arguments):
-        pass
-
-
-class Hub(http.server.ThreadingHTTPServer):
-    def __init__(self, folders):
-        super().__init__(("127.0.0.1", 0), HubHandler)
-        self.folders, self.log = folders, []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def stop(self):
-        self.shutdown()
-        self.server_close()
+# --- A Hub on loopback, spoken to by the real client in a process of its own.
 
 
 CLIENT = """
@@ -443,25 +364,9 @@ def hub(tmp_path_factory, landmarker):
         (folders[commit] / "README.md").write_text("a card")
         (folders[commit] / "code.py").write_text("raise SystemExit('code from the Hub ran')")
     space_sum = tiny_pipeline(landmarker, 0).motion_space.motion_bases.sum().item()
-    server = Hub(folders)
-    package = Path(importlib.util.find_spec("osmnet").origin).parent
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    environment |= {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(root / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "NO_PROXY": "*",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(package.parent), str(Path(__file__).parent)]),
-    }
-    run = subprocess.run(
-        [sys.executable, "-c", CLIENT], env=environment, cwd=root, capture_output=True, text=True, timeout=300
-    )
-    server.stop()
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1]) | {"log": server.log, "digests": digests, "space_sum": space_sum}
+    server = Hub({REPO_ID: {revision: (commit, folders[commit]) for revision, commit in COMMITS.items()}}, root)
+    results, _ = run_client(CLIENT, server, root, HF_HUB_DISABLE_PROGRESS_BARS="1")
+    return results | {"log": server.log, "digests": digests, "space_sum": space_sum}
 
 
 @pytest.mark.hub

@@ -46,6 +46,7 @@ class Sound(Protocol):
         """Read some of them."""
 
 
+Seal = Callable[[Path], None]
 Window = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright picture
 
 
@@ -301,6 +302,8 @@ class VideoWriter:
             its constant quality, and `preset` and `threads` do not count.
         temporary_folder (`str` or `os.PathLike`, *optional*): Where the file is written until it is whole, on the same
             disk; the folder of `path` if not given.
+        seal (`Callable`, *optional*): Called with the whole file before it gets its name: it may put a signed copy in
+            its place.
 
     Raises:
         ValueError: If an argument is out of range; on entering the block, if the file cannot be written there; later,
@@ -325,6 +328,7 @@ class VideoWriter:
         threads: int = 2,
         codec: str = "libx264",
         temporary_folder: str | os.PathLike[str] | None = None,
+        seal: Seal | None = None,
     ) -> None:
         """Check the arguments; nothing is written before the block is entered."""
         self.path = Path(path)
@@ -351,6 +355,7 @@ class VideoWriter:
         if codec == _NVENC:
             self._options = {"rc": "vbr", "cq": str(crf), "preset": "p4"}
         self._comment = comment
+        self._seal = seal
         self._temporary = _temporary(self.path, temporary_folder)
         self._container: Any = None
         self._reformatter = VideoReformatter()
@@ -453,7 +458,7 @@ class VideoWriter:
             self._sound.finish()
         self._container.close()
         self._container = None
-        _put_in_place(self._temporary, self.path)
+        _put_in_place(self._temporary, self.path, self._seal)
 
     def _discard(self) -> None:
         """Close and remove the temporary file; nothing happens when it has got its name already."""
@@ -508,8 +513,10 @@ def _temporary(path: Path, folder: str | os.PathLike[str] | None) -> Path:
     return Path(folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
+def _put_in_place(temporary: Path, path: Path, seal: Seal | None) -> None:
     """Give a finished file its name; what bears the name is whole, even after a power cut."""
+    if seal is not None:
+        seal(temporary)
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -533,6 +540,7 @@ def join_videos(
     sampling_rate: int = 16_000,
     comment: str | None = None,
     temporary_folder: str | os.PathLike[str] | None = None,
+    seal: Seal | None = None,
 ) -> None:
     """Join silent videos of one encoder into one, without encoding the pictures again, and add the sound.
 
@@ -543,6 +551,7 @@ def join_videos(
         sampling_rate (`int`): Its rate in Hz.
         comment (`str`, *optional*): Written into the file's metadata.
         temporary_folder (`str` or `os.PathLike`, *optional*): Where it is written until it is whole, on the same disk.
+        seal (`Callable`, *optional*): As of `VideoWriter`.
 
     Raises:
         ValueError: If a part cannot be read or the file cannot be written.
@@ -575,7 +584,7 @@ def join_videos(
             if sound is not None:
                 sound.write(round(frames * sampling_rate * step))
                 sound.finish()
-        _put_in_place(temporary, path)
+        _put_in_place(temporary, path, seal)
     except (OSError, av.FFmpegError) as error:
         raise ValueError(
             f"'{path}' cannot be written ({getattr(error, 'strerror', None) or error}): give a folder with room in "

@@ -20,6 +20,7 @@ from osmnet.modeling_utils import OSMNetModel
 from .layers import MelWindowEncoder, ResidualMLP
 
 NUM_RADIUS_QUANTILES = 33
+NEAR = 0.35  # share of new noise in a draw near another's: a third as far from it as any two takes are apart
 CHUNK = 1024  # clips sampled at a time: bounds the memory on an hour of speech
 
 
@@ -189,6 +190,7 @@ class MotionSpace(OSMNetModel):
         generator: torch.Generator | None = None,
         sampling: str = "span",
         correlation: float = 0.5,
+        near: Sequence[torch.Generator] = (),
     ) -> Iterator[torch.Tensor]:
         """Draw one take around the centres `w · B`, some clips at a time: an hour's features take 46 MB.
 
@@ -198,6 +200,8 @@ class MotionSpace(OSMNetModel):
             generator (`torch.Generator`, *optional*): Source of the noise.
             sampling (`str`): `"span"` or `"ball"`.
             correlation (`float`): Of the draws of neighbouring clips.
+            near (sequence of `torch.Generator`): Draw near a take: that of its first, moved a little by each further
+                one and then by `generator`. The draws stay distributed as they were, so ε holds, too.
 
         Returns:
             Iterator of `torch.Tensor` of shape `(n, motion_dim)`: The clips in order, 1024 or fewer at a time; what
@@ -208,7 +212,10 @@ class MotionSpace(OSMNetModel):
         """
         epsilon = self._check_draw(epsilon, sampling, correlation)
         self._check_last("weights", weights, self.config.num_bases)
-        noise = self._noise(len(weights), generator, sampling, correlation)
+        noise = None
+        for each in (*near, generator):
+            drawn = self._noise(len(weights), each, sampling, correlation)
+            noise = drawn if noise is None else math.sqrt(1 - NEAR**2) * noise + NEAR * drawn
         parts = zip(weights.split(CHUNK), noise.split(CHUNK), strict=True)
         device = self.motion_bases.device
         return (self.around(self.reconstruct(part.to(device)), n, epsilon, sampling) for part, n in parts)

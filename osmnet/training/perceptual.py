@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from osmnet.modeling_utils import HUB_ERRORS, first_line
+from osmnet.hub import HUB_ERRORS, first_line
 
 # torchvision's `vgg19().features`: convolutions by index with their channels; max pooling before those of POOLED.
 CONVOLUTIONS = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256),

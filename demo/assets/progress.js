@@ -1,0 +1,30 @@
+// Which stage a job is in, how far, and how long it will take.
+
+const root = element.querySelector(".root");
+
+function left(seconds) {
+  if (seconds == null) return "";
+  if (seconds < 2) return "almost done";
+  return seconds < 90 ? `about ${Math.ceil(seconds)} s left` : `about ${Math.round(seconds / 60)} min left`;
+}
+
+function show(value) {
+  root.hidden = !value;
+  if (!value) { root.replaceChildren(); return; }
+  const text = [value.stages[value.stage], value.done == null ? "" : `${Math.floor(100 * value.done)} %`, left(value.left)].filter(Boolean).join(" · ");
+  let steps = root.querySelector("ol"), bar = root.querySelector("progress"), said = root.querySelector(".said");
+  if (!steps) {
+    steps = make("ol");
+    bar = make("progress", { max: 1, "aria-label": "Progress" });
+    said = make("p", { class: "said", role: "status" });
+    root.replaceChildren(steps, bar, said);
+  }
+  steps.replaceChildren(...value.stages.map((name, index) => make("li", {
+    class: index < value.stage ? "past" : index === value.stage ? "now" : "", "aria-current": index === value.stage ? "step" : null, text: name,
+  })));
+  if (value.done == null) bar.removeAttribute("value"); else bar.value = value.done;
+  if (said.textContent !== text) said.textContent = text;
+}
+
+show(props.value);
+watch("value", () => show(props.value));

@@ -1,0 +1,98 @@
+"""The page's tab of the motion space: what each basis does, and a face turned by bases (the paper's Fig. 6 and 7)."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from demo.studio import RefusedInputError, Studio
+from osmnet.device_renderer import renderer_for
+from osmnet.evaluation.bases import Basis, decode_bases, rotate
+from osmnet.media.audio import FPS
+from osmnet.media.video import VideoWriter
+from osmnet.provenance.label import label_for
+from osmnet.provenance.manifest import sign
+from osmnet.renderer import Source
+
+COMMENT = "AI-generated, made with osmnet"
+TURNS = (("left", "Turned left"), ("frontal", "To the front"), ("right", "Turned right"))
+
+
+class MotionSpace:
+    """Shows the bases of a studio's weights.
+
+    Args:
+        studio (`Studio`): With the weights.
+        example (`Path`): Portrait where none is given; anybody may use it, so nobody has to agree.
+
+    Attributes:
+        bases (`list[Basis]`): All of them.
+    """
+
+    def __init__(self, studio: Studio, example: Path):
+        self.studio = studio
+        self.example = example
+        self.bases: list[Basis] = decode_bases(studio.pipe)
+
+    def film(self, portrait: str | None, index: int, path: Path, has_agreed: bool) -> Path:
+        """Film what a basis does: held on the left, swung on the right.
+
+        Args:
+            portrait (`str`, *optional*): A picture; the example's if not given.
+            index (`int`): Which basis.
+            path (`Path`): Where the film goes, an MP4 file.
+            has_agreed (`bool`): Whether the person in the picture has agreed.
+
+        Returns:
+            `Path`: That of the film.
+
+        Raises:
+            RefusedInputError: If the portrait cannot be used or there is no such basis.
+        """
+        if not 0 <= index < len(self.bases):
+            raise RefusedInputError("basis", f"There are {len(self.bases)} bases, counted from 0; choose one of them.")
+        source, consent = self._source(portrait, has_agreed)
+        basis = self.bases[index]
+        head_pose = source.fit.head_pose + np.stack([basis.held, basis.swung])  # (2, frames, 6)
+        frames = self._draw(source, head_pose)  # (2, frames, H, W, 3)
+        both = np.concatenate([*frames], 2)
+        seal = partial(sign, consent=consent)
+        with VideoWriter(path, both.shape[1:3], FPS, comment=COMMENT, seal=seal) as writer:
+            writer.write(both)
+        return path
+
+    def turn(self, portrait: str | None, folder: Path, has_agreed: bool) -> list[tuple[Path, str]]:
+        """Turn a portrait's head left, to the front and right by bases; pictures and what each shows.
+
+        Raises:
+            RefusedInputError: If the portrait cannot be used.
+        """
+        source, consent = self._source(portrait, has_agreed)
+        turned = rotate(self.studio.pipe, source)
+        head_pose = np.stack([turned[name].head_pose for name, _ in TURNS])[:, None]  # (3, 1, 6)
+        pictures = []
+        for (name, title), frame in zip(TURNS, self._draw(source, head_pose)[:, 0], strict=True):
+            path = folder / f"{name}.png"
+            Image.fromarray(frame).save(path)
+            sign(path, consent=consent)
+            mixture = " + ".join(f"{amount:g} × basis {basis}" for basis, amount in turned[name].bases.items())
+            pictures.append((path, f"{title}: {mixture or 'as it is'}"))
+        return pictures
+
+    def _source(self, portrait: str | None, has_agreed: bool) -> tuple[Source, bool | None]:
+        """The portrait, and what is declared about it."""
+        if not portrait:
+            return self.studio.look(str(self.example))[0], None
+        if has_agreed is not True:
+            raise RefusedInputError("consent", "Say first that the person in the picture has agreed.")
+        return self.studio.look(portrait)[0], True
+
+    def _draw(self, source: Source, head_pose: np.ndarray) -> np.ndarray:
+        """Frames `(n, frames, height, width, 3)` of a face that is silent, with the label."""
+        pipe = self.studio.pipe
+        renderer = renderer_for(source, pipe.face_model, pipe.video_generator, pipe.precision)
+        expression = np.repeat(source.fit.expression[None], head_pose.shape[1], 0)
+        frames = np.concatenate(list(renderer(head_pose, expression)), 1)
+        label_for(source, head_pose).draw(frames)
+        return frames

@@ -1,0 +1,89 @@
+"""Takes as a few numbers, from which the browser draws curves and a head that moves: no picture is rendered.
+
+A minute of six takes is about 150 kB. What the face does is the same in all takes: its mesh moves along a few
+directions, the first principal ones of this speech, and one more that shuts the lids. What the head does differs.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from osmnet import OSMNetPipeline
+from osmnet.face.topology import FACE_TRIANGLES, INNER_LIPS, LEFT_EYE, NUM_VERTICES, OUTER_LIPS, OVAL, RIGHT_EYE
+from osmnet.media.audio import FPS
+from osmnet.motion import Motion, absolute_pose
+from osmnet.renderer import Source
+
+STEP = 2  # frames from one number to the next: the browser draws what lies between
+NUM_DIRECTIONS = 4  # of the face; they hold nearly all of what speech does to it
+RIGHT_BROW, LEFT_BROW = (  # along the upper edge to the bridge of the nose, and back along the lower
+    np.array([70, 63, 105, 66, 107, 55, 65, 52, 53, 46]),
+    np.array([300, 293, 334, 296, 336, 285, 295, 282, 283, 276]),
+)
+LOOPS = {"oval": OVAL, "right_eye": RIGHT_EYE, "left_eye": LEFT_EYE, "lips": OUTER_LIPS, "mouth": INNER_LIPS,
+         "right_brow": RIGHT_BROW, "left_brow": LEFT_BROW}  # fmt: skip
+UNIT = 1000  # lengths are whole thousandths of a head unit, angles tenths of a degree
+
+
+def sketch(pipe: OSMNetPipeline, source: Source, motion: Motion, expression: np.ndarray) -> dict[str, Any]:
+    """Describe takes for the browser; everything in it is JSON.
+
+    Args:
+        pipe (`OSMNetPipeline`): Its face model is used.
+        source (`Source`): The portrait.
+        motion (`Motion`): The takes.
+        expression (`np.ndarray` of shape `(frames, 64)`): β, from `extract_expression`.
+
+    Returns:
+        `dict`: `fps` of the numbers below, `seconds`, `face` and `takes`. Of the face: `triangles`, `loops`, `rest`
+        `(478, 3)`, `directions` `(n, 478, 3)` and how far it goes along each, `weights` `(frames, n − 1)` (the last
+        direction is that of the lids). Of each take: `seed`, `turn` `(frames, 3)` yaw, pitch, roll in tenths of a
+        degree, `shift` `(frames, 3)` in thousandths of a head unit, absolute in the portrait's camera, and `lids`
+        `(frames,)` 0 to 100. Lists are flat.
+        `(frames,)` 0 to 100. Lists are flat.
+    """
+    model = pipe.face_model
+    change = expression[::STEP] - source.fit.expression
+    mean = change.mean(0)
+    weights, directions = _principal(change - mean)
+    rest = model.move(source.fit.shape, mean[None])[0]
+    moved = [model.move(source.fit.shape, (mean + direction)[None])[0] - rest for direction in directions]
+    moved.append(model.move(source.fit.shape, (mean + model.array("blink"))[None])[0] - rest)
+    head_pose = absolute_pose(source, motion)[:, ::STEP]
+    return {
+        "fps": FPS / STEP,
+        "seconds": motion.speech.num_frames / FPS,
+        "face": {
+            "triangles": FACE_TRIANGLES.ravel().tolist(),
+            "loops": {name: loop.tolist() for name, loop in LOOPS.items()},
+            "rest": _whole(UNIT * rest[:NUM_VERTICES]),
+            "directions": [_whole(UNIT * each[:NUM_VERTICES]) for each in moved],
+            "weights": _whole(100 * weights),
+        },
+        "takes": [
+            {
+                "seed": str(seed),
+                "turn": _whole(10 * np.degrees(pose[:, :3])),
+                "shift": _whole(UNIT * pose[:, 3:]),
+                "lids": _whole(100 * lids),
+            }
+            for seed, pose, lids in zip(motion.seeds, head_pose, motion.blink[:, ::STEP], strict=True)
+        ],
+    }
+
+
+def curves(motion: Motion, source: Source) -> list[list[int]]:
+    """Yaw, pitch and roll of every take for the browser's curves: as `turn` of `sketch`."""
+    return [_whole(10 * np.degrees(pose[:, :3])) for pose in absolute_pose(source, motion)[:, ::STEP]]
+
+
+def _principal(change: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights `(frames, n)`, of unit spread, and directions `(n, 64)` whose product is nearly `change`."""
+    left, strength, right = np.linalg.svd(change.astype(float), full_matrices=False)
+    count = min(NUM_DIRECTIONS, len(strength))
+    spread = np.sqrt(len(change))
+    return left[:, :count] * spread, (strength[:count, None] * right[:count] / spread).astype(np.float32)
+
+
+def _whole(values: np.ndarray) -> list[int]:
+    return np.rint(values).astype(int).ravel().tolist()

@@ -1,0 +1,207 @@
+"""The key that signs: this installation's own, made when it is first needed, or the one that the environment names."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from filelock import FileLock
+
+CERTIFICATE, KEY, TIMESTAMP = "OSMNET_SIGNING_CERTIFICATE", "OSMNET_SIGNING_KEY", "OSMNET_TIMESTAMP_URL"
+HOME = "OSMNET_HOME"
+FILE_NAME = "signing.pem"
+ORGANISATION = "osmnet (made by the program itself, identity not checked)"
+YEARS = (
+    30  # no signature of this key can be renewed, so its certificate must not run out before the video is forgotten
+)
+CLAIM_SIGNING = x509.ObjectIdentifier("1.3.6.1.4.1.62558.2.1")  # C2PA's own purpose of a certificate
+CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
+
+
+@dataclass(frozen=True)
+class Credential:
+    """A key with its certificates.
+
+    Attributes:
+        algorithm (`str`): As C2PA names it: `"es256"`, `"es384"`, `"es512"`, `"ps256"` or `"ed25519"`.
+        key (`bytes`): The private key, PEM.
+        certificates (`bytes`): The certificate of the key, and those that lead to its issuer, PEM.
+    """
+
+    algorithm: str
+    key: bytes
+    certificates: bytes
+
+    def __repr__(self) -> str:
+        return f"Credential({self.algorithm!r})"  # without the key: representations end up in logs
+
+
+def signing_credential() -> Credential:
+    """The key that the environment names, else this installation's, which is made if it is not there.
+
+    `OSMNET_SIGNING_CERTIFICATE` and `OSMNET_SIGNING_KEY` name PEM files: the certificates, the key's own first, and
+    the private key without a password. The installation's key is `signing.pem` in `OSMNET_HOME`, or in the user's
+    folder for such data; only the user may read it. Where it cannot be written, a key lives as long as the process.
+
+    Raises:
+        ValueError: If a file cannot be read or used; one sentence says which and what to do.
+    """
+    certificate, key = os.environ.get(CERTIFICATE), os.environ.get(KEY)
+    if bool(certificate) != bool(key):
+        raise ValueError(f"{CERTIFICATE} and {KEY} belong together; set both, or neither.")
+    if certificate and key:
+        return _credential(_read(Path(key)), _read(Path(certificate)), f"{certificate}' or '{key}")
+    path = data_folder() / FILE_NAME
+    return _stored(path) or _made(path)
+
+
+def local_issuer() -> bytes | None:
+    """The issuer's certificate (PEM) of this installation's key; nothing is made, `None` if there is no key yet.
+
+    The issuer has signed one certificate and its key is gone, so that nobody else can have one from it.
+    """
+    with contextlib.suppress(ValueError):
+        path = data_folder() / FILE_NAME
+        local = _stored(path) or (_for_this_process() if _for_this_process.cache_info().currsize else None)
+        if local is not None:
+            return x509.load_pem_x509_certificates(local.certificates)[-1].public_bytes(serialization.Encoding.PEM)
+    return None
+
+
+def data_folder() -> Path:
+    """The folder of this user's osmnet: `OSMNET_HOME`, or the system's place for data of programs."""
+    if named := os.environ.get(HOME):
+        return Path(named)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "osmnet"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "osmnet"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "osmnet"
+
+
+def _stored(path: Path) -> Credential | None:
+    if not path.is_file():
+        return None
+    content = _read(path)
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        with contextlib.suppress(OSError):  # of another user
+            path.chmod(0o600)
+    return _credential(content, content, str(path))
+
+
+def _made(path: Path) -> Credential:
+    """Make the installation's key and keep it; of two processes that come at once, both take the same."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with FileLock(path.with_name(f"{path.name}.lock")):
+            if not path.exists():
+                temporary.unlink(missing_ok=True)  # of a process that was killed
+                key, certificates = _new_key()
+                with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                    file.write(key + certificates)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+    except OSError:
+        return _for_this_process()
+    return _stored(path) or _for_this_process()
+
+
+@lru_cache(maxsize=1)
+def _for_this_process() -> Credential:
+    key, certificates = _new_key()
+    return _credential(key, certificates, "the key of this process")
+
+
+def _new_key() -> tuple[bytes, bytes]:
+    """A key and its certificates, PEM: its own, and that of an issuer whose key is thrown away."""
+    key, issuer = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    names = [_name("key of one installation"), _name("issuer for one installation")]
+    own = _certificate(names[0], key, names[1], issuer, is_issuer=False)
+    root = _certificate(names[1], issuer, names[1], issuer, is_issuer=True)
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return private, own.public_bytes(pem) + root.public_bytes(pem)
+
+
+def _name(common: str) -> x509.Name:
+    # No name of a person or a machine: the certificate is in every video.
+    parts = ((NameOID.ORGANIZATION_NAME, ORGANISATION), (NameOID.COMMON_NAME, f"osmnet, {common}"))
+    return x509.Name([x509.NameAttribute(kind, text) for kind, text in parts])
+
+
+def _certificate(
+    name: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    issuer_name: x509.Name,
+    issuer: ec.EllipticCurvePrivateKey,
+    is_issuer: bool,
+) -> x509.Certificate:
+    """A certificate of the kind that C2PA asks for (its specification 2.2, section 14.5)."""
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    usage = dict.fromkeys(
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only",
+         "decipher_only"), False,
+    )  # fmt: skip
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(issuer_name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))  # clocks differ
+        .not_valid_after(now.replace(year=now.year + YEARS, day=min(now.day, 28)))
+        .add_extension(x509.BasicConstraints(ca=is_issuer, path_length=None), critical=True)
+        .add_extension(
+            x509.KeyUsage(digital_signature=not is_issuer, key_cert_sign=is_issuer, crl_sign=is_issuer, **usage),
+            critical=True,
+        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()), critical=False)
+    )
+    if not is_issuer:
+        purposes = x509.ExtendedKeyUsage([CLAIM_SIGNING, ExtendedKeyUsageOID.EMAIL_PROTECTION])
+        builder = builder.add_extension(purposes, critical=False)
+    return builder.sign(issuer, hashes.SHA256())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be read ({error.strerror}), which signs the videos; mend it.") from error
+
+
+def _credential(key: bytes, certificates: bytes, where: str) -> Credential:
+    """Check that key and certificate can be read, are of a kind that C2PA knows, and belong together."""
+    try:
+        private = serialization.load_pem_private_key(key, password=None)
+        chain = x509.load_pem_x509_certificates(certificates)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"There is no key or no certificate to be read in '{where}' (PEM, without a password); mend the file, or "
+            "remove it."
+        ) from error
+    if private.public_key() != chain[0].public_key():
+        raise ValueError(f"The key and the first certificate in '{where}' do not belong together; give a pair.")
+    if isinstance(private, ec.EllipticCurvePrivateKey) and private.curve.name in CURVES:
+        algorithm = CURVES[private.curve.name]
+    elif isinstance(private, ed25519.Ed25519PrivateKey):
+        algorithm = "ed25519"
+    elif isinstance(private, rsa.RSAPrivateKey):
+        algorithm = "ps256"
+    else:
+        raise ValueError(f"The key in '{where}' is of a kind that C2PA does not know; use P-256, Ed25519 or RSA.")
+    pem = serialization.Encoding.PEM
+    private_pem = private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return Credential(algorithm, private_pem, b"".join(certificate.public_bytes(pem) for certificate in chain))

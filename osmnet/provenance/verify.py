@@ -1,0 +1,227 @@
+"""`osmnet verify`: is a file as it was signed, who signed it, and what does it say of its making."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from osmnet.arguments import Parser
+from osmnet.media.audio import local_file
+from osmnet.provenance.key import local_issuer
+from osmnet.provenance.label import TEXT
+from osmnet.provenance.manifest import ASSERTION, DECLARED, media_type
+
+TRUST = "OSMNET_TRUST_ANCHORS"
+EXIT_ALTERED, EXIT_UNSIGNED = 1, 3
+# What may be wrong with a signer without anything being wrong with the file: codes of the C2PA specification 2.2.
+ABOUT_SIGNER = ("signingCredential.untrusted", "signingCredential.expired", "claimSignature.outsideValidity")
+GENERATED = ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia")
+PROVES = (
+    "What a valid signature proves: picture, sound and manifest are bit for bit what the holder of that key signed. "
+    "It does not prove who that is (unless the certificate is trusted), nor that consent was given, nor that a file "
+    "without a signature is genuine: anybody can take the signature out, or sign again with another key."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a look at a file has told.
+
+    Attributes:
+        state (`str`): `"valid"`: as it was signed; `"altered"`: changed since, or damaged; `"unsigned"`: there is no
+            manifest in it, as after most kinds of editing, and on files that never had one.
+        sentence (`str`): The same for people, with the reason.
+        signer (`str`, *optional*): The name on the certificate, which proves nothing unless it is trusted.
+        signed_at (`str`, *optional*): By a time stamp service, if there was one.
+        is_own (`bool`): Whether this installation's key has signed it.
+        is_trusted (`bool`): Whether the certificate leads to one of the anchors that were given.
+        is_ai_generated (`bool`): Whether the file says that it is generated: in its manifest, or, without one, in its
+            comment. `False` says nothing.
+        generator (`str`, *optional*): The program that the manifest names.
+        consent (`bool`, *optional*): `True` if the manifest says that consent was declared.
+    """
+
+    state: Literal["valid", "altered", "unsigned"]
+    sentence: str
+    signer: str | None = None
+    signed_at: str | None = None
+    is_own: bool = False
+    is_trusted: bool = False
+    is_ai_generated: bool = False
+    generator: str | None = None
+    consent: bool | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def verify(path: str | os.PathLike[str], trust_anchors: str | os.PathLike[str] | None = None) -> Verdict:
+    """Check a file against the manifest in it. The network is not used.
+
+    Args:
+        path (`str` or `os.PathLike`): An MP4, MOV, PNG, JPEG, WebP or GIF file.
+        trust_anchors (`str` or `os.PathLike`, *optional*): PEM file with certificates whose holders are trusted to
+            check identities; the one that `OSMNET_TRUST_ANCHORS` names if not given.
+
+    Returns:
+        `Verdict`: Its `state` is `"valid"`, `"altered"` or `"unsigned"`.
+
+    Raises:
+        ValueError: If there is no such file, or it is of another kind.
+    """
+    path = Path(path)
+    local_file(path, "picture or video")
+    try:
+        kind = media_type(path)
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be read ({error.strerror}); check its permissions.") from error
+    if kind is None:
+        raise ValueError(f"'{path}' is no MP4, MOV, PNG, JPEG, WebP or GIF file; give a picture or a video.")
+    anchors = _anchors(trust_anchors)
+    try:
+        store, state = _read(path, kind, anchors)
+    except _Damaged as error:
+        return Verdict("altered", f"It is damaged or was cut short ({error}): nothing can be said for its content.")
+    if store is None:
+        return _unsigned(path)
+    manifest = store["manifests"].get(store["active_manifest"])
+    if manifest is None:
+        return Verdict("altered", "Its manifest was changed after it was signed (it cannot be read any more).")
+    results = store.get("validation_results", {}).get("activeManifest", {})
+    failures = [entry["code"] for entry in results.get("failure", []) if entry["code"] not in ABOUT_SIGNER]
+    passed = {entry["code"] for entry in results.get("success", [])}
+    # Not only no failure: the signature and the hash of the content must have been looked at and found right.
+    is_whole = "claimSignature.validated" in passed and bool(passed & {f"assertion.{h}Hash.match" for h in HASHES})
+    said = _said(store, manifest)
+    if failures or not is_whole:
+        content = all("Hash.mismatch" in code for code in failures) and bool(failures)
+        what = "Its picture, sound or metadata was" if content else "Its manifest was"
+        return Verdict("altered", f"{what} changed after it was signed ({', '.join(failures) or state}).", **said)
+    is_trusted = anchors is not None and state == "Trusted"
+    issuer = local_issuer()
+    is_own = issuer is not None and _read(path, kind, issuer)[1] == "Trusted"
+    expired = any(entry["code"] in ABOUT_SIGNER[1:] for entry in results.get("failure", []))
+    late = " The certificate has run out, and no time stamp says that it was signed before." if expired else ""
+    return Verdict("valid", f"It is as it was signed.{late}", is_own=is_own, is_trusted=is_trusted, **said)
+
+
+HASHES = ("bmff", "data", "boxes", "collection")
+
+
+class _Damaged(Exception):
+    """The file cannot be read to its end."""
+
+
+def _read(path: Path, kind: str, anchors: bytes | None) -> tuple[dict[str, Any] | None, str]:
+    """Read and validate the manifests of a file: the report and its state; `None` if there are none."""
+    import c2pa
+
+    settings: dict[str, Any] = {"verify": {"verify_trust": True, "remote_manifest_fetch": False, "ocsp_fetch": False}}
+    if anchors is not None:
+        settings |= {"trust": {"trust_anchors": anchors.decode()}}
+    try:
+        with c2pa.Context.from_dict(settings) as context, open(path, "rb") as file:
+            reader = c2pa.Reader.try_create(kind, file, context=context)
+            if reader is None:
+                return None, ""
+            with reader:
+                return json.loads(reader.json()), str(reader.get_validation_state())
+    except c2pa.C2paError as error:
+        raise _Damaged(str(error).splitlines()[0]) from error
+
+
+def _anchors(given: str | os.PathLike[str] | None) -> bytes | None:
+    given = given or os.environ.get(TRUST)
+    if not given:
+        return None
+    try:
+        content = Path(given).read_bytes()
+    except OSError as error:
+        raise ValueError(f"The trust anchors '{given}' cannot be read ({error.strerror}); give a PEM file.") from error
+    if b"BEGIN CERTIFICATE" not in content:
+        raise ValueError(f"There is no certificate in '{given}'; give a PEM file of those whom you trust.")
+    return content
+
+
+def _said(store: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the manifests say: of the active one, and whether anything in its history was generated."""
+    sources = [
+        str(action.get("digitalSourceType", ""))
+        for entry in store["manifests"].values()
+        for assertion in entry.get("assertions", [])
+        if assertion.get("label", "").startswith("c2pa.actions")
+        for action in assertion.get("data", {}).get("actions", [])
+    ]
+    records = [entry["data"] for entry in manifest.get("assertions", []) if entry.get("label") == ASSERTION]
+    by = (manifest.get("claim_generator_info") or [{}])[0]
+    signature = manifest.get("signature_info", {})
+    return {
+        "signer": signature.get("common_name") or signature.get("issuer"),
+        "signed_at": signature.get("time"),
+        "is_ai_generated": any(source.rpartition("/")[2] in GENERATED for source in sources),
+        "generator": " ".join(filter(None, (by.get("name"), by.get("version")))) or None,
+        "consent": True if any(record.get("consent") == DECLARED for record in records) else None,
+    }
+
+
+def _unsigned(path: Path) -> Verdict:
+    import av
+
+    comment = ""
+    with contextlib.suppress(OSError, av.FFmpegError), av.open(f"file:{path}", metadata_errors="ignore") as container:
+        comment = container.metadata.get("comment", "")
+    if comment.startswith(TEXT):
+        says = f"There is no signature in it, but a comment that says: {comment}"
+        return Verdict("unsigned", says, is_ai_generated=True)
+    return Verdict("unsigned", "There is no signature in it: nothing can be said of where it comes from.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `osmnet verify`.
+
+    Args:
+        argv (`list[str]`, *optional*): The arguments; those of the process by default.
+
+    Returns:
+        `int`: 0 valid, 1 altered, 3 unsigned.
+    """
+    parser = Parser(
+        prog="osmnet verify",
+        description="Say whether a video or picture is as it was signed. Exit status: 0 valid, 1 altered, 3 unsigned, "
+        "2 if it cannot be looked at.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="a video or picture")
+    parser.add_argument("--trust", type=Path, metavar="PEM", help=f"certificates of those you trust (or {TRUST})")
+    parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    arguments = parser.parse_args(argv)
+    verdict = verify(arguments.file, arguments.trust)
+    if arguments.json:
+        sys.stdout.write(json.dumps(verdict.as_dict(), indent=1, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write("\n".join(_lines(verdict, arguments.file)) + "\n")
+    return {"valid": 0, "altered": EXIT_ALTERED, "unsigned": EXIT_UNSIGNED}[verdict.state]
+
+
+def _lines(verdict: Verdict, path: Path) -> list[str]:
+    lines = [f"{verdict.state}: {path}", f"  {verdict.sentence}"]
+    if verdict.state == "altered" and verdict.signer:
+        lines.append("  What follows is what it said when it was signed, if it was not forged.")
+    if verdict.signer:
+        whose = "this installation's own key" if verdict.is_own else "trusted" if verdict.is_trusted else "not trusted"
+        at = f", {verdict.signed_at}" if verdict.signed_at else ""
+        lines.append(f"  Signed by: {verdict.signer} ({whose}){at}")
+    if verdict.generator:
+        made = "generated by a trained model" if verdict.is_ai_generated else "not said to be generated"
+        lines.append(f"  Made with: {verdict.generator}, {made}")
+        if verdict.generator.startswith("osmnet"):
+            declared = "declared by whoever made it" if verdict.consent else "not declared"
+            lines.append(f"  Consent of those shown: {declared}")
+    # What a stranger has written into a file must not steer the terminal.
+    lines = ["".join(letter if letter.isprintable() else "?" for letter in line) for line in lines]
+    return [*lines, "", PROVES]
