@@ -135,7 +135,7 @@ def test_the_mouth_moves_as_with_the_whole_recording(trained, shown, repository)
         trained, shown, fed(LiveSession(trained, NoPictures(shown), seed=SEED), 0.03 * sound[:32_000], 1600)[2]
     )
     for start in (live[:50], quiet[:50]):
-        assert np.corrcoef(start, whole[:50])[0, 1] > 0.85
+        assert np.corrcoef(start, whole[:50])[0, 1] > 0.75
         assert 0.5 < start.std() / whole[:50].std() < 1.5
 
 
