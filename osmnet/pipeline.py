@@ -40,7 +40,7 @@ from osmnet.models.motion import (
 from osmnet.models.speech_encoder import BLOCK as HEARD_AT_ONCE
 from osmnet.models.speech_encoder import SpeechEncoder
 from osmnet.models.video_generator import VideoGenerator
-from osmnet.motion import CLIP_CORRELATION, MAX_MOTION, PULL, SMOOTHING, Motion, absolute_pose, blink_curve
+from osmnet.motion import MAX_MOTION, PULL, SMOOTHING, Motion, absolute_pose, blink_curve, clip_activity
 from osmnet.output import OSMNetPipelineOutput, StreamChunk
 from osmnet.overlap import in_order
 from osmnet.pipeline_utils import PipelineLoader
@@ -287,12 +287,13 @@ class OSMNetPipeline(PipelineLoader):
     ) -> np.ndarray:
         # The centre decodes to a slight nod on average; composed over seconds, the head would sink.
         steady = self._decode(map(self.motion_space.reconstruct, speech.weights.to(self.device).split(1024))).mean(0)
+        activity = clip_activity(speech.activity, self.motion_decoder.config.clip_length)
         limits = torch.tensor(MAX_MOTION)
 
         @torch.inference_mode()
         def path(generator: torch.Generator) -> np.ndarray:  # of one take, which depends on no other
             features = self.motion_space.sample_chunks(
-                speech.weights, float(epsilon), generator, sampling=sampling, correlation=CLIP_CORRELATION
+                speech.weights, float(epsilon), generator, sampling=sampling, activity=activity
             )
             with stage("motion"):
                 composed = compose_clips((self._decode(features) - steady)[None], PULL, SMOOTHING)

@@ -34,7 +34,6 @@ def tiny_pipeline(geometry: str = "mesh", seed: int = 0, words: bool = False) ->
     """A pipeline whose takes move by several degrees, and whose mouth moves with the speech (`words`: as encoded)."""
     torch.manual_seed(seed)
     space = MotionSpace(num_bases=6, motion_dim=16)
-    space.radius_quantiles.copy_(torch.linspace(0.3, 1, len(space.radius_quantiles)))
     decoder = MotionDecoder(motion_dim=16, hidden_dim=16)
     # Random networks hardly react to their input: let ε = 1 reach about as far as people move.
     decoder.pose_scale.copy_(torch.tensor([0.2, 0.15, 0.1, 0.05, 0.05, 0.1]))
