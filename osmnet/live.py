@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from osmnet.live_motion import LiveBlinks, LiveMotion
 from osmnet.media.audio import FPS, SAMPLING_RATE, MonoArray
 from osmnet.media.listener import BEFORE, Listener, resampling_delay
+from osmnet.models.speech_encoder import SpeechEncoder
 from osmnet.motion import MAX_MOTION, to_camera
 from osmnet.overlap import in_order
 from osmnet.provenance.label import label_for
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from osmnet.pipeline import OSMNetPipeline
 
 LOOKAHEAD, BLOCK = 4, 2  # frames; measured in docs/live.md
+WORDS = 25  # frames of sound before the first that the mouth depends on, of which the speech encoder makes sense of it
 MAX_LOOKAHEAD, MAX_BLOCK, MAX_CHANNELS = 25, 25, 32
 
 
@@ -100,7 +102,7 @@ class LiveSession:
         self._pipe, self._renderer = pipe, renderer
         self._expression_scale, self._motion_scale = expression_scale, motion_scale
         generators = [torch.Generator().manual_seed(each) for each in _two_seeds(seed)]
-        past = pipe.expression_extractor.context_frames
+        past = pipe.expression_extractor.context_frames + (WORDS if pipe.hears_words else 0)
         self._listener = Listener(keep=max(past, PAUSE) + 3 + block + lookahead)
         context = renderer.context
         self._motion = None if still else LiveMotion(pipe, generators[0], epsilon, keep=context + block)
@@ -244,12 +246,20 @@ class LiveSession:
         past = extractor.context_frames
         first, stop = max(begin - past, 0), min(listener.frames, end + self._renderer.context)
         windows = listener.mel_windows(first, max(end + past, stop))
-        expression = extractor.extract(windows, self.source.fit.identity, begin - first, stop - first)
+        said = self._said(first) if self._pipe.hears_words else None
+        expression = extractor.extract(windows, self.source.fit.identity, begin - first, stop - first, said)
         lips = expression - face_model.upper_face(expression)
         first = max(begin - PAUSE, 0)
         talking = maximum_filter1d(listener.activity(first), PAUSE, mode="nearest")
         speaking = gaussian_filter1d(talking, 1.0, mode="nearest")[begin - first : stop - first]
         return (self._rest + self._expression_scale * speaking[:, None] * lips).astype(np.float32)
+
+    def _said(self, first: int) -> Callable[[int, int], np.ndarray]:
+        """What is said at frames counted from `first`, heard with `WORDS` frames before them."""
+        earliest = max(first - WORDS, 0)
+        waveform = self._listener.waveform(earliest)
+        encoder = cast(SpeechEncoder, self._pipe.speech_encoder)
+        return lambda begin, stop: encoder.hear_piece(waveform, np.arange(begin, stop) + first - earliest)
 
     def _check_open(self) -> None:
         if self._finished:

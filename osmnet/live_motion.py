@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from osmnet.motion import CLIP_CORRELATION, MAX_MOTION, PULL, SMOOTHING, blink_curve
+from osmnet.models.motion import MotionWalk
+from osmnet.motion import MAX_MOTION, PULL, SMOOTHING, blink_curve
 
 if TYPE_CHECKING:
     from osmnet.pipeline import OSMNetPipeline
@@ -20,7 +21,9 @@ BLINK_FRAMES = 1500  # blinks are drawn for so long at a time
 
 
 class LiveMotion:
-    """Samples the head's path clip by clip: the same draws, pull, smoothing and limits as `sample_motion`.
+    """Samples the head's path clip by clip: the same walk, pull, smoothing and limits as `sample_motion`.
+
+    Only speech to come is not known yet: the head stirs with the first word, not a moment before.
 
     A recording's centre nods slightly on average, in silence otherwise than in speech; composed over seconds, the head
     would sink. What is taken off is the mean of the clips so far, of those with and of those without speech.
@@ -34,10 +37,9 @@ class LiveMotion:
 
     def __init__(self, pipe: OSMNetPipeline, generator: torch.Generator, epsilon: float, keep: int):
         self._pipe = pipe
-        self._generator = generator
+        self._walk = MotionWalk(pipe.motion_space, generator)
         self._epsilon = float(epsilon)
         self._length = pipe.motion_decoder.config.clip_length
-        self._noise: torch.Tensor | None = None
         self._steady = _Steady()
         self._offset = np.zeros(6, np.float32)  # pose in which the next clip starts
         self._path: deque[np.ndarray] = deque(maxlen=keep + 2 * REACH + self._length)  # not smoothed
@@ -60,12 +62,7 @@ class LiveMotion:
         space, device = self._pipe.motion_space, self._pipe.device
         weights = self._pipe.audio_motion_encoder(torch.from_numpy(mel_windows)[None].to(device)).exp()
         center = space.reconstruct(weights).float().cpu()  # (1, C)
-        drawn = torch.randn(1, space.config.num_bases + 1, generator=self._generator)
-        if self._noise is None:
-            self._noise = drawn
-        else:  # first-order autoregression that keeps the variance 1
-            self._noise = CLIP_CORRELATION * self._noise + (1 - CLIP_CORRELATION**2) ** 0.5 * drawn
-        feature = space.around(center, self._noise, self._epsilon)
+        feature = space.around(center, self._walk.advance(1, torch.tensor([activity])), self._epsilon)
         sampled, steady = self._pipe.motion_decoder(torch.cat([feature, center]).to(device)).float().cpu().numpy()
         clip = sampled - self._steady.update(steady, activity)
         fade = 1 - PULL * np.linspace(0, 1, self._length, dtype=np.float32)[:, None]

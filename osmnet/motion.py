@@ -8,14 +8,16 @@ import numpy as np
 import torch
 
 from osmnet.media.audio import FPS
+from osmnet.models.motion import clip_frames
 from osmnet.renderer import Source
 from osmnet.speech import Speech
 
 # How sampled clips become a path (measured against real motion in docs/experiments.md).
-CLIP_CORRELATION, PULL, SMOOTHING = 0.8, 0.085, 1.2
+PULL, SMOOTHING = 0.06, 0.6
+LEAD = 4  # frames: heads move on when speech is about to begin
 # Sampled motion stays below these turns [rad] and translations [head units]: further than people move while they speak
 # to a camera, and further than the square around the head leaves room for.
-MAX_MOTION = (*3 * (math.radians(30),), 0.45, 0.35, 1.2)
+MAX_MOTION = (math.radians(25), math.radians(16), math.radians(20), 0.45, 0.35, 1.2)
 MAX_TURN_DEG = 45.0  # of a head in all, where it began nearer: past it the warp has nothing left to show
 
 
@@ -66,6 +68,20 @@ def to_camera(source: Source, head_pose: np.ndarray) -> np.ndarray:
     pose = own + head_pose
     pose[..., :3] = np.clip(pose[..., :3], -limit, limit)
     return pose
+
+
+def clip_activity(activity: np.ndarray, clip_length: int) -> torch.Tensor:
+    """How much of each clip and of the `LEAD` frames after it is speech.
+
+    Args:
+        activity (`np.ndarray` of shape `(frames,)`): 0 in silence, 1 in speech.
+        clip_length (`int`): Frames of a clip T.
+
+    Returns:
+        `torch.Tensor` of shape `(clips,)`: 0 to 1, float32.
+    """
+    clips = clip_frames(len(activity), clip_length)[:, :1] + np.arange(clip_length + LEAD)
+    return torch.from_numpy(activity[np.minimum(clips, len(activity) - 1)].mean(1, dtype=np.float32))
 
 
 def blink_curve(frames: int, generator: torch.Generator) -> np.ndarray:

@@ -20,6 +20,7 @@ from PIL import Image
 
 import osmnet
 from osmnet.files import write_whole
+from osmnet.lazy_rows import LazyRows
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME
 from osmnet.media.background import BackgroundWriter
 from osmnet.media.sheet import MAX_TAKES, contact_sheet
@@ -63,7 +64,8 @@ class OSMNetPipelineOutput:
             with `output_type="pil"`, `None` with `"lazy"`: then `save` renders while it writes.
         head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Yaw, pitch, roll [rad], tx, ty, tz [head units],
             absolute in the source camera (docs/conventions.md); float32.
-        expression (`np.ndarray` of shape `(frames, 64)`): β of every frame without blinks; float32.
+        expression (`np.ndarray` of shape `(frames, 64)`): β of every frame without blinks; float32. With `"lazy"` a
+            `LazyRows`, read as an array is, whose rows are worked out when they are looked at.
         motion (`Motion`): What was sampled.
         source (`Source`): The encoded portrait.
         model (`str`): Which weights were used.
@@ -73,7 +75,7 @@ class OSMNetPipelineOutput:
 
     frames: Any
     head_pose: np.ndarray
-    expression: np.ndarray
+    expression: np.ndarray | LazyRows
     motion: Motion
     source: Source
     model: str

@@ -26,6 +26,11 @@ def default_workers() -> int:
         return max(1, min(torch.get_num_threads(), MAX_WORKERS))
 
 
+def on_worker() -> bool:
+    """Say whether this is one of the threads that do jobs."""
+    return threading.current_thread().name.startswith(_NAME)
+
+
 def in_order(
     function: Callable[[Job], Result], jobs: Iterable[Job], workers: int | None = None, ahead: int = 2
 ) -> Generator[Result]:
@@ -56,8 +61,7 @@ def in_order(
             yield waiting.popleft().result()
     finally:
         # An abandoned iterator may be collected within one of its own threads, which cannot wait for itself.
-        own = threading.current_thread().name.startswith(_NAME)
-        pool.shutdown(wait=not own, cancel_futures=True)
+        pool.shutdown(wait=not on_worker(), cancel_futures=True)
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from osmnet.face.morphable import FaceModel
 from osmnet.face.motion_track import head_motion_of
 from osmnet.face.pose import similarity_from_pose
 from osmnet.face.topology import OVAL
+from osmnet.lazy_rows import LazyRows
 from osmnet.limits import MAX_EPSILON, MAX_OFFSET_DEG, MAX_SCALE, MAX_SIZE, MAX_VIDEOS, MIN_SIZE
 from osmnet.live import BLOCK, LOOKAHEAD, LiveSession
 from osmnet.media.features import cut_windows, speech_features
@@ -36,8 +37,10 @@ from osmnet.models.motion import (
     clip_frames,
     compose_clips,
 )
+from osmnet.models.speech_encoder import BLOCK as HEARD_AT_ONCE
+from osmnet.models.speech_encoder import SpeechEncoder
 from osmnet.models.video_generator import VideoGenerator
-from osmnet.motion import CLIP_CORRELATION, MAX_MOTION, PULL, SMOOTHING, Motion, absolute_pose, blink_curve
+from osmnet.motion import MAX_MOTION, PULL, SMOOTHING, Motion, absolute_pose, blink_curve, clip_activity
 from osmnet.output import OSMNetPipelineOutput, StreamChunk
 from osmnet.overlap import in_order
 from osmnet.pipeline_utils import PipelineLoader
@@ -55,7 +58,9 @@ MIN_FACE_PX = 48
 MAX_OUTSIDE = 0.2  # share of the face's outline that may lie outside the picture
 SURE_FIT = 0.04  # head units; upright faces misfit the mean face by 0.01 to 0.04, those on their head by 0.04 to 0.08
 SMILE_KEPT = 0.5  # of the portrait's own expression around the mouth; all of it would talk through a grin
-CLIPS_AT_ONCE, FRAMES_AT_ONCE = 256, 1024  # of speech that a thread works on: bound the memory on an hour of it
+CLIPS_AT_ONCE = 256  # of speech that a thread works on: bounds the memory on an hour of it
+# Frames of expression that are made at once. The first frames wait for them, and those around them, to be heard.
+FRAMES_AT_ONCE = HEARD_AT_ONCE - 20
 
 HeadTurn = float | Sequence[float] | np.ndarray
 
@@ -79,17 +84,43 @@ class OSMNetPipeline(PipelineLoader):
         "motion_space": "osmnet.models.motion:MotionSpace",
         "audio_motion_encoder": "osmnet.models.motion:AudioMotionEncoder",
         "motion_decoder": "osmnet.models.motion:MotionDecoder",
+        "speech_encoder": "osmnet.models.speech_encoder:SpeechEncoder",
         "expression_extractor": "osmnet.models.expression:ExpressionExtractor",
         "video_generator": "osmnet.models.video_generator:VideoGenerator",
     }
+    # An expression extractor may hear mel windows alone, as the paper's does.
+    optional_components: ClassVar[frozenset[str]] = frozenset({"speech_encoder"})
 
     face_model: FaceModel
     motion_encoder: MotionEncoder
     motion_space: MotionSpace
     audio_motion_encoder: AudioMotionEncoder
     motion_decoder: MotionDecoder
+    speech_encoder: SpeechEncoder | None
     expression_extractor: ExpressionExtractor
     video_generator: VideoGenerator
+
+    def __init__(self, **components: Any) -> None:
+        """Put networks together, see `PipelineLoader`.
+
+        Raises:
+            ValueError: If a component is missing, unknown or of another class, or if the expression extractor needs
+                another speech encoder.
+        """
+        super().__init__(**components)
+        wanted = self.expression_extractor.config.speech_dim
+        found = self.speech_encoder.config.hidden_dim if self.speech_encoder is not None else 0
+        if wanted not in (0, found):
+            raise ValueError(
+                f"The expression extractor hears {wanted} numbers a frame from a speech encoder, but "
+                + (f"this one gives {found}" if found else "there is none")
+                + "; take the speech_encoder of the model that it comes from."
+            )
+
+    @property
+    def hears_words(self) -> bool:
+        """Whether the expression extractor listens to the speech encoder, too."""
+        return self.expression_extractor.config.speech_dim > 0
 
     def encode_source(
         self,
@@ -173,7 +204,16 @@ class OSMNetPipeline(PipelineLoader):
                 return self.audio_motion_encoder(torch.from_numpy(windows).to(self.device)).exp().float().cpu()
 
         parts = (clips[start : start + CLIPS_AT_ONCE] for start in range(0, len(clips), CLIPS_AT_ONCE))
-        return Speech(recording, mel, activity, torch.cat(list(in_order(weights, parts))))
+        said = None
+        if self.hears_words:
+            encoder = cast(SpeechEncoder, self.speech_encoder)
+
+            def hear(start: int, stop: int) -> np.ndarray:
+                with stage("speech"):
+                    return encoder.hear(recording, start, stop)
+
+            said = LazyRows((len(activity), encoder.config.hidden_dim), HEARD_AT_ONCE, hear)
+        return Speech(recording, mel, activity, torch.cat(list(in_order(weights, parts))), said)
 
     @torch.inference_mode()
     def sample_motion(
@@ -258,12 +298,13 @@ class OSMNetPipeline(PipelineLoader):
     ) -> np.ndarray:
         # The centre decodes to a slight nod on average; composed over seconds, the head would sink.
         steady = self._decode(map(self.motion_space.reconstruct, speech.weights.to(self.device).split(1024))).mean(0)
+        activity = clip_activity(speech.activity, self.motion_decoder.config.clip_length)
         limits = torch.tensor(MAX_MOTION)
 
         @torch.inference_mode()
         def path(generator: torch.Generator) -> np.ndarray:  # of one take, which depends on no other
             features = self.motion_space.sample_chunks(
-                speech.weights, float(epsilon), generator, sampling=sampling, correlation=CLIP_CORRELATION,
+                speech.weights, float(epsilon), generator, sampling=sampling, activity=activity,
                 near=[torch.Generator().manual_seed(seed) for seed in near],
             )  # fmt: skip
             with stage("motion"):
@@ -277,7 +318,6 @@ class OSMNetPipeline(PipelineLoader):
         """Decode motion features, some clips at a time, to poses `(clips, T, 6)` on the CPU."""
         return torch.cat([self.motion_decoder(part.to(self.device)).float().cpu() for part in features])
 
-    @torch.inference_mode()
     def extract_expression(self, source: Source, speech: Speech, expression_scale: float = 1.0) -> np.ndarray:
         """Expression of every frame: the mouth from the speech, eyes and brows as in the portrait.
 
@@ -292,23 +332,31 @@ class OSMNetPipeline(PipelineLoader):
         Raises:
             ValueError: If `expression_scale` is out of its range.
         """
+        return np.asarray(self._expression(source, speech, expression_scale))
+
+    def _expression(self, source: Source, speech: Speech, expression_scale: float) -> LazyRows:
+        """`extract_expression`, as far as it is looked at: rendering begins before an hour of speech is heard."""
         _check_range("expression_scale", expression_scale, 0, MAX_SCALE)
-        windows, frames = speech.mel_windows, speech.num_frames
+        if self.hears_words and speech.said is None:
+            raise ValueError("The speech was encoded by another pipeline; encode it with this one's encode_speech.")
+        windows = speech.mel_windows
         # Lips come to rest in pauses, not in the short gaps between words.
         speaking = gaussian_filter1d(maximum_filter1d(speech.activity, PAUSE), 1.0)
         rest = self.rest_expression(source)
-        expression = np.empty((frames, self.face_model.config.expression_dim), np.float32)
+        context = self.expression_extractor.context_frames
 
-        def work(start: int) -> None:
-            stop = min(start + FRAMES_AT_ONCE, frames)
-            with stage("expression"):
-                heard = self.expression_extractor.extract(windows, source.fit.identity, start, stop)
+        def extract(start: int, stop: int) -> np.ndarray:
+            said = None
+            if speech.said is not None:
+                first = max(start - context, 0)
+                around = speech.said[first : stop + context]  # before the stage: stages do not hold one another
+                said = lambda begin, end: around[begin - first : end - first]  # noqa: E731
+            with stage("expression"), torch.inference_mode():
+                heard = self.expression_extractor.extract(windows, source.fit.identity, start, stop, said)
                 lips = heard - self.face_model.upper_face(heard)
-                expression[start:stop] = rest + lips * (expression_scale * speaking[start:stop, None])
+                return rest + lips * (expression_scale * speaking[start:stop, None])
 
-        for _ in in_order(work, range(0, frames, FRAMES_AT_ONCE)):
-            pass
-        return expression
+        return LazyRows((speech.num_frames, self.face_model.config.expression_dim), FRAMES_AT_ONCE, extract)
 
     def rest_expression(self, source: Source) -> np.ndarray:
         """β `(64,)` of the portrait's face when it is silent: its eyes, brows and some of its smile, lips together."""
@@ -322,7 +370,7 @@ class OSMNetPipeline(PipelineLoader):
         source: Source,
         motion: Motion,
         *,
-        expression: np.ndarray | None = None,
+        expression: np.ndarray | LazyRows | None = None,
         chunks: Sequence[tuple[int, int]] | None = None,
     ) -> Generator[np.ndarray]:
         """Render takes, a few frames of each at a time, so that memory does not grow with the length of the speech.
@@ -344,7 +392,7 @@ class OSMNetPipeline(PipelineLoader):
             ValueError: When the first chunk is asked for, if `expression` has another shape.
         """
         if expression is None:
-            expression = self.extract_expression(source, motion.speech)
+            expression = self._expression(source, motion.speech, 1.0)
         expected = (motion.head_pose.shape[1], self.face_model.config.expression_dim)
         if np.shape(expression) != expected:
             raise ValueError(f"expression must have shape {expected}, not {np.shape(expression)}.")
@@ -438,6 +486,7 @@ class OSMNetPipeline(PipelineLoader):
                 output.frames[:, done : done + chunk.shape[1]] = chunk
                 done += chunk.shape[1]
                 bar.update(chunk.shape[1])
+        output.expression = np.asarray(expression)
         if output_type == "pil":
             output.frames = [[Image.fromarray(frame) for frame in take] for take in output.frames]
         return output
@@ -459,7 +508,7 @@ class OSMNetPipeline(PipelineLoader):
         Raises:
             ValueError: If `expression_scale` is out of its range.
         """
-        expression = self.extract_expression(source, motion.speech, expression_scale)
+        expression = self._expression(source, motion.speech, expression_scale)
         precision = str(resolve_precision(self.video_generator, self.precision)).removeprefix("torch.")
         return OSMNetPipelineOutput(
             frames=None, head_pose=absolute_pose(source, motion), expression=expression, motion=motion, source=source,

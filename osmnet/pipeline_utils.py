@@ -34,26 +34,33 @@ class PipelineLoader:
 
     A subclass names its components in `components_classes`, as in
     `{"motion_space": "osmnet.models.motion:MotionSpace"}`. That table alone decides which classes are imported; what a
-    download names is only compared with it.
+    download names is only compared with it. Those in `optional_components` may be left out, and are `None` then.
 
     Args:
         face_landmarker (`str` or `os.PathLike`, *optional*): The face landmarker's `.task` file, kept as
             `face_landmarker_path`; `save_pretrained` copies it.
-        **components (`OSMNetModel`): One network for every entry of `components_classes`; each becomes an attribute.
+        **components (`OSMNetModel` or `None`): One network for every entry of `components_classes`; each becomes an
+            attribute.
 
     Raises:
         ValueError: If a component is missing, unknown or of another class.
     """
 
     components_classes: ClassVar[dict[str, str]] = {}
+    optional_components: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, *, face_landmarker: str | os.PathLike[str] | None = None, **components: OSMNetModel) -> None:
+    def __init__(
+        self, *, face_landmarker: str | os.PathLike[str] | None = None, **components: OSMNetModel | None
+    ) -> None:
         """Keep the components as attributes."""
         for name in components:
             if name not in self.components_classes:
                 raise ValueError(f"{type(self).__name__} has no component {name!r}; it has {self._component_names()}.")
         for name, path in self.components_classes.items():
             class_name = path.rpartition(":")[2]
+            if components.get(name) is None and name in self.optional_components:
+                setattr(self, name, None)
+                continue
             if name not in components:
                 raise ValueError(f"{type(self).__name__} lacks its component {name!r}, a {class_name}.")
             if not isinstance(components[name], _import_class(path)):
@@ -112,7 +119,7 @@ class PipelineLoader:
             token=token,
             local_files_only=local_files_only,
         )
-        cls._check_index(folder)
+        names = cls._check_index(folder)
         if face_landmarker is None:
             face_landmarker = folder / LANDMARKER_NAME
             if not face_landmarker.is_file():
@@ -121,8 +128,8 @@ class PipelineLoader:
                     "of a .task file."
                 )
         components = {}
-        for name, path in cls.components_classes.items():
-            network = _import_class(path)
+        for name in names:
+            network = _import_class(cls.components_classes[name])
             if not (folder / name).is_dir():
                 raise ValueError(f"{folder} lacks the folder of its component {name!r}; download the model again.")
             components[name] = network.from_pretrained(folder / name, dtype=dtype, variant=variant, device=device)
@@ -157,8 +164,8 @@ class PipelineLoader:
             raise ValueError(explained(error, source, revision)) from error
 
     @classmethod
-    def _check_index(cls, folder: Path) -> None:
-        """Refuse a `model_index.json` of another class or version, or with other components than this class has."""
+    def _check_index(cls, folder: Path) -> list[str]:
+        """Name the components that a `model_index.json` has; refuse one of another class, version or components."""
         path = folder / INDEX_NAME
         if not path.is_file():
             raise ValueError(f"{folder} has no {INDEX_NAME}, so it is not a saved pipeline; give the folder of one.")
@@ -180,8 +187,10 @@ class PipelineLoader:
             if entry != expected:
                 raise ValueError(f"{path} says that {name} is {entry!r}, but it must be {expected!r}; restore it.")
         missing = [name for name in cls.components_classes if name not in found]
-        if missing:
-            raise ValueError(f"{path} lacks the component {missing[0]!r}; download the model again.")
+        for name in missing:
+            if name not in cls.optional_components:
+                raise ValueError(f"{path} lacks the component {name!r}; download the model again.")
+        return [name for name in cls.components_classes if name in found]
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], variant: str | None = None) -> None:
         """Save the pipeline so that `from_pretrained` gives the same numbers, bit for bit.
@@ -223,8 +232,9 @@ class PipelineLoader:
 
     @property
     def components(self) -> dict[str, OSMNetModel]:
-        """The networks by name, in the order of `components_classes`."""
-        return {name: getattr(self, name) for name in self.components_classes}
+        """The networks by name, in the order of `components_classes`, without optional ones that are not there."""
+        components = {name: getattr(self, name) for name in self.components_classes}
+        return {name: network for name, network in components.items() if network is not None}
 
     @property
     def device(self) -> torch.device:

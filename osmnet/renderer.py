@@ -13,6 +13,7 @@ from osmnet.face.mouth import apply_affine, cut_window, guides, paint_window, wi
 from osmnet.face.pose import Similarity, similarity_from_pose
 from osmnet.face.topology import eye_opening
 from osmnet.face.warp import MeshWarp
+from osmnet.lazy_rows import LazyRows
 from osmnet.models.video_generator import VideoGenerator
 from osmnet.overlap import default_workers, in_order
 from osmnet.profiling import stage
@@ -124,7 +125,7 @@ class Renderer:
     def __call__(
         self,
         head_pose: np.ndarray,
-        expression: np.ndarray,
+        expression: np.ndarray | LazyRows,
         blink: np.ndarray | None = None,
         chunks: Sequence[Chunk] | None = None,
     ) -> Generator[np.ndarray]:
@@ -132,7 +133,7 @@ class Renderer:
 
         Args:
             head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Absolute poses in the source's camera.
-            expression (`np.ndarray` of shape `(frames, 64)`): β of every frame, the same in all takes.
+            expression (`np.ndarray` or `LazyRows` of shape `(frames, 64)`): β of every frame, the same in all takes.
             blink (`np.ndarray` of shape `(num_videos, frames)`, *optional*): How far the lids are shut, 0 to 1.
             chunks (sequence of `(int, int)`, *optional*): First frame of each chunk and the one behind its last;
                 those of `chunk_bounds` if not given.

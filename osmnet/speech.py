@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from osmnet.lazy_rows import LazyRows
 from osmnet.media.features import cut_windows
 from osmnet.media.recording import Recording
 
@@ -20,12 +21,15 @@ class Speech:
         mel (`np.ndarray` of shape `(4 * frames, 16)`): Log-mel spectrogram, 4 steps a video frame.
         activity (`np.ndarray` of shape `(frames,)`): 0 in silence, 1 in speech.
         weights (`torch.Tensor` of shape `(clips, num_bases)`): w_a of every clip, of which the centre F_c is mixed.
+        said (`LazyRows` of shape `(frames, 288)`, *optional*): What is said at every frame, as the speech encoder
+            hears it; worked out when it is looked at, 1.7 MB a minute.
     """
 
     recording: Recording
     mel: np.ndarray
     activity: np.ndarray
     weights: torch.Tensor
+    said: LazyRows | None = None
 
     @property
     def num_frames(self) -> int:

@@ -17,6 +17,7 @@ from osmnet.face.morphable import FaceModel
 from osmnet.modeling_utils import WEIGHTS_NAME
 from osmnet.models.expression import ExpressionExtractor
 from osmnet.models.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace
+from osmnet.models.speech_encoder import SpeechEncoder
 from osmnet.models.video_generator import VideoGenerator
 from osmnet.pipeline import OSMNetPipeline
 from osmnet.pipeline_utils import packaged_landmarker
@@ -29,15 +30,15 @@ SAMPLING_RATE = 16_000
 SEED = 7
 
 
-def tiny_pipeline(geometry: str = "mesh", seed: int = 0) -> OSMNetPipeline:
-    """A pipeline whose takes move by several degrees, and whose mouth moves with the speech."""
+def tiny_pipeline(geometry: str = "mesh", seed: int = 0, words: bool = False) -> OSMNetPipeline:
+    """A pipeline whose takes move by several degrees, and whose mouth moves with the speech (`words`: as encoded)."""
     torch.manual_seed(seed)
     space = MotionSpace(num_bases=6, motion_dim=16)
-    space.radius_quantiles.copy_(torch.linspace(0.3, 1, len(space.radius_quantiles)))
     decoder = MotionDecoder(motion_dim=16, hidden_dim=16)
     # Random networks hardly react to their input: let ε = 1 reach about as far as people move.
     decoder.pose_scale.copy_(torch.tensor([0.2, 0.15, 0.1, 0.05, 0.05, 0.1]))
-    extractor = ExpressionExtractor(hidden_dim=16, context_layers=2)
+    extractor = ExpressionExtractor(hidden_dim=16, context_layers=2, speech_dim=16 if words else 0)
+    sizes = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "rotary_dim": 4, "mlp_dim": 24}
     generator = VideoGenerator(
         geometry=geometry,
         image_size=32,
@@ -58,6 +59,7 @@ def tiny_pipeline(geometry: str = "mesh", seed: int = 0) -> OSMNetPipeline:
         motion_space=space,
         audio_motion_encoder=AudioMotionEncoder(num_bases=6, hidden_dim=16),
         motion_decoder=decoder,
+        speech_encoder=SpeechEncoder(**sizes) if words else None,
         expression_extractor=extractor,
         video_generator=generator,
         face_landmarker=packaged_landmarker(),

@@ -13,6 +13,7 @@ from osmnet.face.morphable import FaceModel
 from osmnet.face.pose import Similarity, pose_from_similarity, rotation_from_euler, similarity_from_pose
 from osmnet.face.topology import (
     CHIN,
+    FOREHEAD,
     INNER_LIPS,
     LEFT_EYE,
     LEFT_IRIS,
@@ -27,7 +28,7 @@ from osmnet.face.topology import (
     UPPER_LIP,
     opposite_lid,
 )
-from osmnet.face.warp import NUM_POINTS, TRIANGLES, MeshWarp
+from osmnet.face.warp import LASHES_WIDTH, NUM_POINTS, TRIANGLES, MeshWarp
 from osmnet.media.image import load_portrait
 
 SIZE = 192
@@ -148,7 +149,7 @@ def test_the_nose_hides_the_far_cheek(warp, shape, yaw):
 
 def test_the_face_lies_before_the_hair(warp, shape):
     target = warp.points(shape[None], moved(0.5, 0.2))[0][0]
-    assert target[:NUM_VERTICES, 2].max() < target[NUM_VERTICES + 53 :, 2].min()
+    assert target[:NUM_VERTICES, 2].max() < target[NUM_VERTICES + 67 :, 2].min()
 
 
 @pytest.mark.parametrize("vertex", [4, 50, 280, 152, 105, 17, 291, 10])
@@ -207,6 +208,39 @@ def test_a_lid_hides_the_eyeball_and_does_not_squash_it(warp, shape, closed):
         lid = np.abs(target[loop, 1] - source[loop, 1]).max()
         away = np.abs(grid - IDENTITY).max(-1)[still_open]
         assert np.median(away) < 0.15 * lid and away.max() < 0.6 * lid
+
+
+@pytest.mark.parametrize("closed", [0.5, 1.0])
+def test_lashes_come_down_as_they_are_and_the_skin_behind_them_unfolds(warp, shape, closed):
+    source = warp.similarity
+    grid, target, _ = grid_of(warp, with_lids(shape, closed), moved(0))
+    for edge, crease in ((159, 27), (386, 257)):  # the middles of the upper lids
+        up = target[crease, :2] - target[edge, :2]
+        up /= np.linalg.norm(up)
+        at = target[edge, :2] + np.array([0.6, 0.85])[:, None] * LASHES_WIDTH * source.scale * up
+        (near, far), own = grid[tuple(at.astype(int).T[::-1])], source.place(shape)[edge, :2]
+        for here, there in zip(at, (near, far), strict=True):
+            assert abs(np.linalg.norm(here - target[edge, :2]) - np.linalg.norm(there - own)) < 0.75
+
+
+def test_between_lids_that_are_nearly_shut_no_single_pixel_shines(shape):
+    source = similarity_from_pose(POSE, SIZE)
+    px = source.place(shape)[:, :2]
+    face = np.full((SIZE, SIZE, 3), 60, np.uint8)
+    for loop in (RIGHT_EYE, LEFT_EYE):
+        face[inside(px[loop])] = 255
+    seen = with_lids(shape, 0.85)
+    out = MeshWarp(face, shape, source)(seen[None], moved(0))[0, ..., 0].astype(float)
+    white = out > 200
+    around = cv2.filter2D(white.astype(np.uint8), -1, np.ones((3, 3), np.uint8))
+    assert not (white & (around < 3)).any()
+
+
+def test_the_outline_of_the_head_hardly_moves_when_the_face_turns(warp, shape):
+    rest, turned = (warp.points(shape[None], moved(yaw))[0][0] for yaw in (0, 0.35))
+    away = np.linalg.norm((turned - rest)[..., :2], axis=-1)
+    hair = away[NUM_VERTICES + 67 : NUM_VERTICES + 67 + len(OVAL)]
+    assert away[FOREHEAD] > 10 and hair.max() < 0.5 * away[FOREHEAD]
 
 
 def test_shut_lids_leave_nothing_of_the_eyeball(image, shape):
@@ -286,7 +320,7 @@ def test_several_threads_may_draw_with_one_warp(image, shape):
         np.testing.assert_array_equal(drawn, warp(np.repeat(talking(shape)[None], 3, 0), job))
 
 
-def test_the_ring_of_hair_moves_with_the_head_the_halo_by_half_and_the_border_not(warp, shape):
+def test_the_ring_of_hair_moves_with_the_head_the_halo_a_little_and_the_border_not(warp, shape):
     similarity = Similarity(
         warp.similarity.scale[None], warp.similarity.rotation[None], warp.similarity.translation[None] + [[4.0, 0, 0]]
     )

@@ -16,7 +16,7 @@ from osmnet.media.audio import load_speech
 from osmnet.media.features import mel_windows, speech_activity
 from osmnet.media.listener import Listener, resampling_delay
 from osmnet.models.motion import compose_clips
-from osmnet.motion import PULL, SMOOTHING
+from osmnet.motion import MAX_MOTION, PULL, SMOOTHING
 from osmnet.pipeline import OSMNetPipeline
 
 SIDE = 64
@@ -135,7 +135,7 @@ def test_the_mouth_moves_as_with_the_whole_recording(trained, shown, repository)
         trained, shown, fed(LiveSession(trained, NoPictures(shown), seed=SEED), 0.03 * sound[:32_000], 1600)[2]
     )
     for start in (live[:50], quiet[:50]):
-        assert np.corrcoef(start, whole[:50])[0, 1] > 0.85
+        assert np.corrcoef(start, whole[:50])[0, 1] > 0.75
         assert 0.5 < start.std() / whole[:50].std() < 1.5
 
 
@@ -222,7 +222,7 @@ def test_the_path_is_that_of_the_composed_clips(tiny):
     finally:
         del tiny.motion_decoder.forward
     whole = compose_clips(torch.stack([both[0] for both in clips])[None], PULL, SMOOTHING)[0, :40].numpy()
-    limit = np.array([*3 * (np.radians(30),), 0.45, 0.35, 1.2])
+    limit = np.array(MAX_MOTION)
     np.testing.assert_allclose(np.stack(path), limit * np.tanh(whole / limit), atol=1e-5)
 
 

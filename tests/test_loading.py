@@ -33,7 +33,7 @@ class TinyPipeline(PipelineLoader):
 def tiny_pipeline(landmarker, seed=0):
     torch.manual_seed(seed)
     space, decoder = MotionSpace(num_bases=3, motion_dim=8), MotionDecoder(motion_dim=8, hidden_dim=4)
-    space.radius_quantiles.uniform_()
+    space.prior_innovation.uniform_()
     decoder.pose_scale.uniform_()
     video = VideoGenerator(image_size=16, driving_dim=4, window=3, base_channels=2, num_residual=1, vector_dim=4)
     return TinyPipeline(motion_space=space, motion_decoder=decoder, video_generator=video, face_landmarker=landmarker)

@@ -13,6 +13,7 @@ from osmnet.models.motion import (
     MotionDecoder,
     MotionEncoder,
     MotionSpace,
+    MotionWalk,
     compose_clips,
     kl_loss,
 )
@@ -78,7 +79,7 @@ def test_samples_stay_in_the_ball_and_use_it(space, center, sampling, epsilon):
     distance = (feature.double() - center.double()).norm(dim=-1)
     assert feature.shape == (20, 9, DIM) and feature.dtype == torch.float32
     assert distance.max() <= epsilon
-    assert distance.mean() > 0.8 * epsilon
+    assert distance.max() > 0.98 * epsilon and distance.mean() > 0.5 * epsilon
 
 
 def test_samples_stay_in_the_ball_when_rounding_is_coarser_than_epsilon(space, center):
@@ -125,9 +126,10 @@ def test_take_i_does_not_depend_on_the_number_of_takes(space, center, sampling):
 def test_chunks_of_a_take_are_the_take(space, sampling, chunk, monkeypatch):
     weights = torch.randn(9, BASES, generator=seeded()).softmax(-1)
     center = space.reconstruct(weights).detach()
-    whole = space.sample(center, 0.5, seeded(5), sampling=sampling, correlation=0.8)[0]
+    activity = torch.linspace(0, 1, 9)
+    whole = space.sample(center, 0.5, seeded(5), sampling=sampling, activity=activity)[0]
     monkeypatch.setattr(motion, "CHUNK", chunk)
-    chunks = list(space.sample_chunks(weights, 0.5, seeded(5), sampling, correlation=0.8))
+    chunks = list(space.sample_chunks(weights, 0.5, seeded(5), sampling, activity))
     assert [len(part) for part in chunks[:-1]] == [chunk] * (len(chunks) - 1)
     joined = torch.cat(chunks).detach()
     torch.testing.assert_close(joined, whole)
@@ -139,7 +141,7 @@ def test_chunks_of_a_take_are_the_take(space, sampling, chunk, monkeypatch):
     [
         ({"epsilon": -1.0}, "epsilon"),
         ({"sampling": "cube"}, "sampling"),
-        ({"correlation": 1.0}, "correlation"),
+        ({"activity": torch.ones(5)}, "activity"),
         ({"weights": torch.zeros(4, BASES + 1)}, "weights"),
     ],
 )
@@ -167,27 +169,40 @@ def test_ball_is_uniform(space):
     assert (volume - uniform).abs().max() < 0.05
 
 
-def test_radii_follow_the_stored_quantiles(space):
-    space.radius_quantiles.copy_(torch.linspace(0, 1, 33) ** 3)
-    radius = space.sample(torch.zeros(40, DIM), 2.0, seeded(), num_videos=100).norm(dim=-1).flatten()
-    for probability in (0.25, 0.5, 0.9):
-        assert radius.quantile(probability).item() == pytest.approx(2 * probability**3, abs=0.08)
-    space.radius_quantiles.fill_(7.0)  # more than the 95th percentile is cut to it
-    assert space.sample(torch.zeros(4, DIM), 2.0, seeded()).norm(dim=-1).max() <= 2.0
+def test_a_walk_of_any_number_of_steps_is_the_same(space):
+    activity = torch.rand(40, generator=seeded(1))
+    whole = MotionWalk(space, seeded()).advance(40, activity)
+    walk, parts = MotionWalk(space, seeded()), []
+    for part in activity.split([1, 1, 7, 30, 1]):
+        parts.append(walk.advance(len(part), part))
+    assert torch.equal(torch.cat(parts), whole) and not torch.equal(whole, MotionWalk(space, seeded()).advance(40))
 
 
-@pytest.mark.parametrize("sampling", ["span", "ball"])
-def test_correlation_joins_neighbouring_clips_without_changing_their_spread(space, sampling):
-    def neighbours(correlation):
-        center = torch.zeros(60, DIM)
-        offset = space.sample(center, 1.0, seeded(), 20, sampling, correlation)
-        cosine = torch.cosine_similarity(offset[:, 1:], offset[:, :-1], dim=-1).mean().item()
-        return cosine, offset.norm(dim=-1).mean().item()
+def test_a_walk_goes_where_its_prior_says(space):
+    """A movement goes on for some clips and swings back, along two axes only."""
+    space.prior_axes[2:] = 0
+    transitions = torch.zeros_like(space.prior_transitions)
+    transitions[0], transitions[1] = 1.2 * torch.eye(BASES), -0.72 * torch.eye(BASES)
+    space.prior_transitions.copy_(transitions)
+    offset = space.sample(torch.zeros(400, DIM), 1.0, seeded(), 10)
+    assert torch.linalg.matrix_rank(offset.flatten(0, 1), atol=1e-4) == 2
+    cosines = [torch.cosine_similarity(offset[:, lag:], offset[:, : 400 - lag], dim=-1).mean() for lag in (1, 3, 5)]
+    assert cosines[0] > 0.4 and cosines[1] < -0.1 and cosines[2] < 0
 
-    cosines, lengths = zip(*(neighbours(value) for value in (0.0, 0.5, 0.9)), strict=True)
-    assert abs(cosines[0]) < 0.05 and cosines[0] < cosines[1] < cosines[2]
-    assert cosines[1] == pytest.approx(0.5, abs=0.1)
-    assert max(lengths) - min(lengths) < 0.05
+
+def test_a_walk_rests_and_bursts_and_is_calmer_in_silence(space):
+    size = MotionWalk(space, seeded()).advance(4000).norm(dim=-1)
+    calm, lively = size.quantile(torch.tensor([0.1, 0.9]))
+    assert lively > 3 * calm  # of a plain Gaussian walk of so many dimensions 1.7
+    assert torch.corrcoef(torch.stack([size[1:], size[:-1]]).log())[0, 1] > 0.4
+    silent, talking = (MotionWalk(space, seeded()).advance(50, torch.full((50,), level)) for level in (0.0, 1.0))
+    torch.testing.assert_close(talking / silent, torch.full_like(silent, math.exp(motion.VOICE)))
+
+
+def test_neighbouring_draws_in_the_ball_correlate(space):
+    offset = space.sample(torch.zeros(60, DIM), 1.0, seeded(), 20, "ball")
+    cosine = torch.cosine_similarity(offset[:, 1:], offset[:, :-1], dim=-1).mean().item()
+    assert cosine == pytest.approx(motion.BALL_CORRELATION, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +213,7 @@ def test_correlation_joins_neighbouring_clips_without_changing_their_spread(spac
         ({"epsilon": float("inf")}, "epsilon"),
         ({"num_videos": 0}, "num_videos"),
         ({"sampling": "sphere"}, "sampling"),
-        ({"correlation": 1.0}, "correlation"),
+        ({"activity": torch.ones(10)}, "activity"),
         ({"center": torch.zeros(3, DIM + 1)}, "center"),
         ({"center": torch.zeros(0, DIM)}, "center"),
         ({"generator": [torch.Generator()], "num_videos": 2}, "generator"),
@@ -216,7 +231,7 @@ def test_casting_keeps_the_bases_bit_for_bit(space, center, cast):
     before = space.motion_bases.detach().clone()
     sample = space.sample(center, 1.0, seeded())
     cast(space)
-    assert space.motion_bases.dtype == space.radius_quantiles.dtype == torch.float32
+    assert {tensor.dtype for tensor in space.state_dict().values()} == {torch.float32}
     assert torch.equal(space.motion_bases, before) and isinstance(space.motion_bases, torch.nn.Parameter)
     assert torch.equal(sample, space.sample(center, 1.0, seeded()))
 

@@ -1,6 +1,7 @@
 """The expression stage: sounds that are disturbed as said, lips that are measured right, and a split that is kept."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from dummies import FACE_MODEL, speech
+from safetensors.torch import load_file
 
 from osmnet.data.dataset import Clip, Dataset
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import INNER_LIPS
 from osmnet.media.features import mel_spectrogram
+from osmnet.modeling_utils import WEIGHTS_NAME
 from osmnet.models.expression import ExpressionExtractor
 from osmnet.pipeline_utils import packaged_weights
 from osmnet.training import expression, lips
@@ -22,7 +25,15 @@ from osmnet.training.speech_clip import ClipSound, SpeechClip, draw_shares, set_
 
 RATE, HELD_OUT = 16_000, "opentalker-face-1"
 TINY = ExpressionConfig(
-    steps=3, batch_size=2, hidden_dim=16, frames=24, warm_up=0, validate_every=2, sample_every=0, checkpoint_every=0
+    steps=3,
+    batch_size=2,
+    hidden_dim=16,
+    frames=24,
+    warm_up=0,
+    validate_every=2,
+    sample_every=0,
+    checkpoint_every=0,
+    recordings=1,
 )
 
 
@@ -180,6 +191,7 @@ def made_up(shipped: FaceModel, frames: int = 120, shift: int = 0, name: str = "
     sound = rng.standard_normal(frames * 640) * np.repeat(np.roll(loud, shift), 640)
     clip = SpeechClip.__new__(SpeechClip)
     waveform = (0.1 * sound).clip(-1, 1).astype(np.float32)
+    clip.said = []
     clip.sound = ClipSound(waveform, loudness(waveform), frames)
     clip.expression = (loud[:, None] * opening_direction(shipped)).astype(np.float32)
     clip.identity, clip.name, clip.speaker = np.zeros(40, np.float32), name, name
@@ -200,6 +212,58 @@ def test_speed_moves_mouth_and_sound_together(shipped: FaceModel, speed: float):
     steps = np.abs(np.diff(opening)).mean()
     slow = clip.cut(80, Disturbance(speed=1.0), np.random.default_rng(0))[1] @ direction / (direction @ direction)
     assert steps / np.abs(np.diff(slow)).mean() == pytest.approx(speed, rel=0.25)
+
+
+class LoudnessEncoder:
+    """Says of a frame how loud it is: what a speech encoder does, without weights."""
+
+    def hear(self, sound: np.ndarray, begin: int, end: int) -> np.ndarray:
+        return self.hear_piece(sound, np.arange(begin, end))
+
+    def hear_piece(self, waveform: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        smooth = np.convolve(np.abs(waveform), np.full(640, 1 / 640), "same")
+        at = np.clip(np.rint((frames + 0.5) * 640).astype(int), 0, len(smooth) - 1)
+        return smooth[at, None].repeat(4, axis=1)
+
+
+def test_what_is_said_stays_with_the_mouth_in_every_recording(shipped: FaceModel):
+    clip = made_up(shipped)
+    clip.hear(
+        LoudnessEncoder(), {"pitch": (2.0, 3.0), "equaliser": (-6.0, 6.0), "gain": (-4.0, 4.0)}, copies=6, seed=0
+    )
+    assert [each.shape for each in clip.said] == [(120, 4)] * 7
+    opening = clip.expression @ opening_direction(shipped)
+    for said in clip.said:
+        scores = [np.corrcoef(said[5 + lag : 115 + lag, 0], opening[5:115])[0, 1] for lag in range(-3, 4)]
+        assert np.argmax(scores) == 3 and scores[3] > 0.9
+    assert len({each.tobytes() for each in clip.said}) == 7
+
+    rng = np.random.default_rng(1)
+    mel, beta, said = clip.cut(60, Disturbance(speed=1.2), rng)
+    assert mel.shape == (60, 16, 16) and said.shape == (60, 4) and said.dtype == np.float32
+    opening = beta @ opening_direction(shipped)
+    assert np.corrcoef(said[:, 0], opening)[0, 1] > 0.9
+
+
+def test_the_network_is_trained_with_the_speech_encoder_and_leaves_it_as_it_is(
+    dataset: Dataset, model: Path, tmp_path: Path
+):
+    folder = shutil.copytree(model, tmp_path / "model")
+    stage = ExpressionStage(TINY, dataset, folder)
+    network = stage.networks["expression_extractor"]
+    assert network.config.speech_dim == 288
+    batch = stage.batch(0, 0, 1, 0)
+    assert batch["speech"].shape == (2, 24, 288)
+    # Brought to a common scale: of other clips than these it is roughly one, too.
+    standard = (batch["speech"] - network.speech_input.mean) / network.speech_input.spread
+    assert 0.5 < float(standard.std()) < 1.5 and abs(float(standard.mean())) < 0.3
+    stage.finish(stage.networks)
+    shipped_encoder = load_file(packaged_weights() / "speech_encoder" / WEIGHTS_NAME)
+    kept = load_file(folder / "speech_encoder" / WEIGHTS_NAME)
+    assert all(torch.equal(kept[name].float(), tensor.float()) for name, tensor in shipped_encoder.items())
+
+    deaf = ExpressionStage(replace(TINY, speech_encoder=""), dataset, folder)
+    assert deaf.networks["expression_extractor"].config.speech_dim == 0 and "speech" not in deaf.batch(0, 0, 1, 0)
 
 
 def test_a_clip_that_is_too_short_is_slowed_down(shipped: FaceModel):
@@ -260,13 +324,15 @@ def test_concordance_loss_by_hand():
 class Ear(torch.nn.Module):
     """Opens the mouth as loud as the middle of the window is: what a well-trained extractor does."""
 
+    config = SimpleNamespace(speech_dim=0)
+
     def __init__(self, direction: np.ndarray, gain: float = 1.0):
         super().__init__()
         self.register_buffer("output_scale", torch.full((64,), gain))
         self.register_buffer("output_bias", torch.zeros(64))
         self.direction = torch.from_numpy(direction)
 
-    def forward(self, mel_windows: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
+    def forward(self, mel_windows: torch.Tensor, identity: torch.Tensor, speech: None = None) -> torch.Tensor:
         loud = (10 ** (3 * mel_windows[:, :, 6:10] - 3)).mean((2, 3)).sqrt() * 4
         return loud[..., None] * self.direction * self.output_scale + self.output_bias
 
@@ -352,7 +418,7 @@ def test_losses_vanish_for_the_truth_and_ignore_a_constant(dataset: Dataset, mod
     class Oracle(torch.nn.Module):
         offset = 0.0
 
-        def forward(self, mel: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
+        def forward(self, mel: torch.Tensor, identity: torch.Tensor, speech: None = None) -> torch.Tensor:
             return batch["expression"] + self.offset
 
     oracle = Oracle()

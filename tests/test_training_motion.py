@@ -15,11 +15,13 @@ from safetensors.torch import load_file
 from osmnet.data.dataset import Dataset
 from osmnet.face.morphable import FaceModel
 from osmnet.modeling_utils import WEIGHTS_NAME
-from osmnet.models.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace
+from osmnet.models import motion as models_motion
+from osmnet.models.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace, MotionWalk
 from osmnet.pipeline_utils import packaged_weights
-from osmnet.training import motion
+from osmnet.training import motion, motion_prior
 from osmnet.training.components import load_component
 from osmnet.training.motion import AudioMotionConfig, AudioMotionStage, MotionConfig, MotionStage
+from osmnet.training.motion_prior import fit_prior
 from osmnet.training.pose_clip import MIRROR, PoseClip, draw, evenly, smooth_track, unbroken_starts
 
 QUIET = {"validate_every": 0, "sample_every": 0, "checkpoint_every": 0}
@@ -147,11 +149,50 @@ def test_epsilon_1_holds_95_percent_of_real_stretches(trained: tuple[Path, dict]
             assert decoder(space(encoder(poses))[0]).isfinite().all()
     distance = torch.cat(distances)
     assert float(distance.quantile(0.95)) == pytest.approx(1, abs=1e-3)
-    assert space.radius_quantiles[-1] == 1 and (space.radius_quantiles.diff() >= 0).all()
-    assert float(space.radius_quantiles[16]) == pytest.approx(float(distance.quantile(0.5)), abs=1e-3)
 
 
-def test_calibration_changes_nothing_but_the_unit(trained: tuple[Path, dict], dataset: Dataset):
+def test_the_prior_is_that_of_the_sequences_it_is_learned_from(monkeypatch):
+    """What a walk with known transitions gives is learned, and then walked the same way."""
+    for name, steady in (("MOOD", (0, 0)), ("BURST", (0, 0)), ("FORCE", 1)):
+        monkeypatch.setattr(models_motion, name, steady)
+    torch.manual_seed(0)
+    space = MotionSpace(num_bases=5, motion_dim=12, prior_dim=3, prior_order=2)
+    bases = space.motion_bases.detach().numpy()
+    mixtures = np.array([[1, -1, 0, 0, 0], [0, 0.3, 0.3, -0.6, 0], [0, 0, 0.1, 0.1, -0.2]])
+    rng, state = np.random.default_rng(0), np.zeros((4000, 3))
+    for k in range(2, len(state)):
+        state[k] = 0.9 * state[k - 1] - 0.5 * state[k - 2] + rng.standard_normal(3)
+    real = 0.05 * state @ mixtures @ bases
+    assert fit_prior(space, [*np.split(real, 40), real[:2]])
+    walk = MotionWalk(space, torch.Generator().manual_seed(0)).advance(20_000).numpy()
+    drawn = walk @ space.prior_axes.numpy() @ (bases - bases.mean(0))
+
+    def lagged(path, lag):
+        return (path[lag:] * path[:-lag]).sum() / (path * path).sum()
+
+    for lag in (1, 2, 3, 4):
+        assert lagged(drawn, lag) == pytest.approx(lagged(real, lag), abs=0.05)
+    np.testing.assert_allclose(drawn.T @ drawn / len(drawn), real.T @ real / len(real), atol=2e-4)
+
+    before = {name: value.clone() for name, value in space.state_dict().items()}
+    assert not fit_prior(space, np.split(real[:40], 10))  # too little
+    assert all(torch.equal(before[name], value) for name, value in space.state_dict().items())
+
+
+def test_a_prior_forgets_even_if_what_it_is_learned_from_grew():
+    torch.manual_seed(0)
+    space = MotionSpace(num_bases=3, motion_dim=8, prior_dim=2, prior_order=2)
+    noise = np.random.default_rng(0).standard_normal((200, 8))
+    growing = np.exp(0.02 * np.arange(200))[:, None] + 1e-3 * noise
+    assert fit_prior(space, [growing - growing.mean(0), -growing])
+    assert MotionWalk(space, torch.Generator().manual_seed(0)).advance(5000).abs().max() < 1000
+
+
+def test_calibration_changes_nothing_but_the_unit_and_how_takes_go_on(
+    trained: tuple[Path, dict], dataset: Dataset, monkeypatch
+):
+    assert trained[1]["audio-motion"]["prior_learned"] == 0  # of so few seconds
+    monkeypatch.setattr(motion_prior, "SAMPLES_PER_NUMBER", 0)
     stage = AudioMotionStage(AUDIO, dataset, trained[0])
     encoder, space, decoder = (stage.networks[name] for name in list(KINDS)[:3])
     poses = torch.from_numpy(PoseClip(dataset.clips()[0], stage.face_model, 5).poses())
@@ -166,7 +207,10 @@ def test_calibration_changes_nothing_but_the_unit(trained: tuple[Path, dict], da
         untouched = {name: value.clone() for name, value in kept.networks["motion_space"].state_dict().items()}
         assert kept.finish(kept.networks)["epsilon_of_95_percent"] > 0
         assert all(torch.equal(untouched[k], v) for k, v in kept.networks["motion_space"].state_dict().items())
-        unit = stage.finish(stage.networks)["epsilon_of_95_percent"]
+        innovation = space.prior_innovation.clone()
+        report = stage.finish(stage.networks)
+        unit = report["epsilon_of_95_percent"]
+        assert report["prior_learned"] == 1 and not torch.equal(space.prior_innovation, innovation)
         torch.testing.assert_close(space.motion_bases, bases / unit)
         torch.testing.assert_close(decoder(encoder(poses)), decoded, rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(space.attention(encoder(poses)), attention)

@@ -23,7 +23,7 @@ from osmnet.training import train, video
 from osmnet.training.driving import Driving, window
 from osmnet.training.face_pairs import FaceClip, FacePairs
 from osmnet.training.mouth_pairs import MouthClip, MouthPairs
-from osmnet.training.pairs import flipped, frames_on_disk, random_view, view
+from osmnet.training.pairs import PICTURES, flipped, frames_on_disk, random_view, tinted, view
 from osmnet.training.video import VideoConfig, VideoStage
 from osmnet.training.video_losses import VideoAdversary, VideoLosses, reconstruction_losses
 
@@ -167,6 +167,20 @@ def test_a_mirrored_pair_is_that_of_the_mirrored_face(mouth: MouthClip, face: Fa
         assert np.abs(mirrored - swapped).mean() < 0.1 * np.abs(offset).mean() + 1e-4
         twice = flipped(once, mirror)
         np.testing.assert_array_equal(twice["source"], pair["source"])
+
+
+def test_light_and_colour_change_in_all_pictures_alike_and_some_lose_their_colour(mouth: MouthClip):
+    pair = mouth.pair(0, 3, context=2)
+    paleness = []
+    for seed in range(60):
+        tinted_pair = tinted(pair, np.random.default_rng(seed))
+        spreads = [np.ptp(tinted_pair[key], axis=-1).mean() for key in PICTURES if key in pair]
+        before = [np.ptp(pair[key].astype(float), axis=-1).mean() / 127.5 for key in PICTURES if key in pair]
+        paleness.append(np.array(spreads) / before)
+    ratios = np.array(paleness)
+    assert (np.ptp(ratios, axis=1) < 0.35).all()  # all pictures of a pair alike
+    share = (ratios.mean(1) < 0.6).mean()
+    assert 0.03 < share < 0.35 and (ratios.mean(1) > 0.7).mean() > 0.5
 
 
 def test_a_face_pair_is_two_frames_of_the_clip(dataset: Dataset, face: FaceClip):

@@ -27,6 +27,8 @@ STABLE = np.array([10, 338, 297, 332, 284, 251, 389, 356, 454, 109, 67, 103, 54,
 # The lids' edges: lower lid from the outer to the inner corner, then the upper lid back to the outer corner.
 RIGHT_EYE = np.array([33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246])
 LEFT_EYE = np.array([263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466])
+# What lies above each vertex of the upper lids' edges (without the corners), on the skin that unfolds when they shut.
+LID_CREASE = np.array([190, 56, 28, 27, 29, 30, 247, 414, 286, 258, 257, 259, 260, 467])
 RIGHT_IRIS, LEFT_IRIS = 468, 473
 RIGHT_OUTER_CORNER, LEFT_OUTER_CORNER = 33, 263
 

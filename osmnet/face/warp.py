@@ -1,9 +1,9 @@
 """The mesh warp: one picture of a head, seen in another pose and with another expression.
 
 The picture is cut into triangles: the face, what the lids and lips uncover, and three rings around the face. `hair`
-moves with the head (its lower part, the neck, only half as much), `halo` follows halfway, `border` is the edge of the
-crop and stays, so that a crop can be pasted back without a seam. The triangles are drawn at their new places with a
-z-buffer, and every pixel looks up where it came from.
+moves with the middle of the head, deeper than the face (its lower part, the neck, only half as much), `halo` follows a
+little, `border` is the edge of the crop and stays, so that a crop can be pasted back without a seam. The triangles are
+drawn at their new places with a z-buffer, and every pixel looks up where it came from.
 """
 
 from functools import cached_property
@@ -18,6 +18,7 @@ from osmnet.face.topology import (
     INNER_LIPS,
     LEFT_EYE,
     LEFT_IRIS,
+    LID_CREASE,
     NOSE,
     NUM_VERTICES,
     OVAL,
@@ -28,12 +29,15 @@ from osmnet.face.topology import (
 )
 
 NUM_RING = len(OVAL)
-HAIR_SCALE = np.array([1.35, 1.5, 1.0])  # of the oval, about the middle of the face
+HAIR_SCALE = np.array([1.35, 1.5, 0.6])  # of the oval, about the middle of the head
+# Head units; the outline of a head runs around its middle and hardly moves when the face turns.
+HAIR_DEPTH = 0.1
 NECK_FOLLOWS = 0.5  # how much of the head's movement the ring below the chin makes
-HALO_FOLLOWS = 0.45
-OUTLINE = (
-    0.02  # of the crop's side: pixels that come from further apart than this lie on different sides of an outline
-)
+HALO_FOLLOWS = 0.2
+# Of the crop's side: pixels that come from further apart than this lie on different sides of an outline. Lids that are
+# nearly shut lie this near to each other; without softening, the white between them shows as single bright pixels.
+OUTLINE = 0.008
+LASHES_WIDTH = 0.05  # head units of an upper lid, along its edge, that move as they are
 MARGIN = 0.06  # rings keep this part of the crop's side clear of its border
 
 
@@ -46,17 +50,31 @@ def _strip(inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
     return np.concatenate([np.stack([inner, a, outer], 1), np.stack([a, b, outer], 1)])
 
 
+def _with_lashes(triangles: np.ndarray) -> np.ndarray:
+    """Cut a strip off the upper lids along their edge: the skin behind it hangs on the strip's other side."""
+    moved = np.arange(NUM_VERTICES)
+    moved[_LID_EDGE] = _LASHES
+    parts = [moved[triangles]]
+    for loop in (RIGHT_EYE, LEFT_EYE):
+        edge = np.append(loop[len(loop) // 2 :], loop[0])  # from corner to corner; there its width is 0
+        here, there = edge[:-1], edge[1:]
+        parts += [np.stack([here, there, moved[here]], 1)[1:], np.stack([there, moved[there], moved[here]], 1)[:-1]]
+    return np.concatenate(parts)
+
+
 # Behind the 478 vertices: copies of the lids and inner lips (an opening shows what lies behind it, not what is
-# stretched across it), the middle of the mouth, then the rings.
+# stretched across it), the middle of the mouth, the inner side of the strip of lashes, then the rings.
 _LOOPS = (RIGHT_EYE, LEFT_EYE, INNER_LIPS)
 _STARTS = NUM_VERTICES + np.cumsum([0, *(len(loop) for loop in _LOOPS)])
 _RIGHT, _LEFT, _MOUTH = (np.arange(start, start + len(loop)) for start, loop in zip(_STARTS, _LOOPS, strict=False))
 _MOUTH_CENTRE = int(_STARTS[-1])
-_HAIR, _HALO, _BORDER = (_MOUTH_CENTRE + 1 + k * NUM_RING + np.arange(NUM_RING) for k in range(3))
+_LID_EDGE = np.concatenate([loop[len(loop) // 2 + 1 :] for loop in (RIGHT_EYE, LEFT_EYE)])
+_LASHES = _MOUTH_CENTRE + 1 + np.arange(len(_LID_EDGE))
+_HAIR, _HALO, _BORDER = (int(_LASHES[-1]) + 1 + k * NUM_RING + np.arange(NUM_RING) for k in range(3))
 NUM_POINTS = int(_BORDER[-1]) + 1
 TRIANGLES = np.concatenate(
     [
-        FACE_TRIANGLES,
+        _with_lashes(FACE_TRIANGLES),
         _fan(_RIGHT, RIGHT_IRIS),
         _fan(_LEFT, LEFT_IRIS),
         _fan(_MOUTH, _MOUTH_CENTRE),
@@ -88,6 +106,7 @@ class MeshWarp:
         oval = self.shape[OVAL]
         middle = self.shape[STABLE].mean(0) + (0, 0.1, 0.3)
         self._hair_shape = middle + (oval - middle) * HAIR_SCALE
+        self._hair_shape[:, 2] += HAIR_DEPTH - self._hair_shape[:, 2].max()
         centre = self.similarity.place(middle[None])[0, :2]
         rest = self.similarity.place(self._hair_shape)[:, :2]
         ray = rest - centre
@@ -133,6 +152,8 @@ class MeshWarp:
             target[:, inside, 2] += behind
             origin[:, inside] = self.similarity.place(seen)[..., :2]
         target[:, (RIGHT_IRIS, LEFT_IRIS), 2] += behind
+        target[:, _LASHES] = similarity.place(self._lashes(shape))
+        origin[:, _LASHES] = self.similarity.place(self._lashes(self.shape[None]))[..., :2]
         target[:, _MOUTH_CENTRE] = target[:, _MOUTH].mean(1)
         origin[:, _MOUTH_CENTRE] = origin[:, _MOUTH].mean(1)
         moved = self._follows * (similarity.place(self._hair_shape)[..., :2] - self._hair_at_rest)
@@ -148,6 +169,18 @@ class MeshWarp:
         for k, ring in enumerate((_HAIR, _HALO, _BORDER)):
             target[:, ring, 2] = (2 + k) * self.size
         return target, origin
+
+    def _lashes(self, shape: np.ndarray) -> np.ndarray:
+        """The strip's other side, `(frames, 478, 3)` to `(frames, n, 3)` head units.
+
+        It is as wide as in the source: what unfolds when an eye shuts is the lid behind its lashes.
+        """
+        edge, crease = self.shape[_LID_EDGE], self.shape[LID_CREASE]
+        width = np.minimum(LASHES_WIDTH, 0.75 * np.linalg.norm(crease - edge, axis=1))
+        way = shape[:, LID_CREASE] - shape[:, _LID_EDGE]
+        length = np.linalg.norm(way, axis=-1)
+        share = np.minimum(width / np.maximum(length, 1e-6), 0.8)
+        return shape[:, _LID_EDGE] + share[..., None] * way
 
     def _behind_opening(self, shape: np.ndarray, loop: np.ndarray, jaw: np.ndarray | None) -> np.ndarray:
         """Where on the source's eyeball, or teeth, the edge of an opening now lies: `(frames, n, 3)` head units.

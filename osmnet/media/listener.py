@@ -98,6 +98,7 @@ class Listener:
         self._stream: soxr.ResampleStream | None = None
         self._pending = np.zeros(BEFORE, np.float32)  # from the first sample that the next frame needs
         self._power: deque[np.ndarray] = deque(maxlen=keep)  # (4, 17) of each frame: mel bands, then the voice's band
+        self._sound: deque[np.ndarray] = deque(maxlen=keep)  # (640,) of each frame
         self._loudness, self._voice, self._floor = RunningLevel(), RunningLevel(), NoiseFloor()
         self._filters = np.concatenate([mel_filters(), speech_filter()]).T  # (257, 17)
         self._hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW_LENGTH) / WINDOW_LENGTH)).astype(np.float32)
@@ -135,6 +136,7 @@ class Listener:
         if len(self._pending) < wanted:
             return False
         spans = np.lib.stride_tricks.sliding_window_view(self._pending[:wanted], WINDOW_LENGTH)[::HOP]  # (4, 400)
+        self._sound.append(self._pending[BEFORE : BEFORE + SAMPLES_PER_FRAME].copy())
         self._pending = self._pending[SAMPLES_PER_FRAME:]
         spectrum = np.fft.rfft(spans * self._hann, N_FFT)
         power = ((spectrum.real**2 + spectrum.imag**2) @ self._filters).astype(np.float32)
@@ -175,6 +177,10 @@ class Listener:
         steps = np.pad(steps, ((0, end - begin - len(steps)), (0, 0)), mode="edge")
         windows = np.lib.stride_tricks.sliding_window_view(steps, MEL_WINDOW, axis=0)[::STEPS_PER_FRAME]
         return np.ascontiguousarray(windows.transpose(0, 2, 1))
+
+    def waveform(self, first: int) -> np.ndarray:
+        """Sound of the frames from `first`, one that is remembered, to the last one heard: `(640 n,)`, float32."""
+        return np.concatenate(list(self._sound)[first - self.first :])
 
     def activity(self, first: int) -> np.ndarray:
         """How much of each frame is speech, above the noise heard so far.

@@ -5,7 +5,7 @@ Source: OSM-Net (arXiv 2309.16148), Section III-B, Eq. 7-9. Letters in shape com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -38,6 +38,27 @@ class ContextBlock(nn.Module):
         return x + self.dropout(self.linear(F.gelu(hidden)))
 
 
+class SpeechInput(nn.Module):
+    """Take in what a `SpeechEncoder` heard; each number is brought to mean 0 and spread 1 of the training speech."""
+
+    mean: torch.Tensor
+    spread: torch.Tensor
+
+    def __init__(self, speech_dim: int, hidden_dim: int, dropout: float) -> None:
+        """Build the input for `speech_dim` numbers."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(speech_dim))
+        self.register_buffer("spread", torch.ones(speech_dim))
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(speech_dim, hidden_dim)
+        self.norm = nn.LayerNorm(hidden_dim)
+
+    def forward(self, speech: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, frames, speech_dim)` to `(batch, frames, hidden_dim)`."""
+        x = ((speech - self.mean) / self.spread).to(self.linear.weight.dtype)
+        return self.norm(self.linear(self.dropout(x)))
+
+
 class ExpressionExtractor(OSMNetModel):
     """Predict the expression coefficients β of every frame from its speech and the identity of the source face.
 
@@ -47,7 +68,7 @@ class ExpressionExtractor(OSMNetModel):
     `output_scale` and `output_bias` (64,) map the network's numbers to coefficients.
     """
 
-    _keep_in_fp32_modules = ["output_scale", "output_bias"]
+    _keep_in_fp32_modules = ["output_scale", "output_bias", "mean", "spread"]
 
     @register_to_config
     def __init__(
@@ -59,8 +80,10 @@ class ExpressionExtractor(OSMNetModel):
         hidden_dim: int = 128,
         context_layers: int = 4,
         dropout: float = 0.1,
+        speech_dim: int = 0,
+        speech_dropout: float = 0.2,
     ) -> None:
-        """Build the extractor; the arguments are its `config.json`."""
+        """Build the extractor; the arguments are its `config.json`. With `speech_dim` 0 it hears mel windows alone."""
         super().__init__()
         if min(identity_dim, expression_dim, hidden_dim) < 1 or context_layers < 0:
             raise ValueError(
@@ -68,6 +91,8 @@ class ExpressionExtractor(OSMNetModel):
                 f"{identity_dim}, {expression_dim}, {hidden_dim} and {context_layers}."
             )
         self.frame_encoder = MelWindowEncoder(mel_bins, mel_window, hidden_dim)
+        if speech_dim:
+            self.speech_input = SpeechInput(speech_dim, hidden_dim, speech_dropout)
         self.film = nn.Linear(identity_dim, 2 * hidden_dim)
         self.blocks = nn.ModuleList(
             ContextBlock(hidden_dim, DILATIONS[layer % len(DILATIONS)], dropout) for layer in range(context_layers)
@@ -82,13 +107,17 @@ class ExpressionExtractor(OSMNetModel):
         """Frames to either side that a frame's result depends on (beyond its own mel window)."""
         return sum(DILATIONS[layer % len(DILATIONS)] for layer in range(self.config.context_layers))
 
-    def forward(self, mel_windows: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, mel_windows: torch.Tensor, identity: torch.Tensor, speech: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Predict expression coefficients.
 
         Args:
             mel_windows (`torch.Tensor` of shape `(batch, frames, mel_window, mel_bins)`): Speech around each frame.
             identity (`torch.Tensor` of shape `(batch, identity_dim)` or `(1, identity_dim)`): Coefficients α of the
                 source face.
+            speech (`torch.Tensor` of shape `(batch, frames, speech_dim)`, *optional*): What a `SpeechEncoder` heard at
+                the frames; needed if, and only if, `speech_dim` is above 0.
 
         Returns:
             `torch.Tensor` of shape `(batch, frames, expression_dim)`, float32: Coefficients β, in units of each
@@ -106,16 +135,30 @@ class ExpressionExtractor(OSMNetModel):
                 f"identity must have shape ({mel_windows.shape[0]}, {self.config.identity_dim}), not "
                 f"{tuple(identity.shape)}."
             )
+        self._check_speech(mel_windows, speech)
         x = self.frame_encoder(mel_windows)  # (B, L, hidden)
+        if speech is not None:
+            x = x + self.speech_input(speech)
         scale, shift = self.film(identity.to(x.dtype)).unsqueeze(1).chunk(2, dim=-1)  # (B, 1, hidden) each
         x = x * (1 + scale) + shift
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x)).float() * self.output_scale + self.output_bias  # (B, L, 64)
 
+    def _check_speech(self, mel_windows: torch.Tensor, speech: torch.Tensor | None) -> None:
+        wanted = (*mel_windows.shape[:2], self.config.speech_dim) if self.config.speech_dim else None
+        found = None if speech is None else tuple(speech.shape)
+        if found != wanted:
+            raise ValueError(f"speech must be {'left out' if wanted is None else f'of shape {wanted}'}, not {found}.")
+
     @torch.inference_mode()
     def extract(
-        self, mel_windows: np.ndarray, identity: np.ndarray, begin: int = 0, end: int | None = None
+        self,
+        mel_windows: np.ndarray,
+        identity: np.ndarray,
+        begin: int = 0,
+        end: int | None = None,
+        speech: Callable[[int, int], np.ndarray] | None = None,
     ) -> np.ndarray:
         """Predict the coefficients of a recording of any length, in chunks with the context that they need.
 
@@ -124,6 +167,8 @@ class ExpressionExtractor(OSMNetModel):
             identity (`np.ndarray` of shape `(identity_dim,)`): α of the face.
             begin (`int`): First frame wanted.
             end (`int`, *optional*): Frame before which to end; the last one's if not given.
+            speech (`Callable`, *optional*): Gives what is said from one frame to before another,
+                `(frames, speech_dim)`: `SpeechEncoder.hear` of the recording. As in `forward`.
 
         Returns:
             `np.ndarray` of shape `(end - begin, expression_dim)`: β, float32.
@@ -136,7 +181,8 @@ class ExpressionExtractor(OSMNetModel):
             stop = min(start + CHUNK, end)
             first, last = max(start - self.context_frames, 0), min(stop + self.context_frames, frames)
             mel = torch.from_numpy(np.array(mel_windows[first:last], order="C"))[None].to(self.device)
-            part = self(mel, alpha)[0, start - first : stop - first]
+            said = None if speech is None else torch.from_numpy(speech(first, last))[None].to(self.device)
+            part = self(mel, alpha, said)[0, start - first : stop - first]
             expression[start - begin : stop - begin] = part.float().cpu().numpy()
         return expression
 

@@ -19,9 +19,17 @@ from osmnet.modeling_utils import OSMNetModel
 
 from .layers import MelWindowEncoder, ResidualMLP
 
-NUM_RADIUS_QUANTILES = 33
 NEAR = 0.35  # share of new noise in a draw near another's: a third as far from it as any two takes are apart
 CHUNK = 1024  # clips sampled at a time: bounds the memory on an hour of speech
+# A head rests, and moves, and is livelier at times: its movements are larger or smaller than the prior's by a factor.
+# Of its logarithm: standard deviation, and correlation from one clip to the next, of a mood of some ten seconds and of
+# bursts of a third of a second; what speech adds, beyond the share of it in which the rest was measured
+# (docs/experiments.md).
+MOOD, BURST = (0.25, 0.985), (0.65, 0.55)
+VOICE, TALKING = 0.7, 0.8
+FORCE = 0.7  # the factor's median: large movements end on the sphere of ε, and the others have to make up for it
+WARM_UP = 64  # clips walked before the first that is used: a take begins anywhere in the course of a movement
+BALL_CORRELATION = 0.8  # of neighbouring draws in the whole ball
 
 
 class MotionEncoder(OSMNetModel):
@@ -71,19 +79,38 @@ class MotionSpace(OSMNetModel):
     """The learned bases b_i of natural head motion, and the ball around a centre in which takes are drawn.
 
     Everything here is computed in float32 whatever the dtype of the other networks, because sixteen bits would move
-    the samples. `radius_quantiles` (33,) holds, for the probabilities 0, 1/32, …, 1, the distances of real clips from
-    the centre in units of their 95th percentile (at most 1); all ones means every draw lies on the sphere.
+    the samples.
+
+    Three buffers hold how one clip follows another, learned from real sequences of clips (`fit_prior` in
+    `osmnet/training/motion_prior.py`; D is the smaller of `prior_dim` and `num_bases`): `prior_axes` (D, S), mixtures
+    of the bases along which real clips lie around their centre, one standard deviation long; `prior_transitions`
+    (P, D, D), what the last P clips, the latest first, make of the next; `prior_innovation` (D, D), the covariance's
+    root of what is new in each. Until they are learned each clip is 0.8 of the one before.
     """
 
-    _keep_in_fp32_modules = ["motion_bases", "radius_quantiles"]
+    _keep_in_fp32_modules = ["motion_bases", "prior_axes", "prior_transitions", "prior_innovation"]
 
     @register_to_config
-    def __init__(self, num_bases: int = 48, motion_dim: int = 512, kappa: float = 16.0) -> None:
+    def __init__(
+        self,
+        num_bases: int = 48,
+        motion_dim: int = 512,
+        kappa: float = 16.0,
+        prior_dim: int = 16,
+        prior_order: int = 6,
+    ) -> None:
         """Build the space; the arguments are its `config.json`. `kappa` is the scaling term κ of Eq. 2."""
         super().__init__()
-        _check_positive(num_bases=num_bases, motion_dim=motion_dim, kappa=kappa)
+        _check_positive(
+            num_bases=num_bases, motion_dim=motion_dim, kappa=kappa, prior_dim=prior_dim, prior_order=prior_order
+        )
         self.motion_bases = nn.Parameter(torch.randn(num_bases, motion_dim) / math.sqrt(motion_dim))
-        self.register_buffer("radius_quantiles", torch.ones(NUM_RADIUS_QUANTILES))
+        width = min(prior_dim, num_bases)
+        transitions = torch.zeros(prior_order, width, width)
+        transitions[0] = 0.8 * torch.eye(width)
+        self.register_buffer("prior_axes", torch.eye(width, num_bases) / math.sqrt(width))
+        self.register_buffer("prior_transitions", transitions)
+        self.register_buffer("prior_innovation", 0.6 * torch.eye(width))
 
     def log_attention(self, feature: torch.Tensor) -> torch.Tensor:
         """Return log w_m: the logarithm of `attention`, computed without underflow.
@@ -145,7 +172,7 @@ class MotionSpace(OSMNetModel):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         num_videos: int = 1,
         sampling: str = "span",
-        correlation: float = 0.5,
+        activity: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Draw motion features around the centre that the speech asks for, one sequence of clips a take.
 
@@ -158,11 +185,11 @@ class MotionSpace(OSMNetModel):
             generator (`torch.Generator` or a list of `num_videos` of them, *optional*): Source of the noise. One
                 generator is drawn from take by take. Not given: different each time.
             num_videos (`int`): Number of takes.
-            sampling (`str`): `"span"` draws the direction within the span of the bases (towards other mixtures of
-                them) and the radius from `radius_quantiles`; `"ball"` draws evenly in the ball in all `motion_dim`
+            sampling (`str`): `"span"` walks within the span of the bases (towards other mixtures of them) as real
+                sequences of clips do, see `MotionWalk`; `"ball"` draws evenly in the ball in all `motion_dim`
                 dimensions, nearly all of which the decoder ignores.
-            correlation (`float`): Correlation of the draws of neighbouring clips, in [0, 1); the distribution of each
-                clip's draw does not depend on it.
+            activity (`torch.Tensor` of shape `(clips,)`, *optional*): How much of each clip is speech, 0 to 1: heads
+                move less in silence. Not given: as much as is usual. Of no effect on `"ball"`.
 
         Returns:
             `torch.Tensor` of shape `(num_videos, clips, motion_dim)`, float32, on the device of `center`.
@@ -171,15 +198,14 @@ class MotionSpace(OSMNetModel):
             ValueError: If an argument is out of its range or of another shape.
 
         Source:
-            arXiv 2309.16148, Eq. 5. The paper does not say how to draw from the ball; the direction within the span,
-            the radii of real clips and the correlation are ours.
+            arXiv 2309.16148, Eq. 5. The paper does not say how to draw from the ball; the walk is ours.
         """
-        epsilon = self._check_draw(epsilon, sampling, correlation)
+        epsilon = self._check_draw(epsilon, sampling)
         center, generators = self._check_takes(center, generator, num_videos)
         takes = []
         for take, each in enumerate(generators):
-            noise = self._noise(center.shape[1], each, sampling, correlation)
-            parts = zip(center[take % len(center)].split(CHUNK), noise.split(CHUNK), strict=True)
+            steps = self._steps(center.shape[1], (each,), sampling, activity)
+            parts = zip(center[take % len(center)].split(CHUNK), steps.split(CHUNK), strict=True)
             takes.append(torch.cat([self.around(*part, epsilon, sampling) for part in parts]))
         return torch.stack(takes)
 
@@ -189,7 +215,7 @@ class MotionSpace(OSMNetModel):
         epsilon: float = 1.0,
         generator: torch.Generator | None = None,
         sampling: str = "span",
-        correlation: float = 0.5,
+        activity: torch.Tensor | None = None,
         near: Sequence[torch.Generator] = (),
     ) -> Iterator[torch.Tensor]:
         """Draw one take around the centres `w · B`, some clips at a time: an hour's features take 46 MB.
@@ -199,7 +225,7 @@ class MotionSpace(OSMNetModel):
             epsilon (`float`): As for `sample`, as are the others.
             generator (`torch.Generator`, *optional*): Source of the noise.
             sampling (`str`): `"span"` or `"ball"`.
-            correlation (`float`): Of the draws of neighbouring clips.
+            activity (`torch.Tensor` of shape `(clips,)`, *optional*): How much of each clip is speech.
             near (sequence of `torch.Generator`): Draw near a take: that of its first, moved a little by each further
                 one and then by `generator`. The draws stay distributed as they were, so ε holds, too.
 
@@ -210,50 +236,54 @@ class MotionSpace(OSMNetModel):
         Raises:
             ValueError: If an argument is out of its range or of another shape.
         """
-        epsilon = self._check_draw(epsilon, sampling, correlation)
+        epsilon = self._check_draw(epsilon, sampling)
         self._check_last("weights", weights, self.config.num_bases)
-        noise = None
-        for each in (*near, generator):
-            drawn = self._noise(len(weights), each, sampling, correlation)
-            noise = drawn if noise is None else math.sqrt(1 - NEAR**2) * noise + NEAR * drawn
-        parts = zip(weights.split(CHUNK), noise.split(CHUNK), strict=True)
+        steps = self._steps(len(weights), (*near, generator), sampling, activity)
+        parts = zip(weights.split(CHUNK), steps.split(CHUNK), strict=True)
         device = self.motion_bases.device
         return (self.around(self.reconstruct(part.to(device)), n, epsilon, sampling) for part, n in parts)
 
-    def _noise(self, clips: int, generator: torch.Generator | None, sampling: str, correlation: float) -> torch.Tensor:
-        """Draw normal numbers `(clips, width)` whose neighbouring rows correlate; the last column draws the radius."""
-        width = (self.config.num_bases if sampling == "span" else self.config.motion_dim) + 1
-        noise = _randn((clips, width), generator)
+    def _steps(
+        self,
+        clips: int,
+        generators: Sequence[torch.Generator | None],
+        sampling: str,
+        activity: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Where a take goes, as `around` takes it: `(clips, D)`, or `(clips, motion_dim + 1)` for `"ball"`."""
+        if sampling == "span":
+            return MotionWalk(self, *generators).advance(clips, activity)
+        noise = _near((clips, self.config.motion_dim + 1), generators)
         rows = noise.numpy()
-        rows[1:] *= math.sqrt(1 - correlation**2)
+        rows[1:] *= math.sqrt(1 - BALL_CORRELATION**2)
         for clip in range(1, clips):  # first-order autoregression that keeps the variance 1
-            rows[clip] += correlation * rows[clip - 1]
+            rows[clip] += BALL_CORRELATION * rows[clip - 1]
         return noise
 
     @torch.no_grad()
     def around(
-        self, center: torch.Tensor, noise: torch.Tensor, epsilon: float, sampling: str = "span"
+        self, center: torch.Tensor, steps: torch.Tensor, epsilon: float, sampling: str = "span"
     ) -> torch.Tensor:
-        """Features `(clips, motion_dim)` within ε of their centres, where the noise says.
+        """Features `(clips, motion_dim)` within ε of their centres.
 
         Args:
             center (`torch.Tensor` of shape `(clips, motion_dim)`): F_c, float32.
-            noise (`torch.Tensor` of shape `(clips, num_bases + 1)`): Standard normal, on the CPU; the last column
-                draws the radius. With `"ball"`: `(clips, motion_dim + 1)`.
+            steps (`torch.Tensor` of shape `(clips, D)`): From `MotionWalk`, on the CPU; what goes further than ε = 1
+                reaches stays on the sphere. With `"ball"`: `(clips, motion_dim + 1)`, standard normal, the last column
+                draws the radius.
             epsilon (`float`): Radius ε.
             sampling (`str`): `"span"` or `"ball"`, see `sample`.
 
         Returns:
             `torch.Tensor` of shape `(clips, motion_dim)`, float32, on the device of `center`.
         """
-        uniform = torch.special.ndtr(noise[:, -1:])  # (K, 1)
         if sampling == "span":
             bases = self.motion_bases.detach().float().cpu()
-            direction = noise[:, :-1] @ (bases - bases.mean(0))  # (K, C)
-            radius = self._radius(uniform)
+            direction = steps @ (self.prior_axes.float().cpu() @ (bases - bases.mean(0)))  # (K, C)
+            radius = direction.norm(dim=-1, keepdim=True).clamp(max=1)
         else:
-            direction = noise[:, :-1]
-            radius = uniform ** (1 / self.config.motion_dim)
+            direction = steps[:, :-1]
+            radius = torch.special.ndtr(steps[:, -1:]) ** (1 / self.config.motion_dim)  # (K, 1)
         # Rounding the sum moves it by at most 2⁻²⁴ of its length, and the length of the direction is 1 but for a few
         # units in its last place: stay that far inside, so that no feature leaves the ball.
         center_cpu = center.cpu()
@@ -261,21 +291,12 @@ class MotionSpace(OSMNetModel):
         radius = torch.minimum(radius * epsilon, (epsilon - slack).clamp(min=0))
         return (center_cpu + F.normalize(direction, dim=-1) * radius).to(center.device)
 
-    def _radius(self, uniform: torch.Tensor) -> torch.Tensor:
-        """Look up the quantile function of the radii, linear between the stored points, within [0, 1]."""
-        quantiles = self.radius_quantiles.detach().float().cpu()
-        position = uniform.clamp(0, 1) * (len(quantiles) - 1)
-        below = position.floor().long().clamp(max=len(quantiles) - 2)
-        return torch.lerp(quantiles[below], quantiles[below + 1], position - below).clamp(0, 1)
-
     @staticmethod
-    def _check_draw(epsilon: float, sampling: str, correlation: float) -> float:
+    def _check_draw(epsilon: float, sampling: str) -> float:
         if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon < math.inf:
             raise ValueError(f"epsilon must be a finite number of at least 0, not {epsilon!r}.")
         if sampling not in ("span", "ball"):
             raise ValueError(f'sampling must be "span" or "ball", not {sampling!r}.')
-        if not 0 <= correlation < 1:
-            raise ValueError(f"correlation must be at least 0 and below 1, not {correlation!r}.")
         return float(epsilon)
 
     def _check_takes(
@@ -307,6 +328,69 @@ class MotionSpace(OSMNetModel):
     def _check_last(name: str, tensor: torch.Tensor, size: int) -> None:
         if tensor.ndim < 1 or tensor.shape[-1] != size:
             raise ValueError(f"The last dimension of {name} must be {size}; its shape is {tuple(tensor.shape)}.")
+
+
+class MotionWalk:
+    """Goes from clip to clip as real heads do: what the last clips make likely, and something new each time.
+
+    A vector autoregression within the span of the bases (see `MotionSpace`): a movement goes on for some clips and
+    swings back. How large movements are follows a mood and bursts, and whether there is speech; so there are rests.
+    It walks any number of clips at a time, and how many makes no difference.
+
+    Args:
+        space (`MotionSpace`): With the learned prior.
+        *generators (`torch.Generator` or `None`): Source of randomness; of several, the walk is near that of the
+            first, moved a little by each further one.
+    """
+
+    def __init__(self, space: MotionSpace, *generators: torch.Generator | None):
+        transitions = space.prior_transitions.double().cpu().numpy()  # (P, D, D), the latest first
+        self._order, self._width = transitions.shape[:2]
+        self._transitions = np.ascontiguousarray(np.concatenate(transitions[::-1], 1))  # (D, P·D), the oldest first
+        self._innovation = space.prior_innovation.double().cpu().numpy()
+        self._generators = generators or (None,)
+        self._past = np.zeros((self._order, self._width))  # the oldest first
+        self._mood, self._burst = _near((2,), self._generators).double().tolist()
+        self.advance(WARM_UP)
+
+    def advance(self, clips: int, activity: torch.Tensor | None = None) -> torch.Tensor:
+        """Walk on.
+
+        Args:
+            clips (`int`): How far.
+            activity (`torch.Tensor` of shape `(clips,)`, *optional*): How much of each clip is speech, 0 to 1. Not
+                given: as much as is usual.
+
+        Returns:
+            `torch.Tensor` of shape `(clips, D)`: float32, on the CPU; how far along each of the prior's axes.
+
+        Raises:
+            ValueError: If the activity is not that of so many clips.
+        """
+        if activity is not None and activity.shape != (clips,):
+            raise ValueError(f"activity must have shape ({clips},), one number a clip, not {tuple(activity.shape)}.")
+        # Row by row, so that a walk of any number of steps draws the same.
+        drawn = np.stack([_near((self._width + 2,), self._generators).double().numpy() for _ in range(clips)])
+        force = self._force(drawn[:, :2], np.full(clips, TALKING) if activity is None else activity.double().numpy())
+        states = np.concatenate([self._past, drawn[:, 2:] @ self._innovation.T])
+        flat = states.reshape(-1)
+        for clip in range(self._order, len(states)):
+            before = flat[(clip - self._order) * self._width : clip * self._width]
+            states[clip] += self._transitions @ before
+        self._past = states[clips:].copy()
+        return torch.from_numpy(force[:, None] * states[self._order :]).float()
+
+    def _force(self, drawn: np.ndarray, activity: np.ndarray) -> np.ndarray:
+        """By how much each clip's movement is larger, `(clips,)`."""
+        courses = []
+        for (deviation, correlation), name, new in zip((MOOD, BURST), ("_mood", "_burst"), drawn.T, strict=True):
+            value, course = getattr(self, name), []
+            for each in new.tolist():
+                value = correlation * value + math.sqrt(1 - correlation**2) * each
+                course.append(value)
+            setattr(self, name, value)
+            courses.append(deviation * np.array(course))
+        return FORCE * np.exp(sum(courses) + VOICE * (activity - TALKING))
 
 
 class AudioMotionEncoder(OSMNetModel):
@@ -489,6 +573,14 @@ def _gaussian_smooth(path: torch.Tensor, sigma: float) -> torch.Tensor:
     padded = path[:, index].transpose(1, 2)  # (N, 6, frames + 2·radius)
     smoothed = F.conv1d(padded.flatten(0, 1).unsqueeze(1), kernel.view(1, 1, -1))  # (N·6, 1, frames)
     return smoothed.view(path.shape[0], path.shape[2], frames).transpose(1, 2)
+
+
+def _near(shape: tuple[int, ...], generators: Sequence[torch.Generator | None]) -> torch.Tensor:
+    """Normal noise near that of the first generator, moved a little by each further one; it stays normal noise."""
+    noise = _randn(shape, generators[0])
+    for generator in generators[1:]:
+        noise = math.sqrt(1 - NEAR**2) * noise + NEAR * _randn(shape, generator)
+    return noise
 
 
 def _randn(shape: tuple[int, ...], generator: torch.Generator | None) -> torch.Tensor:

@@ -18,7 +18,8 @@ from osmnet.modeling_utils import OSMNetModel
 from osmnet.models.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace, kl_loss
 from osmnet.training.components import load_component, load_initial
 from osmnet.training.config import StageConfig
-from osmnet.training.pose_clip import PoseClip, draw, evenly
+from osmnet.training.motion_prior import fit_prior
+from osmnet.training.pose_clip import MIRROR, PoseClip, draw, evenly
 from osmnet.training.pose_plot import plot_weights
 from osmnet.training.stage import ClipPools, Stage
 
@@ -56,7 +57,7 @@ class AudioMotionStage(Stage):
         config (`AudioMotionConfig`): Settings.
         dataset (`Dataset`): Its clips with speech are used.
         model (`Path`): Folder with `face_model`, `motion_encoder`, `motion_space` and `motion_decoder`.
-        rescale (`bool`): Whether ε = 1 gets its meaning anew from these clips; false leaves it, and the radii of
+        rescale (`bool`): Whether ε = 1 gets its meaning anew from these clips; false leaves it, and the course of
             takes, as they were.
 
     Raises:
@@ -135,26 +136,28 @@ class AudioMotionStage(Stage):
         return {"weights": plot_weights(clip.name, weights, heard)}
 
     def finish(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Set the unit of ε, and the radii of takes.
+        """Set the unit of ε, and how takes go from clip to clip.
 
         The features are scaled so that ε = 1 holds 95 % of real stretches around the centre that their own sound
         gives: of the training clips at hand and of the held-out ones, which the encoder knows less well.
 
         Returns:
-            `dict[str, float]`: `epsilon_of_95_percent`, the radius that holds 95 % of these clips, in the unit before.
+            `dict[str, float]`: `epsilon_of_95_percent`, the radius that holds 95 % of these clips, in the unit before;
+            with `rescale` also `prior_learned`, 0 if these clips are too few or too short to say how takes go on.
         """
         clips = [*self._pools.at(self.config.steps - 1), *self._validation_clips()]
         distance = torch.cat([_distance(networks, [clip]) for clip in clips])
         unit = distance.quantile(CALIBRATED).clamp(min=1e-6)
+        report = {"epsilon_of_95_percent": float(unit)}
         if self.rescale:
             encoder, space, decoder = (networks[f"motion_{name}"] for name in ("encoder", "space", "decoder"))
             # The cosine of Eq. 1 does not see the scale, and the decoder divides by it again: nothing else changes.
             for parameter in (encoder.linear_out.weight, encoder.linear_out.bias, space.motion_bases):
                 parameter /= unit
             decoder.linear_in.weight *= unit
-            probabilities = torch.linspace(0, 1, len(space.radius_quantiles), device=distance.device)
-            space.radius_quantiles.copy_((distance / unit).quantile(probabilities).clamp(max=1))
-        return {"epsilon_of_95_percent": float(unit)}
+            walks = [walk for clip in clips for walk in _walks(networks, clip)]
+            report["prior_learned"] = float(fit_prior(cast(MotionSpace, space), walks))
+        return report
 
 
 class AudioMotionLoss(nn.Module):
@@ -190,3 +193,20 @@ def _distance(networks: dict[str, OSMNetModel], clips: list[PoseClip]) -> torch.
     space = networks["motion_space"]
     weights, heard = _weights(networks, clips)
     return (space.reconstruct(weights.exp()) - space.reconstruct(heard.exp())).norm(dim=1)
+
+
+@torch.no_grad()
+def _walks(networks: dict[str, OSMNetModel], clip: PoseClip) -> list[np.ndarray]:
+    """Where clips that follow one another lie around the centre, and their mirror images: each `(clips, C)`."""
+    space = networks["motion_space"]
+    poses, mel = (torch.from_numpy(each).to(space.motion_bases.device) for each in (clip.poses(), clip.mel()))
+    center = space.reconstruct(networks["audio_motion_encoder"](mel).exp().mean(0))  # (C,)
+    mirror = torch.from_numpy(MIRROR).to(poses.device)
+    either = [(space(networks["motion_encoder"](each))[0] - center).cpu().numpy() for each in (poses, mirror * poses)]
+    step = clip.length - 1
+    walks = []
+    for phase in range(step):  # the last frame of a clip is the first of the next
+        which = np.flatnonzero(clip.starts % step == phase)
+        together = np.split(which, np.flatnonzero(np.diff(clip.starts[which]) != step) + 1)
+        walks += [offsets[run] for run in together for offsets in either if len(run)]
+    return walks

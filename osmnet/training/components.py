@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from osmnet.data.shards import fingerprint
 from osmnet.face.morphable import FaceModel
 from osmnet.modeling_utils import OSMNetModel
+from osmnet.models.expression import ExpressionExtractor
+from osmnet.models.speech_encoder import SpeechEncoder
 from osmnet.pipeline import OSMNetPipeline
 from osmnet.pipeline_utils import packaged_weights
 
@@ -49,6 +51,13 @@ def load_components(model: Path, names: Iterable[str]) -> dict[str, Any]:
         module, _, class_name = OSMNetPipeline.components_classes[name].partition(":")
         components[name] = load_component(getattr(import_module(module), class_name), model, name)
     return components
+
+
+def speech_encoder_for(network: ExpressionExtractor, source: str | Path) -> SpeechEncoder | None:
+    """Load the speech encoder that an expression extractor listens to from the model that it comes from, if any."""
+    if not network.config.speech_dim:
+        return None
+    return load_initial(SpeechEncoder, str(source), "speech_encoder")
 
 
 def load_initial(network: type[Network], init: str, name: str, face_model: FaceModel | None = None) -> Network:

@@ -22,7 +22,12 @@ def export(model: Path, landmarker: Path, out: Path) -> dict[str, int]:
     Raises:
         ValueError: If a component is missing (says which stage makes it) or not whole, or `out` cannot be written.
     """
-    components = load_components(model, OSMNetPipeline.components_classes)
+    names = [
+        name
+        for name in OSMNetPipeline.components_classes
+        if name not in OSMNetPipeline.optional_components or (model / name).is_dir()
+    ]
+    components = load_components(model, names)
     if not landmarker.is_file():
         raise ValueError(f"No face landmarker at '{landmarker}'; build it with scripts/build_landmarker.py.")
     pipe = OSMNetPipeline(**components, face_landmarker=landmarker)

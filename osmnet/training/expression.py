@@ -19,14 +19,22 @@ from osmnet.data.dataset import Clip, Dataset
 from osmnet.data.shards import fingerprint
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import CHIN, INNER_LIPS, NOSE, NUM_VERTICES, OUTER_LIPS
+from osmnet.media.audio import SAMPLES_PER_FRAME, SAMPLING_RATE
 from osmnet.modeling_utils import OSMNetModel
-from osmnet.models.expression import ExpressionExtractor, expression_loss, landmark_loss, landmark_weights
+from osmnet.models.expression import (
+    ExpressionExtractor,
+    SpeechInput,
+    expression_loss,
+    landmark_loss,
+    landmark_weights,
+)
+from osmnet.models.speech_encoder import SpeechEncoder
 from osmnet.training import lips
-from osmnet.training.components import load_component, load_initial
+from osmnet.training.components import load_component, load_initial, speech_encoder_for
 from osmnet.training.config import StageConfig
 from osmnet.training.pose_clip import evenly
 from osmnet.training.sound import SOUND, Disturbance, check_ranges
-from osmnet.training.speech_clip import SpeechClip, draw_shares, set_aside
+from osmnet.training.speech_clip import SpeechClip, draw_shares, heard_clip, set_aside
 from osmnet.training.stage import ClipPools, Stage
 from osmnet.training.trainer import fit
 
@@ -36,6 +44,7 @@ MIN_AGREEMENT = 0.2  # below this the sound is hardly the face's
 MAX_VALIDATION_CLIPS = 64  # held in memory
 MAX_HELD_OUT_CLIPS = 512  # read one after the other
 NUM_FIGURES = 4
+STANDARD_SECONDS = 20  # of each clip that say how large the speech encoder's numbers are
 SOUND_FIELDS = {name: f"sound_{name}" for name in SOUND}
 
 
@@ -54,6 +63,10 @@ class ExpressionConfig(StageConfig):
         amplitude (`float`): Spread of the mouth's opening over people's usual one that the finished network is
             stretched to; 0 leaves it as it is.
         aside (`float`): Share of the training speakers that say which step is the best and how far to stretch.
+        speech_encoder (`str`): Whose speech encoder the network listens to: `"packaged"` for the one in the package, a
+            folder or a Hub id of a model; `""` for none, as in the paper.
+        speech_dropout (`float`): Dropout on what it hears; with `init` that of its network.
+        recordings (`int`): How often each clip is made up for it as another recording.
         sound_gain (`tuple[float, float]`): dB by which the loudness is mistaken.
         sound_equaliser (`tuple[float, float]`): dB at each knot.
         sound_noise (`tuple[float, float]`): dB by which the speech is louder than the noise.
@@ -85,6 +98,9 @@ class ExpressionConfig(StageConfig):
     own_mean: float = 0.2
     amplitude: float = 0.7
     aside: float = 0.12
+    speech_encoder: str = "packaged"
+    speech_dropout: float = 0.2
+    recordings: int = 8
     sound_gain: tuple[float, float] = SOUND["gain"]
     sound_equaliser: tuple[float, float] = SOUND["equaliser"]
     sound_noise: tuple[float, float] = SOUND["noise"]
@@ -97,7 +113,7 @@ class ExpressionConfig(StageConfig):
         super().__post_init__()
         if self.frames < 2:
             raise ValueError(f"frames must be at least 2, not {self.frames}.")
-        for name in ("own_mean", "identity_dropout", "dropout"):
+        for name in ("own_mean", "identity_dropout", "dropout", "speech_dropout"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name} must be at most 1, not {getattr(self, name)}.")
         if not 0 < self.aside <= 0.5:
@@ -128,7 +144,7 @@ class ExpressionStage(Stage):
     name: ClassVar[str] = "expression"
 
     def __init__(self, config: ExpressionConfig, dataset: Dataset, model: Path):
-        self.config = config
+        self.config, self._model = config, Path(model)
         self.face_model = load_component(FaceModel, model, "face_model")
         self.made_for = {"face_model": fingerprint(self.face_model)}
         training, self._held_out = dataset.split(speech=True, by=cast(Any, config.split))
@@ -145,11 +161,19 @@ class ExpressionStage(Stage):
         torch.manual_seed(config.seed)
         if config.init:
             network = load_initial(ExpressionExtractor, config.init, "expression_extractor", self.face_model)
+            self._encoder = speech_encoder_for(network, config.init)
         else:
+            self._encoder = None
+            if config.speech_encoder:
+                self._encoder = load_initial(SpeechEncoder, config.speech_encoder, "speech_encoder")
             network = ExpressionExtractor(
                 identity_dim=self.face_model.config.identity_dim, expression_dim=self.face_model.config.expression_dim,
                 hidden_dim=config.hidden_dim, context_layers=config.context_layers, dropout=config.dropout,
+                speech_dim=self._encoder.config.hidden_dim if self._encoder is not None else 0,
+                speech_dropout=config.speech_dropout,
             )  # fmt: skip
+            if self._encoder is not None:
+                self._standardise(network)
         self.networks: dict[str, OSMNetModel] = {"expression_extractor": network}
         # A face model of its own: the objective moves to the GPU, what measures stays.
         self.objective = ExpressionLosses(network, load_component(FaceModel, model, "face_model"), config.own_mean)
@@ -158,21 +182,37 @@ class ExpressionStage(Stage):
         return int(clip.frames * self._parted)
 
     def _speech_clip(self, clip: Clip) -> SpeechClip:
-        return SpeechClip(clip, self.face_model, (0.0, self._parted))
+        made = SpeechClip(clip, self.face_model, (0.0, self._parted))
+        if self._encoder is not None:
+            made.hear(self._encoder, self.config.sound, self.config.recordings, self.config.seed)
+        return made
+
+    def _standardise(self, network: ExpressionExtractor) -> None:
+        """Set the mean and the spread of what is said, of some clips: all processes must see the same."""
+        encoder, some = cast(SpeechEncoder, self._encoder), evenly(self._training, MAX_VALIDATION_CLIPS)
+        said = []
+        for clip in tqdm(some, desc="speech", unit="clip", leave=False):
+            waveform = clip.speech()[: STANDARD_SECONDS * SAMPLING_RATE]
+            said.append(encoder.hear(waveform, 0, len(waveform) // SAMPLES_PER_FRAME))
+        all_said = np.concatenate(said)
+        speech_input = cast(SpeechInput, network.speech_input)
+        speech_input.mean.copy_(torch.from_numpy(all_said.mean(0)))
+        speech_input.spread.copy_(torch.from_numpy(all_said.std(0)).clamp_min(1e-3))
 
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
         """Draw stretches of speech, each as it could have been recorded.
 
         Returns:
-            `dict[str, torch.Tensor]`: `mel` (B, frames, 16, 16), `expression` (B, frames, 64), `identity` (B, 40) and
-            `known_identity` (B, 40), what the network may know of it.
+            `dict[str, torch.Tensor]`: `mel` (B, frames, 16, 16), `expression` (B, frames, 64), `identity` (B, 40),
+            `known_identity` (B, 40), what the network may know of it, and with a speech encoder `speech` (B, frames,
+            288), what is said.
         """
         config = self.config
         rng = np.random.default_rng([config.seed, step, micro, rank])
         clips = self._pools.at(step, rank, world)
         chosen = [clips[i] for i in rng.choice(len(clips), config.batch_size, p=draw_shares(clips))]
         cuts = [clip.cut(config.frames, Disturbance.draw(config.sound, rng), rng) for clip in chosen]
-        mel, expression = (np.stack([cut[part] for cut in cuts]) for part in range(2))
+        mel, expression, *said = (np.stack(parts) for parts in zip(*cuts, strict=True))
         # Of a random frame, noisy and often hidden: a few dozen faces must not be learnt by heart.
         identity = np.stack([clip.identities[rng.integers(len(clip.identities))] for clip in chosen])
         known = rng.random((len(chosen), 1)) >= config.identity_dropout
@@ -181,6 +221,8 @@ class ExpressionStage(Stage):
             "mel": mel, "expression": expression, "identity": np.stack([clip.identity for clip in chosen]),
             "known_identity": identity.astype(np.float32),
         }  # fmt: skip
+        if said:
+            arrays["speech"] = said[0]
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
@@ -192,7 +234,7 @@ class ExpressionStage(Stage):
         if not self._validation:
             part = (self._parted if self._parted < 1 else 0.0, 1.0)
             bar = tqdm(self._aside, desc="clips set aside", unit="clip", leave=False)
-            self._validation = [SpeechClip(clip, self.face_model, part) for clip in bar]
+            self._validation = [heard_clip(clip, self.face_model, self._encoder, part) for clip in bar]
         return self._validation
 
     def figures(self, networks: dict[str, OSMNetModel]) -> dict[str, np.ndarray]:
@@ -216,7 +258,10 @@ class ExpressionStage(Stage):
             spread = lips.usual_spread(self.face_model, [*self._pools.at(self.config.steps - 1), *aside])
             gain = lips.set_amplitude(network, self.face_model, aside, self.config.amplitude * spread)
         held_out = islice(self._held_out, MAX_HELD_OUT_CLIPS)
-        result = lips.measure(network, self.face_model, (SpeechClip(clip, self.face_model) for clip in held_out))
+        clips = (heard_clip(clip, self.face_model, self._encoder) for clip in held_out)
+        result = lips.measure(network, self.face_model, clips)
+        if self._encoder is not None:
+            self._encoder.save_pretrained(self._model / "speech_encoder")
         return {**result, "gain": gain, "misfits": len(self._misfits(network))}
 
     def _misfits(self, network: ExpressionExtractor) -> list[str]:
@@ -252,7 +297,7 @@ class ExpressionLosses(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the losses `l2`, `ldmk`, `mouth` and `concordance` of a batch."""
-        expression = self.network(batch["mel"], batch["known_identity"]).float()
+        expression = self.network(batch["mel"], batch["known_identity"], batch.get("speech")).float()
         with torch.autocast(expression.device.type, enabled=False):  # half precision would move vertices by pixels
             return self._losses(expression, batch["expression"], batch["identity"][:, None])
 
@@ -278,7 +323,8 @@ def train(dataset: Dataset, model: Path, config: ExpressionConfig, work: Path) -
 
     Args:
         dataset (`Dataset`): Made by `osmnet prepare`.
-        model (`Path`): Model folder with `face_model`; receives `expression_extractor`.
+        model (`Path`): Model folder with `face_model`; receives `expression_extractor` and the `speech_encoder` that
+            it listens to.
         config (`ExpressionConfig`): Settings.
         work (`Path`): For checkpoints, logs and pictures; a run that was stopped goes on from there.
 

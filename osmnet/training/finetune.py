@@ -24,16 +24,19 @@ from tqdm import tqdm
 
 from osmnet.arguments import Parser
 from osmnet.data.dataset import Clip, Dataset
+from osmnet.evaluation.marked import read_marked, write_marked
 from osmnet.evaluation.protocol import ClipResult, Judges, evaluate_clip
 from osmnet.face.morphable import FaceModel
 from osmnet.pipeline import OSMNetPipeline
 from osmnet.training import finetune_report, lips
-from osmnet.training.components import COMPONENTS, load_component, load_components
+from osmnet.training.components import COMPONENTS, load_component, load_components, speech_encoder_for
 from osmnet.training.config import SETTINGS, StageConfig, load_config
 from osmnet.training.export import export
 from osmnet.training.pose_clip import evenly
-from osmnet.training.speech_clip import SpeechClip
+from osmnet.training.speech_clip import heard_clip
 from osmnet.training.train import set_threads
+
+MARKS = "fine-tuning"  # around the table of a page, see `osmnet/evaluation/marked.py`
 
 MEASURED_BY = {  # the figure by which each stage is judged, and whether higher is better
     "motion": ("KL(w_m ‖ w_a)", False),
@@ -172,7 +175,8 @@ def _figure(stage: str, dataset: Dataset, model: Path, configs: list[Any], work:
         # Not the stage's own `validate`: that measures the clips by which it chose its best step.
         face_model = load_component(FaceModel, model, "face_model")
         held_out = dataset.split(speech=True, by=configs[0].split)[1]
-        speech_clips = (SpeechClip(clip, face_model) for clip in held_out)
+        encoder = speech_encoder_for(networks["expression_extractor"], model)
+        speech_clips = (heard_clip(clip, face_model, encoder) for clip in held_out)
         result = lips.measure(networks["expression_extractor"], face_model, speech_clips)
         return result["opening"] + result["width"]
     if stage == "video":
@@ -198,6 +202,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", default="finetune", help="YAML file with the settings (default: the package's)")
     parser.add_argument("--work", type=Path, help="checkpoints, curves and samples (default: OUT/work)")
     parser.add_argument("--threads", type=int, help="CPU threads for PyTorch")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="a Markdown file whose table is made anew")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
         help="a setting: stages=expression, expression.steps=100, video.weights.rec=2",
@@ -208,10 +213,14 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("finetune runs in one process; start it with `osmnet train finetune`.")
     if arguments.out.is_file():
         raise ValueError(f"'{arguments.out}' is a file; --out must be a folder.")
+    if arguments.page is not None:
+        read_marked(arguments.page, MARKS)  # says now whether it has a place for the table
     config, stage_configs = load_configs(arguments.config, arguments.set)
     work = arguments.work or arguments.out / "work"
     report = finetune(Dataset.open(arguments.data), arguments.model, arguments.out, work, config, stage_configs)
     sys.stdout.write(finetune_report.text(report))
+    if arguments.page is not None:
+        write_marked(arguments.page, MARKS, finetune_report.table(report))
     sys.stderr.write(f"osmnet: {arguments.out / 'finetune.json'} holds all of this.\n")
     return 0
 

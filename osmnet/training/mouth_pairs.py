@@ -17,6 +17,7 @@ from osmnet.face.warp import MeshWarp
 from osmnet.training.driving import Driving, window
 from osmnet.training.pairs import AS_IT_IS, Pair, Pairs, frames_on_disk, joined, view
 
+WIDE, WIDE_OPEN = 2.0, 0.3  # how much more often a mouth that is open this far [head units] is drawn
 CONTEXT = 1.5  # the windows on disk are this much wider than the network's: warping looks outside the window
 
 
@@ -50,7 +51,10 @@ class MouthClip:
         )  # fmt: skip
         opening = mouth_opening(self.shape)
         rank = opening.argsort().argsort() / max(len(opening) - 1, 1)
-        self.open_weight = (0.4 + rank) / (0.4 + rank).sum()
+        # Within a clip the open half, and what is wide open by any measure: few clips have it.
+        weight = 0.4 + rank + WIDE * np.minimum(opening / WIDE_OPEN, 1)
+        self.open_weight = weight / weight.sum()
+        self.widest = min(float(np.quantile(opening, 0.95)) / WIDE_OPEN, 1.0)
         self.shut = np.flatnonzero(rank < 0.25)
 
     def __len__(self) -> int:
@@ -101,7 +105,7 @@ class MouthPairs(Pairs):
 
     def share(self, clip: MouthClip) -> float:
         """Long clips count more, but not in proportion; sharp ones much more: soft teeth are learnt easily enough."""
-        return np.sqrt(len(clip)) * clip.size**2
+        return np.sqrt(len(clip)) * clip.size**2 * (0.4 + clip.widest)
 
     def draw(self, clip: MouthClip, rng: np.random.Generator) -> tuple[int, int]:
         """Draw a source that is shut half of the time, and a target that is rather open."""

@@ -21,6 +21,8 @@ from osmnet.training.pose_clip import MIRROR
 
 Pair = dict[str, np.ndarray]
 PICTURES = ("source", "target", "warped")  # the entries of a pair that are pictures
+PALE = 0.2  # share of the pairs that lose colour
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 MAX_SHIFT, MAX_ZOOM = 0.04, 0.08  # of the side
 AS_IT_IS = np.array([[1.0, 0, 0], [0, 1, 0]])  # an affine map of pixels
 
@@ -150,6 +152,9 @@ def tinted(pair: Pair, rng: np.random.Generator) -> Pair:
     gamma = rng.uniform(0.8, 1.25)
     table = 2 * np.clip((np.arange(256)[:, None] / 255) ** gamma * gain, 0, 1).astype(np.float32) - 1
     pictures = {key: np.stack([table[pair[key][..., c], c] for c in range(3)], -1) for key in PICTURES if key in pair}
+    if rng.random() < PALE:  # paintings, statues, black and white: the colour of a mouth is not always a mouth's
+        left = np.float32(rng.random() ** 2)
+        pictures = {key: left * seen + (1 - left) * (seen @ LUMA)[..., None] for key, seen in pictures.items()}
     return {**pair, **pictures}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
+import soxr
 
 from osmnet.media.audio import SAMPLES_PER_FRAME, SAMPLING_RATE
 from osmnet.media.features import HOP, MEL_FLOOR, N_FFT, STEPS_PER_FRAME, WINDOW_LENGTH, gated_level, mel_filters
@@ -133,6 +134,24 @@ def mel_steps(waveform: np.ndarray, level: float, start: float, frames: int, cha
     power = _band_power(piece, np.rint(centres).astype(int) - first, mel_filters(2 ** (change.pitch / 12)))
     power *= np.float32(10 ** (change.gain / 10) / level if level > 0 else 1)
     return np.maximum((np.log10(power + np.float32(MEL_FLOOR)) + 3) / 3, np.float32(SILENCE))
+
+
+def rerecorded(waveform: np.ndarray, level: float, change: Disturbance) -> np.ndarray:
+    """Sound as it could have been recorded, for a network that hears the waveform.
+
+    Args:
+        waveform (`np.ndarray` of shape `(samples,)`): Mono at 16 kHz.
+        level (`float`): Its `loudness`.
+        change (`Disturbance`): What to change, but for its speed; the pitch is changed by playing it faster or slower.
+
+    Returns:
+        `np.ndarray` of shape `(samples / 2 ** (pitch / 12),)`: float32.
+    """
+    if change.equaliser is not None or change.noise is not None or change.reverberation:
+        waveform, _ = _rerecord(waveform, level, change)
+    if change.pitch:
+        waveform = soxr.resample(waveform, SAMPLING_RATE * 2 ** (change.pitch / 12), SAMPLING_RATE)
+    return (waveform * 10 ** (change.gain / 20)).astype(np.float32)
 
 
 def _rerecord(piece: np.ndarray, level: float, change: Disturbance) -> tuple[np.ndarray, float]:

@@ -1,7 +1,7 @@
 """Sound and expression of a clip, and stretches of them that sound like another recording."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from osmnet.face.morphable import FaceModel
 from osmnet.media.audio import SAMPLES_PER_FRAME
 from osmnet.media.features import MEL_WINDOW, STEPS_PER_FRAME, mel_windows
 from osmnet.models.expression import ExpressionExtractor
-from osmnet.training.sound import Disturbance, loudness, mel_steps
+from osmnet.models.speech_encoder import SpeechEncoder
+from osmnet.training.sound import Disturbance, loudness, mel_steps, rerecorded
 
 NUM_IDENTITIES = 8  # frames of a clip that are fitted singly
 FEWEST_GROUPS = 5  # speakers, or else clips, from which on whole ones are set aside
@@ -79,6 +80,7 @@ class SpeechClip:
         self.identity = self.identities[0]
         self.speaker = clip.speaker
         self.name = clip.name
+        self.said: list[np.ndarray] = []  # (frames, speech_dim) each: what a speech encoder heard, see `hear`
 
     def __len__(self) -> int:
         return len(self.expression)
@@ -90,12 +92,47 @@ class SpeechClip:
         mel = np.pad(mel, ((0, max(len(self) - len(mel), 0)), (0, 0), (0, 0)), mode="edge")[: len(self)]
         device = network.output_scale.device
         identity = torch.from_numpy(self.identity)[None].to(device)
-        return network(torch.from_numpy(mel)[None].to(device), identity)[0].cpu()
+        said = torch.from_numpy(self.said[0]).float()[None].to(device) if network.config.speech_dim else None
+        return network(torch.from_numpy(mel)[None].to(device), identity, said)[0].cpu()
 
-    def cut(self, frames: int, change: Disturbance, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Mel windows `(frames, 16, 16)` and β `(frames, 64)` of a random stretch, see `ClipSound.cut`."""
+    def cut(self, frames: int, change: Disturbance, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """A random stretch, see `ClipSound.cut`.
+
+        Returns:
+            `tuple[np.ndarray, ...]`: Mel windows `(frames, 16, 16)`, β `(frames, 64)` and, if the clip was heard by a
+            speech encoder, what is said `(frames, speech_dim)`, in one of the recordings that were made up.
+        """
         mel, at = self.sound.cut(frames, change, rng)
-        return mel, _interpolate(self.expression, at)
+        said = [_interpolate(self.said[rng.integers(len(self.said))].astype(np.float32), at)] if self.said else []
+        return mel, _interpolate(self.expression, at), *said
+
+    def hear(self, encoder: SpeechEncoder, ranges: Mapping[str, Sequence[float]], copies: int, seed: int) -> None:
+        """Let a speech encoder hear the clip, as it is and as it could have been recorded.
+
+        Args:
+            encoder (`SpeechEncoder`): In evaluation mode.
+            ranges (mapping): Of what changes, see `osmnet.training.sound.SOUND`.
+            copies (`int`): How many recordings to make up.
+            seed (`int`): With the clip's name says which.
+        """
+        rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
+        waveform, frames = self.sound.waveform, np.arange(len(self))
+        self.said = [encoder.hear(waveform, 0, len(self)).astype(np.float16)]
+        for _ in range(copies):
+            change = Disturbance.draw(ranges, rng)
+            faster = 2 ** (change.pitch / 12)
+            piece = rerecorded(waveform, self.sound.level, change)
+            self.said.append(encoder.hear_piece(piece, (frames + 0.5) / faster - 0.5).astype(np.float16))
+
+
+def heard_clip(
+    clip: Clip, face_model: FaceModel, encoder: SpeechEncoder | None, part: tuple[float, float] = (0.0, 1.0)
+) -> SpeechClip:
+    """A `SpeechClip` as it is, heard by a speech encoder if there is one."""
+    made = SpeechClip(clip, face_model, part)
+    if encoder is not None:
+        made.hear(encoder, {}, copies=0, seed=0)
+    return made
 
 
 def windows_of(mel: np.ndarray) -> np.ndarray:
