@@ -6,15 +6,16 @@ Widgets and what they call; the work is in `demo/studio.py`, what the page looks
 
 import atexit
 import logging
-import os
 import secrets
 import signal
 import sys
-import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from demo.memory import share_arenas
+
+# isort: split
 import gradio as gr
 
 from demo.endpoints import add_endpoints, refuse
@@ -248,9 +249,13 @@ def build(studio: Studio, showcase: Showcase) -> gr.Blocks:
                         stop: gr.update(visible=False),
                     }
 
+        drafts.chosen(  # it may have to wait for others first
+            lambda draft, has_agreed: gr.update(visible=bool(draft and has_agreed)), [drafted, consent], stop,
+            queue=False, **hidden,
+        )  # fmt: skip
         rendering = drafts.chosen(
             render_drafts, [drafted, consent], [progress, stop, rendered, gallery, *dict.fromkeys(notes.values())],
-            trigger_mode="once", **hidden, **heavy,
+            trigger_mode="once", api_visibility="private", show_progress="minimal", show_progress_on=progress, **heavy,
         )  # fmt: skip
         stop.click(
             lambda: (None, gr.update(visible=False)), None, [progress, stop], cancels=[previewing, rendering],
@@ -314,9 +319,10 @@ def add_motion_space(studio: Studio, space: MotionSpace, heavy: Options) -> None
         with gr.Column(scale=8, min_width=320):
             film = gr.Video(label="Held and swung (AI-generated)", autoplay=True, loop=True, interactive=False)
             turned = gr.Gallery(
-                label="Turned by bases (AI-generated)", columns=3, interactive=False, height="auto",
-                object_fit="contain",
+                label="Turned by bases (AI-generated)", columns=3, interactive=False, object_fit="contain",
+                elem_id="turned",
             )  # fmt: skip
+            mixtures = gr.Markdown("")
 
     def film_basis(path: str | None, index: int, has_agreed: bool) -> Updates:
         yield {note: say()}
@@ -331,7 +337,8 @@ def add_motion_space(studio: Studio, space: MotionSpace, heavy: Options) -> None
         yield {note: say()}
         try:
             with studio.workplace() as folder:
-                yield {turned: [(str(path), text) for path, text in space.turn(path, Path(folder), has_agreed)]}
+                pictures, text = space.turn(path, Path(folder), has_agreed)
+                yield {turned: [(str(picture), title) for picture, title in pictures], mixtures: text}
         except RefusedInputError as error:
             yield {note: say(str(error), refused=True)}
             raise refuse(error) from None
@@ -339,7 +346,7 @@ def add_motion_space(studio: Studio, space: MotionSpace, heavy: Options) -> None
     events: Options = {"api_visibility": "private", "show_progress": "minimal", **heavy}
     basis.input(film_basis, [face, basis, agreed], [film, note], trigger_mode="always_last", **events)
     show.click(film_basis, [face, basis, agreed], [film, note], **events)
-    turn.click(turn_face, [face, agreed], [turned, note], **events)
+    turn.click(turn_face, [face, agreed], [turned, mixtures, note], **events)
 
 
 def launch_options(settings: Settings) -> Options:
@@ -360,13 +367,10 @@ def main() -> None:
     """Load the weights and open the page."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     settings = Settings.from_environment()
-    # Uploads and results lie here, and go with the page.
-    cache = tempfile.TemporaryDirectory(prefix="osmnet-cache-", ignore_cleanup_errors=True)
-    os.environ["GRADIO_TEMP_DIR"] = cache.name
+    share_arenas()
     gr.set_static_paths([EXAMPLES])
     studio = Studio.load(settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # a service is stopped so: what is registered here still runs
-    atexit.register(cache.cleanup)
     atexit.register(studio.close)
     studio.painter.warm_up()
     showcase = Showcase(studio, examples())
@@ -376,4 +380,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:  # a setting or the weights
+        sys.exit(f"osmnet: {error}")

@@ -16,7 +16,7 @@ from osmnet.provenance.manifest import sign
 from osmnet.renderer import Source
 
 COMMENT = "AI-generated, made with osmnet"
-TURNS = (("left", "Turned left"), ("frontal", "To the front"), ("right", "Turned right"))
+TURNS = (("left", "Left"), ("frontal", "Front"), ("right", "Right"))
 
 
 class MotionSpace:
@@ -62,8 +62,16 @@ class MotionSpace:
             writer.write(both)
         return path
 
-    def turn(self, portrait: str | None, folder: Path, has_agreed: bool) -> list[tuple[Path, str]]:
-        """Turn a portrait's head left, to the front and right by bases; pictures and what each shows.
+    def turn(self, portrait: str | None, folder: Path, has_agreed: bool) -> tuple[list[tuple[Path, str]], str]:
+        """Turn a portrait's head left, to the front and right by bases.
+
+        Args:
+            portrait (`str`, *optional*): A picture; the example's if not given.
+            folder (`Path`): Where the pictures go.
+            has_agreed (`bool`): Whether the person in the picture has agreed.
+
+        Returns:
+            `tuple`: The pictures, each with its title, and a sentence that says which bases did it.
 
         Raises:
             RefusedInputError: If the portrait cannot be used.
@@ -71,14 +79,15 @@ class MotionSpace:
         source, consent = self._source(portrait, has_agreed)
         turned = rotate(self.studio.pipe, source)
         head_pose = np.stack([turned[name].head_pose for name, _ in TURNS])[:, None]  # (3, 1, 6)
-        pictures = []
+        pictures, mixtures = [], []
         for (name, title), frame in zip(TURNS, self._draw(source, head_pose)[:, 0], strict=True):
             path = folder / f"{name}.png"
             Image.fromarray(frame).save(path)
             sign(path, consent=consent)
             mixture = " + ".join(f"{amount:g} × basis {basis}" for basis, amount in turned[name].bases.items())
-            pictures.append((path, f"{title}: {mixture or 'as it is'}"))
-        return pictures
+            pictures.append((path, title))
+            mixtures.append(f"**{title}**: {mixture or 'none'}")
+        return pictures, ". ".join(mixtures) + "."
 
     def _source(self, portrait: str | None, has_agreed: bool) -> tuple[Source, bool | None]:
         """The portrait, and what is declared about it."""

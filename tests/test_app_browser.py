@@ -263,4 +263,5 @@ def test_the_motion_space_moves_an_example(visit):
     page.get_by_role("button", name="Show the basis").click()
     page.wait_for_selector("video[src*='basis-0']")
     page.get_by_role("button", name="Turn and frontalise the face").click()
-    page.wait_for_selector("text=To the front")
+    page.wait_for_selector("#turned img")
+    assert page.locator("#turned img").count() == 3

@@ -10,7 +10,10 @@ function left(seconds) {
 
 function show(value) {
   root.hidden = !value;
-  if (!value) { root.replaceChildren(); return; }
+  if (!value) { // page.css shows it while the request waits
+    root.replaceChildren(make("p", { class: "said", role: "status", text: "Waiting for its turn …" }));
+    return;
+  }
   const text = [value.stages[value.stage], value.done == null ? "" : `${Math.floor(100 * value.done)} %`, left(value.left)].filter(Boolean).join(" · ");
   let steps = root.querySelector("ol"), bar = root.querySelector("progress"), said = root.querySelector(".said");
   if (!steps) {
