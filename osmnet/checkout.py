@@ -1,4 +1,4 @@
-"""Which commit of osmnet runs, where it runs from a checkout."""
+"""What a checkout of osmnet knows that an installed package does not: its commit, and the example files."""
 
 import subprocess
 from functools import cache
@@ -18,3 +18,12 @@ def commit() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):  # no git, or not ours to read
         return ""
+
+
+def example_files(pattern: str) -> list[Path]:
+    """Find the example files of a name like `portrait_*.jpg`, by name; none in an installed package.
+
+    Those of the working folder come first, where osmnet is installed beside the checkout.
+    """
+    clones = Path(), Path(__file__).resolve().parents[1]
+    return next(filter(None, (sorted((clone / "examples").glob(pattern)) for clone in clones)), [])

@@ -1,4 +1,4 @@
-"""The command line: `osmnet generate | prepare | train | evaluate | bases | verify | push | doctor`.
+"""The command line: `osmnet generate | prepare | train | evaluate | bases | gallery | verify | push | doctor`.
 
 Arguments are checked before anything heavy is imported: a wrong one is refused at once. A refusal is one sentence on
 stderr and exit status 2; the names of the files made are all that goes to stdout.
@@ -43,6 +43,7 @@ DISPATCHED = {
     "train": ("osmnet.training.train", "train or fine-tune the networks on prepared clips"),
     "evaluate": ("osmnet.evaluation.evaluate", "measure a model on held-out clips by the papers' protocol"),
     "bases": ("osmnet.evaluation.bases", "draw what the learned head motions do, and faces turned by them"),
+    "gallery": ("osmnet.evaluation.gallery", "draw a page of frame sheets that shows what the weights do"),
     "verify": ("osmnet.provenance.verify", "say whether a video is as it was signed, and what it says of its making"),
     "push": ("osmnet.push", "send a model to the Hub, after showing what would be sent"),
 }

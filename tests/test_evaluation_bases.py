@@ -10,7 +10,7 @@ from dummies import PORTRAIT, portrait, speech, tiny_pipeline, write_wav
 from PIL import Image
 
 from osmnet.cli import main
-from osmnet.evaluation.bases import decode_bases, name_motion, rotate
+from osmnet.evaluation.bases import Basis, decode_bases, name_motion, rotate, varied
 from osmnet.media.video import read_frames
 
 FRAMES = 60
@@ -169,6 +169,30 @@ def test_command_draws_both_figures_and_says_what_each_basis_does(known, tmp_pat
     frames = np.stack(list(read_frames(out / "basis-00.mp4")))
     held, swung = np.split(frames.astype(int), 2, axis=2)
     assert np.abs(held[-1] - held[0]).mean() > 2 * np.abs(swung[-1] - swung[0]).mean()
+
+
+def test_varied_bases_differ_and_are_the_strongest_of_their_name():
+    def basis(index: int, name: str, swing: str, strength: float) -> Basis:
+        return Basis(index, name, swing, np.zeros((5, 6)), np.full((9, 6), strength), np.zeros((9, 6)))
+
+    bases = [
+        basis(0, "up", "nod", 0.1), basis(1, "up", "nod", 0.3), basis(2, "turn left, up", "shake", 0.5),
+        basis(3, "turn right", "shake", 0.1), basis(4, "down", "nod", 0.2), basis(5, "tilt left", "sway", 0.1),
+    ]  # fmt: skip
+    assert [each.index for each in varied(bases, 3)] == [1, 3, 5]  # one a swing, simple ones first
+    assert [each.index for each in varied(bases, 9)] == [1, 2, 3, 4, 5]  # never two of a name
+
+
+def test_small_pictures_of_varied_bases(known, tmp_path, capsys):
+    known.save_pretrained(tmp_path / "model")
+    arguments = ["--model", str(tmp_path / "model"), "--portraits", str(PORTRAIT), "--out", str(tmp_path / "out")]
+    assert main(["bases", *arguments, "--bases", "varied", "--jpeg"]) == 0
+    assert len(json.loads((tmp_path / "out" / "bases.json").read_text())["bases"]) == 6
+    made = capsys.readouterr().out
+    for name in ("bases.jpg", "rotation.jpg"):
+        assert str(tmp_path / "out" / name) in made
+        with Image.open(tmp_path / "out" / name) as figure:
+            assert figure.format == "JPEG"
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from osmnet.cli import main
 from osmnet.data.dataset import Clip, Dataset
 from osmnet.data.shards import read_manifest, write_manifest
 from osmnet.evaluation.evaluate import choose_clips, evaluate
+from osmnet.evaluation.marked import read_marked
 from osmnet.evaluation.protocol import METHODS, ClipResult, Judges, evaluate_clip, face_boxes, room_noise, source_of
 from osmnet.evaluation.provenance import clips_fingerprint, weights_fingerprint
-from osmnet.evaluation.report import html, markdown, number
+from osmnet.evaluation.report import aims, html, markdown, number
 from osmnet.evaluation.summary import METRICS, jsonable, mean_metrics, rows
 from osmnet.evaluation.sync import load_sync_judge
 from osmnet.face.topology import OVAL
@@ -165,8 +166,62 @@ def test_markdown_has_every_figure(evaluated):
     for metric, values in rows(report["mean_by_length"]):
         cells = " | ".join(number(values[method], metric.digits) for method in METHODS)
         assert f"| {metric.label} | {metric.unit} | {metric.arrow} | {cells} |" in text
-    widths = {line.count("|") for block in text.split("\n\n") for line in block.splitlines() if line.startswith("|")}
-    assert widths == {8}
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert [{line.count("|") for line in table} for table in tables] == [{8}, {8}, {5}]
+    for table in tables[1:]:  # the other two are on the page as well
+        for name in (line.split(" | ")[0].removeprefix("| ") for line in table[2:]):
+            assert name in (out / "report.html").read_text(encoding="utf-8"), name
+
+
+def test_the_tables_are_put_into_a_page_and_their_figures_beside_it(evaluated, data, tmp_path, monkeypatch):
+    out, report = evaluated
+    monkeypatch.setattr("osmnet.evaluation.evaluate.evaluate", lambda **_: report)
+    page = tmp_path / "README.md"
+    page.write_text("# Card\n<!-- evaluation: x -->\nold\n<!-- /evaluation -->\n\nrest\n")
+    assert main(["evaluate", "--data", str(data), "--out", str(out), "--page", str(page)]) == 0
+    kept = strict((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
+    assert read_marked(page, "evaluation") == markdown(kept).strip() == markdown(report).strip()
+    assert page.read_text().startswith("# Card\n") and page.read_text().endswith("\n\nrest\n")
+    assert "curves" in report["motion"] and "curves" not in kept["motion"] and kept["clips"] == report["clips"]
+
+
+def test_span_and_ball_are_compared(evaluated):
+    out, report = evaluated
+    (other,) = report["motion"]["other_sampling"]
+    one = next(row for row in report["motion"]["by_epsilon"] if row["epsilon"] == 1)
+    assert report["motion"]["sampling"] == "span" and other["sampling"] == "ball" and other["epsilon"] == 1
+    assert other.keys() - {"sampling"} == one.keys() and other["spread"] != one["spread"]
+    assert "| ε = 1, sampling ball |" in markdown(report)
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "reached"),
+    [
+        ({"opening_correlation": 0.76}, "mouth opening, correlation", True),
+        ({"opening_correlation": 0.74}, "mouth opening, correlation", False),
+        ({"opening_correlation": None}, "mouth opening, correlation", None),
+        ({"amplitude": 1.3}, "mouth opening, amplitude, of real", False),
+        ({"lmd_lips": 69.0}, "LMD of the lips without pose, of static", True),
+        ({"lmd_lips": 71.0}, "LMD of the lips without pose, of static", False),
+        ({"cpbd": 0.1}, "CPBD, of real", False),
+        ({"spread_ratio": 0.85}, "head motion at ε = 1, spread, of real", True),
+        ({"jerk_ratio": 1.6}, "head motion at ε = 1, jerk, of real", False),
+        ({"yaw": 19.0}, "largest yaw in 1 min, degrees", True),
+        ({"yaw": 21.0}, "largest yaw in 1 min, degrees", False),
+    ],
+)
+def test_aims_are_reached_or_missed_by_the_figures(change, name, reached, evaluated):
+    report = json.loads(json.dumps(evaluated[1]))
+    means, motion = report["mean_by_length"], report["motion"]
+    means["static"]["lmd_lips"], means["real"]["cpbd"], motion["drift"]["real_99"][0] = 100.0, 0.3, 20.0
+    row = next(row for row in motion["by_epsilon"] if row["epsilon"] == 1)
+    for key, value in change.items():
+        if key == "yaw":
+            motion["drift"]["largest"][0] = value
+        else:
+            (row if key in row else means["ours"])[key] = value
+    found = {label: verdict for label, *_, verdict in aims(report)}
+    assert found[name] is reached and len(found) == 11
 
 
 def test_a_clip_is_measured_the_same_again(evaluated, data, warper):
@@ -347,7 +402,8 @@ def test_report_without_head_motion(evaluated):
         "notes": [],
         "motion": {"clips": 0, "takes": 2, "sampling": "span", "skipped": []},
     }
-    assert "Head motion" not in html(report, []) and "ε =" not in markdown(report)
+    assert "Head motion" not in html(report, []) and "| ε =" not in markdown(report)
+    assert "| head motion at ε = 1, spread, of real | ≥ 0.80 | — | — |" in markdown(report)
 
 
 def test_fingerprint_is_of_the_tensors(tiny):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from dummies import FACE_MODEL, PORTRAIT, SAMPLING_RATE, speech, tiny_pipeline
 
 from osmnet.media.recording import Recording
 from osmnet.models.speech_encoder import AROUND, BLOCK, SPAN, STRIDE, SpeechEncoder
-from tests.dummies import FACE_MODEL, SAMPLING_RATE, speech, tiny_pipeline
 
 SIZES = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "rotary_dim": 4, "mlp_dim": 24}
 
@@ -110,7 +110,7 @@ def test_a_pipeline_listens_to_it(tmp_path):
     pipe = tiny_pipeline(words=True)
     sound = speech(2.0)
     with_words = pipe.encode_speech(sound, SAMPLING_RATE)
-    source = pipe.encode_source("examples/portrait_astronaut.jpg", size=64)
+    source = pipe.encode_source(PORTRAIT, size=64)
     before = pipe.extract_expression(source, with_words)
     for parameter in pipe.speech_encoder.parameters():
         parameter.data.add_(0.1)

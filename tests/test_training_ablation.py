@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from osmnet import OSMNetPipeline
 from osmnet.cli import main
+from osmnet.evaluation.marked import read_marked
 from osmnet.evaluation.summary import METRICS
 from osmnet.modeling_utils import WEIGHTS_NAME
 from osmnet.training import ablation
@@ -76,8 +77,10 @@ def ablated(dataset_folder, config, tmp_path_factory):
     fake = FakeEvaluate()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ablation, "evaluate", fake)
-        arguments = ["evaluate", "--ablate", str(config), "--data", str(dataset_folder), "--out", str(out)]
-        assert main(arguments) == 0
+        page = out.with_name("page.md")
+        page.write_text("# Page\n<!-- ablation: x -->\n<!-- /ablation -->\n")
+        arguments = ["--data", str(dataset_folder), "--out", str(out), "--page", str(page)]
+        assert main(["evaluate", "--ablate", str(config), *arguments]) == 0
     return out, fake.calls
 
 
@@ -128,6 +131,12 @@ def test_the_table_has_a_row_for_each_and_says_the_budget(ablated):
     for text in (markdown, html):
         assert "motion 2 + 2, expression 2, video 1" in text
     assert html.count("<tr>") == len(TRAINED) + 1
+
+
+def test_the_table_is_put_into_a_page(ablated):
+    out, _ = ablated
+    assert read_marked(out.with_name("page.md"), "ablation") == (out / "ablation.md").read_text().strip()
+    assert read_json(out.with_name("ablation.json")) == read_json(out / "ablation.json")
 
 
 def test_what_is_done_is_not_done_again_and_what_is_missing_is(ablated, dataset_folder, config, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from osmnet import OSMNetPipeline
 from osmnet.cli import main
+from osmnet.evaluation.marked import read_marked
 from osmnet.evaluation.protocol import STRIP_SIDE, ClipResult
 from osmnet.modeling_utils import WEIGHTS_NAME
 from osmnet.training import finetune_report
@@ -25,9 +26,9 @@ FAST = [
 ]  # fmt: skip
 
 
-def finetune(data, model, out, *settings) -> int:
+def finetune(data, model, out, *settings, options=()) -> int:
     arguments = ["train", "finetune", "--data", str(data), "--model", str(model), "--out", str(out)]
-    return main([*arguments, *(part for each in [*FAST, *settings] for part in ("--set", each))])
+    return main([*arguments, *options, *(part for each in [*FAST, *settings] for part in ("--set", each))])
 
 
 def weights(folder, component) -> dict:
@@ -61,7 +62,9 @@ def tuned(dataset_folder, start, tmp_path_factory):
     out = tmp_path_factory.mktemp("tuned") / "model"
     motion = ["audio-motion.steps=20", "audio-motion.learning_rate=1e-2"]
     settings = [*LEARN, *motion, "video.steps=2", "video.learning_rate=1e-2", "stages=expression,video,motion"]
-    assert finetune(dataset_folder, start, out, *settings) == 0
+    page = out.with_name("page.md")
+    page.write_text("<!-- fine-tuning: x -->\n<!-- /fine-tuning -->\n")
+    assert finetune(dataset_folder, start, out, *settings, options=["--page", str(page)]) == 0
     return out, read_json(out / "finetune.json")
 
 
@@ -72,9 +75,8 @@ def test_a_stage_that_helps_is_kept_and_one_that_does_not_is_undone(tuned, start
     assert motion["kept"] and motion["after"] < motion["before"]
     assert not video["kept"] and video["after"] >= video["before"]
     # The bases stay, so that epsilon keeps its meaning; the video generator is that from before.
-    changed = {
-        name for name in OSMNetPipeline.components_classes if not same(weights(out, name), weights(start, name))
-    }
+    components = OSMNetPipeline.from_pretrained(start).components
+    changed = {name for name in components if not same(weights(out, name), weights(start, name))}
     assert changed == {"expression_extractor", "audio_motion_encoder"}
 
 
@@ -85,6 +87,7 @@ def test_the_result_is_a_pipeline_and_the_report_says_what_changed(tuned, start)
     assert "NOT BETTER" in text.split("- video")[1].split("\n")[0]
     assert "kept" in text.split("- expression")[1].split("\n")[0]
     assert str(start) in text and report["held_out"][0] in text
+    assert text.endswith(read_marked(out.with_name("page.md"), "fine-tuning") + "\n")
     rows = {(row["method"], row["metric"]): row for row in report["figures"]}
     opening = rows["ours", "opening_correlation"]
     assert opening["after"] > opening["before"] and opening["change"] == "better"

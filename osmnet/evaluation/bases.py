@@ -15,6 +15,7 @@ correlation of 0.97, only too far to be looked at.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from scipy.optimize import nnls
 from torch.nn import functional as F
 
 from osmnet.arguments import Parser
+from osmnet.checkout import example_files
 from osmnet.media.audio import FPS
 from osmnet.models.motion import compose_clips
 from osmnet.motion import MAX_TURN_DEG
@@ -252,6 +254,29 @@ def _unlimited(turn: np.ndarray) -> np.ndarray:
     return limits * np.arctanh(np.clip(turn / limits, -0.97, 0.97))
 
 
+def varied(bases: Sequence[Basis], count: int = 6) -> list[Basis]:
+    """Choose bases that do different things, as Fig. 6 of the paper does.
+
+    Args:
+        bases (`Sequence[Basis]`): From `decode_bases`.
+        count (`int`): How many at most.
+
+    Returns:
+        `list[Basis]`: In the order given: of each name the basis that moves the head the most, first those that swing
+        in a way not yet shown, then those with the shortest names.
+    """
+    strongest: dict[str, Basis] = {}
+    for basis in sorted(bases, key=lambda each: -float(np.abs(each.held[:, :3]).max())):
+        strongest.setdefault(basis.name, basis)
+    shown: list[Basis] = []
+    left = sorted(strongest.values(), key=lambda each: each.name.count(","))
+    while left and len(shown) < count:
+        new = [basis for basis in left if basis.swing not in {each.swing for each in shown}]
+        shown.append((new or left)[0])
+        left.remove(shown[-1])
+    return sorted(shown, key=lambda each: each.index)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line of `osmnet bases`."""
     parser = Parser(
@@ -264,16 +289,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--portrait", type=Path, metavar="FILE", help="face for the bases (default: an example)")
     parser.add_argument("--speech", type=Path, metavar="FILE", help="moves the lips (default: they rest)")
     parser.add_argument("--portraits", type=Path, nargs="+", metavar="FILE", help="faces to turn (default: examples)")
-    parser.add_argument("--bases", metavar="4,14,19", help="only these, counted from 0 (default: all)")
+    parser.add_argument(
+        "--bases", metavar="4,14,19", help="only these, counted from 0 (default: all); varied: six that differ"
+    )
     parser.add_argument(
         "--epsilon", type=float, default=1.0, metavar="RADIUS", help="how far from the centre they are shown (1)"
     )
     parser.add_argument("--video", action="store_true", help="also a video of each: held on the left, swung right")
+    parser.add_argument("--jpeg", action="store_true", help="bases.jpg and rotation.jpg, a quarter as large as PNG")
     args = parser.parse_args(argv)
-    # In a clone, whether osmnet runs from it or is installed beside it.
-    clones = Path(), Path(__file__).resolve().parents[2]
-    examples = next(filter(None, (sorted((clone / "examples").glob("portrait_*.jpg")) for clone in clones)), [])
-    portraits = args.portraits or examples or ([args.portrait] if args.portrait else [])
+    portraits = args.portraits or example_files("portrait_*.jpg") or ([args.portrait] if args.portrait else [])
     if not portraits:
         raise ValueError("There are no example portraits here; name one with --portrait.")
     for path in filter(None, [args.portrait, args.speech, *portraits]):
@@ -285,10 +310,11 @@ def main(argv: list[str] | None = None) -> int:
 
     pipe = OSMNetPipeline.from_pretrained(args.model)
     bases = decode_bases(pipe, args.epsilon)
-    shown = [bases[index] for index in _indices(args.bases, len(bases))]
+    shown = varied(bases) if args.bases == "varied" else [bases[i] for i in _indices(args.bases, len(bases))]
     source = pipe.encode_source(args.portrait or portraits[0])
-    paths = bases_figure.draw_bases(pipe, shown, source, args.out, args.speech, args.video, args.epsilon)
-    paths += bases_figure.draw_rotation(pipe, portraits, args.out)
+    kind = "jpg" if args.jpeg else "png"
+    paths = bases_figure.draw_bases(pipe, shown, source, args.out, args.speech, args.video, args.epsilon, kind)
+    paths += bases_figure.draw_rotation(pipe, portraits, args.out, kind)
     sys.stdout.write("".join(f"{path}\n" for path in paths))
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from osmnet.device_renderer import renderer_for
 from osmnet.evaluation.bases import MAX_TURN_DEG, Basis, rotate
+from osmnet.evaluation.page import CURVES, GRID, MUTED, Page, encoded, scaled
 from osmnet.files import make_folder, write_whole
 from osmnet.media.audio import FPS, SAMPLING_RATE, load_speech
 from osmnet.media.video import VideoWriter
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from osmnet.pipeline import OSMNetPipeline
     from osmnet.renderer import Source
 
-DPI = 100
-INK, MUTED, GRID = "#1c2330", "#6b7484", "#e3e7ed"
-# As on the contact sheets: three colours that also differ in lightness.
-CURVES = (("yaw", "#0072b2"), ("pitch", "#d55e00"), ("roll", "#009e73"))
 NUM_FRAMES = 5
 THUMBNAIL, ROW, CURVE_WIDTH, NAME_WIDTH, HEADER, MARGIN = 112, 126, 190, 150, 78, 24
 ROWS_A_COLUMN = 24
@@ -36,7 +32,7 @@ PORTRAIT = 224
 
 def draw_bases(
     pipe: OSMNetPipeline, bases: Sequence[Basis], source: Source, out: Path, speech: Path | None = None,
-    video: bool = False, epsilon: float = 1.0,
+    video: bool = False, epsilon: float = 1.0, kind: str = "png",
 ) -> list[Path]:  # fmt: skip
     """Draw bases, one row each: name, curves held and swung, and five frames while held; Fig. 6.
 
@@ -44,10 +40,11 @@ def draw_bases(
         pipe (`OSMNetPipeline`): The pipeline of the bases.
         bases (`Sequence[Basis]`): From `decode_bases`, at least one.
         source (`Source`): The portrait.
-        out (`Path`): Folder; receives `bases.png`, `bases.json` and, with `video`, `basis-04.mp4` …
+        out (`Path`): Folder; receives `bases.png` (or `.jpg`), `bases.json` and, with `video`, `basis-04.mp4` …
         speech (`Path`, *optional*): A recording that moves the lips; a short one is repeated.
         video (`bool`): Also write videos: held on the left, swung on the right.
         epsilon (`float`): The one the bases were decoded with, for the records.
+        kind (`"png"` or `"jpg"`): Of the picture.
 
     Returns:
         `list[Path]`: The files.
@@ -66,27 +63,29 @@ def draw_bases(
     rows, paths = [], []
     for basis in tqdm(bases, desc="bases", unit="basis", leave=False):
         held = _render(renderer, source, basis.held, expression)
-        rows.append([_small(held[moment], THUMBNAIL) for moment in moments])
+        rows.append([scaled(held[moment], THUMBNAIL) for moment in moments])
         if video:
             path = out / f"basis-{basis.index:02d}.mp4"
             both = np.concatenate([held, _render(renderer, source, basis.swung, expression)], 2)
             with VideoWriter(path, both.shape[1:3], FPS, waveform, comment="AI-generated, made with osmnet") as writer:
                 writer.write(both)
             paths.append(path)
-    figure = out / "bases.png"
-    write_whole(figure, _png(_bases_sheet(bases, rows, moments, f"{len(bases)} motion bases of {pipe.name}", epsilon)))
+    figure = out / f"bases.{kind}"
+    sheet = _bases_sheet(bases, rows, moments, f"{len(bases)} motion bases of {pipe.name}", epsilon)
+    write_whole(figure, encoded(sheet, kind))
     record = out / "bases.json"
     write_whole(record, _json({"model": pipe.name, "epsilon": epsilon, "fps": FPS, "bases": [_row(b) for b in bases]}))
     return [figure, record, *paths]
 
 
-def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path) -> list[Path]:
+def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path, kind: str = "png") -> list[Path]:
     """Draw portraits as they are, turned right, turned left, and to the front, one row each; Fig. 7.
 
     Args:
         pipe (`OSMNetPipeline`): The pipeline of the bases.
         portraits (`Sequence[Path]`): Pictures with a face.
-        out (`Path`): Folder; receives `rotation.png` and `rotation.json`.
+        out (`Path`): Folder; receives `rotation.png` (or `.jpg`) and `rotation.json`.
+        kind (`"png"` or `"jpg"`): Of the picture.
 
     Returns:
         `list[Path]`: The two files.
@@ -104,7 +103,7 @@ def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path) ->
         poses = [source.fit.head_pose, *(turned[name].head_pose for name in titles[1:])]
         drawn = next(renderer(np.stack(poses[1:])[:, None], source.fit.expression[None]))  # (poses, 1, H, W, 3)
         pictures = [source.crop, *drawn[:, 0]]
-        rows.append([_small(picture, PORTRAIT) for picture in pictures])
+        rows.append([scaled(picture, PORTRAIT) for picture in pictures])
         degrees = [np.rad2deg(pose[:3]) for pose in poses]
         used = ["", *(" + ".join(f"{w:g}·b{i}" for i, w in turned[name].bases.items()) for name in titles[1:])]
         captions.append([f"{_angles(d)}\n{text}" for d, text in zip(degrees, used, strict=True)])
@@ -112,8 +111,8 @@ def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path) ->
         for name, angle in zip(titles[1:], degrees[1:], strict=True):
             record[name] = {"bases": turned[name].bases, "head_pose_deg": _rounded(angle)}
         records.append(record)
-    figure, record_path = out / "rotation.png", out / "rotation.json"
-    write_whole(figure, _png(_rotation_sheet(rows, titles, captions)))
+    figure, record_path = out / f"rotation.{kind}", out / "rotation.json"
+    write_whole(figure, encoded(_rotation_sheet(rows, titles, captions), kind))
     note = f"yaw, pitch, roll in degrees, absolute, at most {MAX_TURN_DEG:g}; bases: index and distance in ε"
     write_whole(record_path, _json({"model": pipe.name, "note": note, "portraits": records}))
     return [figure, record_path]
@@ -132,7 +131,7 @@ def _bases_sheet(
     height = -(-len(bases) // columns)
     thumb_height = rows[0][0].shape[0]
     column_width = NAME_WIDTH + 2 * (CURVE_WIDTH + 44) + NUM_FRAMES * (THUMBNAIL + 4) + MARGIN
-    page = _Page(MARGIN + columns * column_width, HEADER + height * ROW + MARGIN)
+    page = Page(MARGIN + columns * column_width, HEADER + height * ROW + MARGIN)
     page.text(MARGIN, 26, title, size=15, weight="bold")
     note = (
         f"Held: the motion stays at the basis (ε = {epsilon:g} from the centre). Swung: to the basis and its mirror "
@@ -175,7 +174,7 @@ def _bases_sheet(
 
 def _rotation_sheet(rows: list[list[np.ndarray]], titles: Sequence[str], captions: list[list[str]]) -> Image.Image:
     gap, caption = 16, 52
-    page = _Page(2 * MARGIN + len(titles) * (PORTRAIT + gap) - gap, 44 + len(rows) * (PORTRAIT + caption) + MARGIN)
+    page = Page(2 * MARGIN + len(titles) * (PORTRAIT + gap) - gap, 44 + len(rows) * (PORTRAIT + caption) + MARGIN)
     for column, title in enumerate(titles):
         x = MARGIN + column * (PORTRAIT + gap)
         page.text(x, 26, title, size=13, weight="bold")
@@ -192,36 +191,6 @@ def _rotation_sheet(rows: list[list[np.ndarray]], titles: Sequence[str], caption
         color=MUTED,
     )
     return page.picture()
-
-
-class _Page:
-    """A figure laid out in pixels from the top left."""
-
-    def __init__(self, width: int, height: int):
-        # The object interface without pyplot: no window system, no global state.
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        self.width, self.height = width, height
-        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="#ffffff")
-        self.canvas = FigureCanvasAgg(self.figure)
-
-    def text(self, x: float, y: float, text: str, size: float, **changes: Any) -> None:
-        style: dict[str, Any] = {"color": INK, "va": "center", "parse_math": False} | changes
-        self.figure.text(x / self.width, 1 - y / self.height, text, fontsize=size, **style)
-
-    def axes(self, x: float, y: float, width: float, height: float) -> Any:
-        place = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
-        return self.figure.add_axes(place)
-
-    def image(self, x: float, y: float, picture: np.ndarray, width: int, height: int) -> None:
-        axes = self.axes(x, y, width, height)
-        axes.imshow(picture, interpolation="nearest", aspect="auto")
-        axes.set_axis_off()
-
-    def picture(self) -> Image.Image:
-        self.canvas.draw()
-        return Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
 
 
 def _row(basis: Basis) -> dict[str, Any]:
@@ -244,16 +213,6 @@ def _angles(degrees: np.ndarray) -> str:
 
 def _rounded(values: np.ndarray) -> list[float]:
     return [round(float(value), 2) for value in values]
-
-
-def _small(picture: np.ndarray, side: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -1,11 +1,12 @@
 """Evaluate a model by the papers' protocol: `osmnet evaluate --data DATASET --out REPORT`."""
 
+import json
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +21,14 @@ from osmnet.data.cluster import on_processes
 from osmnet.data.dataset import Clip, Dataset, is_held_out
 from osmnet.evaluation.fid import fid
 from osmnet.evaluation.frechet import few_samples
+from osmnet.evaluation.marked import read_marked, write_marked
 from osmnet.evaluation.motion import HARMONICS
 from osmnet.evaluation.protocol import MAX_SECONDS, METHODS, ClipResult, Judges, evaluate_clip
 from osmnet.evaluation.provenance import clips_fingerprint, file_record, versions, weights_fingerprint
 from osmnet.evaluation.report import write_report
 from osmnet.evaluation.summary import jsonable, mean_metrics
 from osmnet.evaluation.takes import MAX_CLIPS, MAX_FRAMES, measure_takes, motion_clips
-from osmnet.files import make_folder
+from osmnet.files import make_folder, write_whole
 from osmnet.media.audio import FPS
 from osmnet.pipeline import OSMNetPipeline
 
@@ -125,11 +127,15 @@ def evaluate(
 
     # 2. Head motion, of all speakers: it is a matter of people, not of pictures.
     with_motion = motion_clips(dataset.clips(speech=True), QUICK_CLIPS if quick else MAX_CLIPS)
-    with tqdm(total=len(with_motion), desc="head motion", unit="clip", disable=not progress) as bar:
-        motion = measure_takes(
-            pipe, with_motion, takes=takes, minutes=minutes, sampling=sampling, seed=seed,
+    other: Literal["span", "ball"] = "ball" if sampling == "span" else "span"
+    with tqdm(total=2 * len(with_motion), desc="head motion", unit="clip", disable=not progress) as bar:
+        measure = partial(
+            measure_takes, pipe, with_motion, takes=takes, seed=seed,
             max_frames=int(seconds * FPS) if quick else MAX_FRAMES, progress=lambda _: bar.update(),
         )  # fmt: skip
+        motion = measure(minutes=minutes, sampling=sampling)
+        compared = measure(minutes=0, sampling=other, epsilons=[1.0])
+        motion["other_sampling"] = [{"sampling": other, **row} for row in compared.get("by_epsilon", [])]
     if not motion["clips"]:
         notes.append("No clip with speech is four seconds long, so head motion is not measured.")
     elif np.isnan(motion["static_frechet"]):
@@ -309,10 +315,17 @@ def main(argv: list[str] | None = None) -> int:
         help="train and compare the variants of a configuration instead (default: Table V, configs/ablation.yaml)",
     )  # fmt: skip
     parser.add_argument("--markdown", action="store_true", help="also write report.md to the standard output")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE",
+        help="a Markdown file, e.g. a model card, whose tables are made anew; their figures are put beside it",
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
     options = vars(arguments)
-    show, config = options.pop("markdown"), options.pop("ablate")
+    show, config, page = options.pop("markdown"), options.pop("ablate"), options.pop("page")
     out: Path = arguments.out
+    marks = "evaluation" if config is None else "ablation"
+    if page is not None:
+        read_marked(page, marks)  # says now whether it has a place for them
     if config is not None:
         fixed = [name for name in _BY_CONFIG if options[name] != parser.get_default(name)]
         if fixed:
@@ -328,6 +341,13 @@ def main(argv: list[str] | None = None) -> int:
         names = ("data", "out", "model", "syncnet", "workers", "device")
         ablate(config=load_ablation(config), **{name: options[name] for name in names})
     name = "report" if config is None else "ablation"
+    if page is not None:
+        write_marked(page, marks, (out / f"{name}.md").read_text(encoding="utf-8"))
+        figures = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+        figures.get("motion", {}).pop("curves", None)  # three quarters of the file, and only for plots
+        write_whole(
+            page.with_name(f"{marks}.json"), (json.dumps(figures, indent=1, ensure_ascii=False) + "\n").encode()
+        )
     if show:
         sys.stdout.write((out / f"{name}.md").read_text(encoding="utf-8"))
     else:

@@ -65,10 +65,11 @@ def markdown(report: dict[str, Any]) -> str:
             "| | Diversity | spread | speed | jerk | between takes | Fréchet distance |",
             "| --- | --- | --- | --- | --- | --- | --- |",
         ]
-        for row in motion["by_epsilon"]:
+        for row in [*motion["by_epsilon"], *motion["other_sampling"]]:
             ratios = [f"{number(row[name], digits)}° ({number(row[f'{name}_ratio'], 2)})" for name, digits in FIGURES]
             last = f"{number(row['pairwise'], 2)}° | {number(row['frechet'], 2)}"
-            lines.append(f"| ε = {row['epsilon']:g} | {' | '.join(ratios)} | {last} |")
+            how = f", sampling {row['sampling']}" if "sampling" in row else ""
+            lines.append(f"| ε = {row['epsilon']:g}{how} | {' | '.join(ratios)} | {last} |")
         absolute = [f"{number(real[name], digits)}°" for name, digits in FIGURES]
         lines.append(f"| real | {' | '.join(absolute)} | — | {number(real['frechet'], 2)} |")
         lines.append(f"| static | 0 | 0 | 0 | 0 | 0° | {number(motion['static_frechet'], 2)} |")
@@ -83,9 +84,57 @@ def markdown(report: dict[str, Any]) -> str:
             f"Farthest from the portrait in {drift['minutes']:g} min of speech at ε = 1 (in brackets the mean of the "
             f"last minute, and what 99 % of real heads stay within): {angles}.",
         ]
+    lines += ["", "What was aimed at:", "", "| | aim | here | |", "| --- | --- | --- | --- |"]
+    for name, aim, value, digits, reached in aims(report):
+        verdict = "—" if reached is None else "reached" if reached else "missed"
+        lines.append(f"| {name} | {aim} | {number(value, digits)} | {verdict} |")
     for note in report["notes"]:
         lines += ["", note]
     return "\n".join(lines) + "\n"
+
+
+def aims(report: dict[str, Any]) -> list[tuple[str, str, float | None, int, bool | None]]:
+    """Compare a report with what the shipped weights are meant to reach on speakers never seen.
+
+    Args:
+        report (`dict`): Of `osmnet.evaluation.evaluate`.
+
+    Returns:
+        `list` of `(name, aim, figure, digits, reached)`: The figure and whether it is within the aim; `None` where it
+        was not measured.
+    """
+    ours, static, oracle, real = (report["mean_by_length"][method] for method in METHODS)
+    motion = report["motion"]
+    sampled = next((row for row in motion.get("by_epsilon", []) if row["epsilon"] == 1), {})
+    drift = motion.get("drift", {})
+    yaw, yaw_99 = (drift.get(name, [None])[0] for name in ("largest", "real_99"))
+    gain = oracle["ssim"] - static["ssim"] if "ssim" in oracle and "ssim" in static else None
+    rows = [
+        ("mouth opening, correlation", 0.75, None, ours.get("opening_correlation"), 2),
+        ("mouth width, correlation", 0.70, None, ours.get("width_correlation"), 2),
+        ("mouth opening, amplitude, of real", 0.8, 1.2, ours.get("amplitude"), 2),
+        ("LMD of the lips without pose, of static", None, 0.70, _ratio(ours, static, "lmd_lips"), 2),
+        ("SSIM, oracle above static", 0.08, None, gain, 3),
+        ("sharpness, of real", 0.9, 1.1, ours.get("sharpness"), 2),
+        ("CPBD, of real", 0.9, 1.1, _ratio(ours, real, "cpbd"), 2),
+        ("head motion at ε = 1, spread, of real", 0.8, None, sampled.get("spread_ratio"), 2),
+        ("head motion at ε = 1, jerk, of real", 0.5, 1.5, sampled.get("jerk_ratio"), 2),
+        (f"largest yaw in {drift.get('minutes', 5):g} min, degrees", None, yaw_99, yaw, 1),
+        ("frames with a face found", 0.995, None, ours.get("faces_found"), 3),
+    ]
+    return [(name, _within(low, high, digits), value, digits, None if value is None else
+             (low is None or value >= low) and (high is None or value <= high))
+            for name, low, high, value, digits in rows]  # fmt: skip
+
+
+def _ratio(ours: dict[str, Any], other: dict[str, Any], name: str) -> float | None:
+    return ours[name] / other[name] if ours.get(name) is not None and other.get(name) else None
+
+
+def _within(low: float | None, high: float | None, digits: int) -> str:
+    if low is None:
+        return "≤ " + number(high, digits)
+    return f"≥ {low:.{digits}f}" if high is None else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def html(report: dict[str, Any], results: Sequence[ClipResult]) -> str:
@@ -112,7 +161,7 @@ def html(report: dict[str, Any], results: Sequence[ClipResult]) -> str:
     ]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report, motion=motion, plots=plots, clips=clips, methods=METHODS, angles=ANGLES,
-        figures_of_motion=FIGURES,
+        figures_of_motion=FIGURES, aims=aims(report),
         rows=[(metric, values, _plain(report, metric)) for metric, values in rows(report["mean_by_length"])],
     )  # fmt: skip
 

@@ -43,6 +43,7 @@ def measure_takes(
     clips: Sequence[Clip],
     *,
     takes: int = 4,
+    epsilons: Sequence[float] = EPSILONS,
     minutes: float = 5.0,
     max_frames: int = MAX_FRAMES,
     sampling: Literal["span", "ball"] = "span",
@@ -55,7 +56,8 @@ def measure_takes(
         pipe (`OSMNetPipeline`): The model.
         clips (`Sequence[Clip]`): Of `motion_clips`.
         takes (`int`): Takes of every clip and ε.
-        minutes (`float`): Length of the speech on which drift is measured, made of the clips' sound.
+        epsilons (`Sequence[float]`): The ε that are measured; 1 is among them.
+        minutes (`float`): Length of the speech on which drift is measured, made of the clips' sound; 0 leaves it out.
         max_frames (`int`): Only so many first frames of a clip.
         sampling (`"span"` or `"ball"`): How the ball is sampled.
         seed (`int`): Of the takes.
@@ -67,7 +69,7 @@ def measure_takes(
         that could not be read and why.
     """
     tracks, speakers, names, sounds, skipped = [], [], [], [], []
-    sampled: dict[float, list[np.ndarray]] = {epsilon: [] for epsilon in EPSILONS}
+    sampled: dict[float, list[np.ndarray]] = {epsilon: [] for epsilon in epsilons}
     for number, clip in enumerate(clips):
         try:
             pose = clip.fit(pipe.face_model).head_pose[:max_frames]
@@ -76,7 +78,7 @@ def measure_takes(
         except (ValueError, OSError) as error:
             skipped.append({"clip": clip.name, "reason": str(error)})
             continue
-        for epsilon in EPSILONS:
+        for epsilon in epsilons:
             generator = torch.Generator().manual_seed(seed + number)
             motion = pipe.sample_motion(
                 speech, num_videos=takes, epsilon=epsilon, generator=generator, sampling=sampling, blink=False
@@ -108,6 +110,8 @@ def measure_takes(
         per_take = [[window_features(motion[take]) for motion in motions] for take in range(takes)]
         row["frechet"] = _mean([motion_frechet(features, take, speakers) for take in per_take])
         result["by_epsilon"].append(row)
+    if not minutes:
+        return result
 
     # 2. A long speech.
     longest = max(range(len(tracks)), key=lambda i: len(tracks[i]))

@@ -84,10 +84,13 @@ def text(report: dict[str, Any]) -> str:
     Returns:
         `str`: Lines, the last ended.
     """
+    return f"# Fine-tuned from {report['model']}\n\n{table(report)}"
+
+
+def table(report: dict[str, Any]) -> str:
+    """The same without its heading, for a page that has one."""
     clips, seconds = report["held_out"], report["seconds"]
     lines = [
-        f"# Fine-tuned from {report['model']}",
-        "",
         f"Measured on {len(clips)} held-out clip{'s' * (len(clips) > 1)} ({', '.join(clips)}; at most {seconds:g} s "
         "of each), which nothing was trained on.",
         "",
