@@ -24,7 +24,7 @@ from worker_jobs import work
 from osmnet.data import prepare
 from osmnet.data.cluster import WorkerKilled, on_processes, on_ray
 from osmnet.data.dataset import Clip, Dataset
-from osmnet.data.offset import LAGS, Agreement, judge, pooled
+from osmnet.data.offset import LAGS, Agreement, LipReader, judge, pooled
 from osmnet.data.part import CannotSave, Job, part_files, part_head, prepare_video
 from osmnet.data.report import _reasons
 from osmnet.data.segments import Known, Options, sharpness_of
@@ -34,7 +34,6 @@ from osmnet.face.topology import mouth_opening
 from osmnet.media.audio import load_speech
 from osmnet.media.features import mel_windows
 from osmnet.media.video import VideoWriter, read_frames
-from osmnet.models.expression import ExpressionExtractor
 from osmnet.pipeline_utils import packaged_landmarker, packaged_weights
 
 FRAMES = 100
@@ -68,11 +67,10 @@ def opening(speech: np.ndarray) -> np.ndarray:
     """How a mouth opens that says `speech`, whole length, head units."""
     import torch
 
-    model = FaceModel.from_pretrained(packaged_weights() / "face_model")
-    extractor = ExpressionExtractor.from_pretrained(packaged_weights() / "expression_extractor")
+    reader = LipReader.load(packaged_weights())
+    beta = reader.extractor.extract(mel_windows(speech), np.zeros(40, np.float32), speech=reader.words_of(speech))
     with torch.inference_mode():
-        beta = extractor(torch.from_numpy(mel_windows(speech))[None], torch.zeros(1, 40))[0]
-        curve = mouth_opening(model(torch.zeros(40), beta).numpy())
+        curve = mouth_opening(reader.face_model(torch.zeros(40), torch.from_numpy(beta)).numpy())
     return np.clip(1.5 * (curve - np.percentile(curve, 20)), 0, 0.3)
 
 

@@ -27,7 +27,7 @@ from osmnet.training.run.processes import Stopped
 def components(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder as the stages leave it."""
     folder = tmp_path_factory.mktemp("components")
-    for name in OSMNetPipeline.components_classes:
+    for name in OSMNetPipeline.components_classes.keys() - OSMNetPipeline.optional_components:
         shutil.copytree(tiny_folder / name, folder / name)
     return folder
 

@@ -4,9 +4,9 @@ The lips that are seen are compared with those that a trained expression extract
 shift of some frames. Where they belong together the correlation has one sharp peak, at the shift.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter1d
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import CHIN, NOSE, mouth_opening, mouth_width
 from osmnet.models.expression import ExpressionExtractor
+from osmnet.models.speech_encoder import SpeechEncoder
 from osmnet.pipeline_utils import packaged_weights
 
 MAX_OFFSET = 8  # frames; a larger offset is not looked for
@@ -135,10 +136,13 @@ class LipReader:
     Args:
         face_model (`FaceModel`): The linear face model that `extractor` was trained with.
         extractor (`ExpressionExtractor`): Says what lips do from sound.
+        speech_encoder (`SpeechEncoder`, *optional*): What it listens to, if it does.
     """
 
-    def __init__(self, face_model: FaceModel, extractor: ExpressionExtractor):
-        self.face_model, self.extractor = face_model, extractor
+    def __init__(
+        self, face_model: FaceModel, extractor: ExpressionExtractor, speech_encoder: SpeechEncoder | None = None
+    ):
+        self.face_model, self.extractor, self.speech_encoder = face_model, extractor, speech_encoder
 
     @classmethod
     @lru_cache(maxsize=1)
@@ -147,15 +151,29 @@ class LipReader:
         if not (model / "expression_extractor").is_dir():
             model = packaged_weights()
         face_model = FaceModel.from_pretrained(model / "face_model")
-        return cls(face_model, ExpressionExtractor.from_pretrained(model / "expression_extractor"))
+        extractor = ExpressionExtractor.from_pretrained(model / "expression_extractor")
+        encoder = SpeechEncoder.from_pretrained(model / "speech_encoder") if extractor.config.speech_dim else None
+        return cls(face_model, extractor, encoder)
 
-    def compare(self, landmarks_px: np.ndarray, size: int, mel_windows: np.ndarray, first: int) -> Agreement:
+    def words_of(self, sound: np.ndarray) -> Callable[[int, int], np.ndarray] | None:
+        """What is said in a recording `(samples,)` from one frame to before another; None if it is not listened to."""
+        return None if self.speech_encoder is None else partial(self.speech_encoder.hear, sound)
+
+    def compare(
+        self,
+        landmarks_px: np.ndarray,
+        size: int,
+        mel_windows: np.ndarray,
+        words: Callable[[int, int], np.ndarray] | None,
+        first: int,
+    ) -> Agreement:
         """Compare the lips of a run with the sound of its video at every lag.
 
         Args:
             landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels.
             size (`int`): Side of the picture in pixels.
             mel_windows (`np.ndarray` of shape `(all_frames, 16, 16)`): Sound of the whole video.
+            words (`Callable`, *optional*): `words_of` that sound.
             first (`int`): The run's first frame in the video.
 
         Returns:
@@ -166,7 +184,7 @@ class LipReader:
         curve = np.zeros(len(LAGS))
         if end - begin < 2:
             return Agreement(len(landmarks_px), curve)
-        expression = self.extractor.extract(mel_windows, fit.identity, begin, end)
+        expression = self.extractor.extract(mel_windows, fit.identity, begin, end, words)
         offset = self.face_model.expression_offset(torch.from_numpy(expression)).numpy()
         seen, expected = _lip_motion(fit.shape), _lip_motion(fit.shape.mean(0) + offset)
         for k, lag in enumerate(LAGS):

@@ -153,7 +153,8 @@ def choose_segments(
         size = max(tracking.height, tracking.width)
         windows, activity = mel_windows(sound), speech_activity(sound)
         reader = lip_reader()
-        agreements = [reader.compare(run.landmarks_px, size, windows, run.first) for run in long_enough]
+        words = reader.words_of(sound)
+        agreements = [reader.compare(run.landmarks_px, size, windows, words, run.first) for run in long_enough]
         # A face that speaks goes before any that does not; among those that do not, the largest.
         ranks = [
             1 + agreement.strength if agreement.is_plausible else run.face_px / (2 * size)
