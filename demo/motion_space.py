@@ -1,6 +1,5 @@
 """The page's tab of the motion space: what each basis does, and a face turned by bases (the paper's Fig. 6 and 7)."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +8,11 @@ from PIL import Image
 from demo.studio import RefusedInputError, Studio
 from osmnet.device_renderer import renderer_for
 from osmnet.evaluation.bases import Basis, decode_bases, rotate
-from osmnet.media.audio import FPS
-from osmnet.media.video import VideoWriter
+from osmnet.evaluation.bases_figure import write_film
 from osmnet.provenance.label import label_for
 from osmnet.provenance.manifest import sign
 from osmnet.renderer import Source
 
-COMMENT = "AI-generated, made with osmnet"
 TURNS = (("left", "Left"), ("frontal", "Front"), ("right", "Right"))
 
 
@@ -55,11 +52,7 @@ class MotionSpace:
         source, consent = self._source(portrait, has_agreed)
         basis = self.bases[index]
         head_pose = source.fit.head_pose + np.stack([basis.held, basis.swung])  # (2, frames, 6)
-        frames = self._draw(source, head_pose)  # (2, frames, H, W, 3)
-        both = np.concatenate([*frames], 2)
-        seal = partial(sign, consent=consent)
-        with VideoWriter(path, both.shape[1:3], FPS, comment=COMMENT, seal=seal) as writer:
-            writer.write(both)
+        write_film(path, source, head_pose, self._draw(source, head_pose), consent=consent)
         return path
 
     def turn(self, portrait: str | None, folder: Path, has_agreed: bool) -> tuple[list[tuple[Path, str]], str]:
@@ -80,7 +73,9 @@ class MotionSpace:
         turned = rotate(self.studio.pipe, source)
         head_pose = np.stack([turned[name].head_pose for name, _ in TURNS])[:, None]  # (3, 1, 6)
         pictures, mixtures = [], []
-        for (name, title), frame in zip(TURNS, self._draw(source, head_pose)[:, 0], strict=True):
+        drawn = self._draw(source, head_pose)
+        label_for(source, head_pose).draw(drawn)
+        for (name, title), frame in zip(TURNS, drawn[:, 0], strict=True):
             path = folder / f"{name}.png"
             Image.fromarray(frame).save(path)
             sign(path, consent=consent)
@@ -98,10 +93,8 @@ class MotionSpace:
         return self.studio.look(portrait)[0], True
 
     def _draw(self, source: Source, head_pose: np.ndarray) -> np.ndarray:
-        """Frames `(n, frames, height, width, 3)` of a face that is silent, with the label."""
+        """Frames `(n, frames, height, width, 3)` of a face that is silent."""
         pipe = self.studio.pipe
         renderer = renderer_for(source, pipe.face_model, pipe.video_generator, pipe.precision)
         expression = np.repeat(source.fit.expression[None], head_pose.shape[1], 0)
-        frames = np.concatenate(list(renderer(head_pose, expression)), 1)
-        label_for(source, head_pose).draw(frames)
-        return frames
+        return np.concatenate(list(renderer(head_pose, expression)), 1)

@@ -40,7 +40,6 @@ def sketch(pipe: OSMNetPipeline, source: Source, motion: Motion, expression: np.
         direction is that of the lids). Of each take: `seed`, `turn` `(frames, 3)` yaw, pitch, roll in tenths of a
         degree, `shift` `(frames, 3)` in thousandths of a head unit, absolute in the portrait's camera, and `lids`
         `(frames,)` 0 to 100. Lists are flat.
-        `(frames,)` 0 to 100. Lists are flat.
     """
     model = pipe.face_model
     change = expression[::STEP] - source.fit.expression

@@ -10,7 +10,17 @@ from pathlib import Path
 from osmnet.arguments import Parser
 
 # What belongs to a model; anything else that lies in its folder stays here.
-SENT = ("README.md", "LICENSE", "NOTICE", "model_index.json", "*.task", "*/config.json", "*/*.safetensors", "*.png")
+SENT = (
+    "README.md",
+    "LICENSE",
+    "NOTICE",
+    "model_index.json",
+    "evaluation.json",
+    "*.task",
+    "*/config.json",
+    "*/*.safetensors",
+    "*.png",
+)
 NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 

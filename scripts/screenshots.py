@@ -97,6 +97,7 @@ def show_space(page: Page) -> None:
 
 def shoot(page: Page, path: Path) -> None:
     """Write the whole page as a JPEG."""
+    page.mouse.move(0, 0)  # nothing is hovered over
     page.evaluate("window.scrollTo(0, 0)")
     with Image.open(io.BytesIO(page.screenshot(full_page=True, animations="disabled", timeout=PATIENCE))) as picture:
         picture.convert("RGB").save(path, quality=80, optimize=True)

@@ -176,7 +176,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.server_close()
 
 
-def run_client(code, server, root, **environment):
+def run_client(code, server, root, *arguments, **environment):
     """What the last line of a client's output says as JSON, and its stderr."""
     package = Path(importlib.util.find_spec("osmnet").origin).parent
     own = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
@@ -190,8 +190,9 @@ def run_client(code, server, root, **environment):
         "PYTHONPATH": os.pathsep.join([str(package.parent), str(Path(__file__).parent)]),
     }
     run = subprocess.run(
-        [sys.executable, "-c", code], env=own | environment, cwd=root, capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=own | environment, cwd=root, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
     server.stop()
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1]), run.stderr

@@ -1,10 +1,6 @@
 """VGG-19's features, and the perceptual and style loss on them, against the definitions written out."""
 
-import importlib.util
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -198,7 +194,8 @@ print(json.dumps(results))
 @pytest.mark.hub
 def test_hub_gives_the_file_or_training_goes_without(tmp_path: Path, dataset_folder: Path):
     from dummies import FACE_MODEL
-    from test_loading import COMMITS, REPO_ID, Hub
+    from hub_server import Hub, run_client
+    from test_loading import REPO_ID
 
     folder = tmp_path / "repository"
     folder.mkdir()
@@ -206,27 +203,9 @@ def test_hub_gives_the_file_or_training_goes_without(tmp_path: Path, dataset_fol
     (folder / "other.pth").write_text("another file")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "face_model").symlink_to(FACE_MODEL)
-    server = Hub({commit: folder for commit in COMMITS.values()})
-    package = Path(importlib.util.find_spec("osmnet").origin).parent
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    environment |= {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "NO_PROXY": "*",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(package.parent), str(Path(__file__).parent)]),
-    }
-    arguments = [str(dataset_folder), str(tmp_path / "model"), str(tmp_path / "work")]
-    run = subprocess.run(
-        [sys.executable, "-c", CLIENT, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
-    server.stop()
-    assert run.returncode == 0, run.stderr
-    results = json.loads(run.stdout.splitlines()[-1])
+    server = Hub({REPO_ID: {"main": ("a" * 40, folder)}}, tmp_path)
+    arguments = [dataset_folder, tmp_path / "model", tmp_path / "work"]
+    results, _ = run_client(CLIENT, server, tmp_path, *arguments, HF_HUB_DISABLE_PROGRESS_BARS="1")
     assert results[REPO_ID] == "the usual file" and results[f"{REPO_ID}:other.pth"] == "another file"
     assert results[f"{REPO_ID}:none.pth"].startswith("ValueError: Cannot get none.pth of someone/tiny from the Hub")
     # This Hub has nothing else, so `auto` finds nothing: said once, and the discriminator takes over.

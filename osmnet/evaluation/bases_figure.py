@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from osmnet.evaluation.page import CURVES, GRID, MUTED, Page, encoded, scaled
 from osmnet.files import make_folder, write_whole
 from osmnet.media.audio import FPS, SAMPLING_RATE, load_speech
 from osmnet.media.video import VideoWriter
-from osmnet.renderer import Renderer
+from osmnet.provenance.label import label_for
+from osmnet.provenance.manifest import sign
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from osmnet.renderer import Source
 
 NUM_FRAMES = 5
+COMMENT = "AI-generated, made with osmnet"
 THUMBNAIL, ROW, CURVE_WIDTH, NAME_WIDTH, HEADER, MARGIN = 112, 126, 190, 150, 78, 24
 ROWS_A_COLUMN = 24
 PORTRAIT = 224
@@ -62,14 +65,13 @@ def draw_bases(
     moments = np.linspace(0, frames - 1, NUM_FRAMES).round().astype(int)
     rows, paths = [], []
     for basis in tqdm(bases, desc="bases", unit="basis", leave=False):
-        held = _render(renderer, source, basis.held, expression)
-        rows.append([scaled(held[moment], THUMBNAIL) for moment in moments])
+        shown = [basis.held, basis.swung] if video else [basis.held]
+        head_pose = source.fit.head_pose + np.stack(shown)
+        drawn = np.concatenate(list(renderer(head_pose, expression)), 1)  # (1 or 2, frames, H, W, 3)
+        rows.append([scaled(drawn[0, moment], THUMBNAIL) for moment in moments])
         if video:
-            path = out / f"basis-{basis.index:02d}.mp4"
-            both = np.concatenate([held, _render(renderer, source, basis.swung, expression)], 2)
-            with VideoWriter(path, both.shape[1:3], FPS, waveform, comment="AI-generated, made with osmnet") as writer:
-                writer.write(both)
-            paths.append(path)
+            paths.append(out / f"basis-{basis.index:02d}.mp4")
+            write_film(paths[-1], source, head_pose, drawn, waveform)
     figure = out / f"bases.{kind}"
     sheet = _bases_sheet(bases, rows, moments, f"{len(bases)} motion bases of {pipe.name}", epsilon)
     write_whole(figure, encoded(sheet, kind))
@@ -118,9 +120,28 @@ def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path, ki
     return [figure, record_path]
 
 
-def _render(renderer: Renderer, source: Source, path: np.ndarray, expression: np.ndarray) -> np.ndarray:
-    chunks = renderer((source.fit.head_pose + path)[None], expression)
-    return np.concatenate([chunk[0] for chunk in chunks])
+def write_film(
+    path: Path, source: Source, head_pose: np.ndarray, frames: np.ndarray, waveform: np.ndarray | None = None,
+    consent: bool | None = None,
+) -> None:  # fmt: skip
+    """Write takes side by side as one video, labelled and signed as all videos are.
+
+    Args:
+        path (`Path`): An MP4 file.
+        source (`Source`): The portrait.
+        head_pose (`np.ndarray` of shape `(takes, frames, 6)`): What the heads do; the label stays clear of them.
+        frames (`np.ndarray` of shape `(takes, frames, height, width, 3)`): uint8; the label is drawn into them.
+        waveform (`np.ndarray` of shape `(samples,)`, *optional*): Sound at 16 kHz.
+        consent (`bool`, *optional*): See `OSMNetPipelineOutput.save`.
+
+    Raises:
+        ValueError: If the file cannot be written.
+    """
+    label_for(source, head_pose).draw(frames)
+    both = np.concatenate([*frames], 2)
+    seal = partial(sign, consent=consent)
+    with VideoWriter(path, both.shape[1:3], FPS, waveform, comment=COMMENT, seal=seal) as writer:
+        writer.write(both)
 
 
 def _bases_sheet(
