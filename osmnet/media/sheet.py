@@ -88,7 +88,7 @@ def _draw(
     header = 84 if title else 52
     cell = int(np.clip(1500 / columns, 96, 224))
     cell_height = max(1, round(cell * height / width))
-    curve, join, gap, footer = 124, 16, 28, 40
+    curve, join, gap, footer = 128, 20, 28, 40
     page_width = left + columns * cell + (columns - 1) * gutter + right
     page_height = header + len(takes) * (cell_height + curve + gap) + footer
     figure = Figure(figsize=(page_width / _DPI, page_height / _DPI), dpi=_DPI, facecolor=_PAPER)
@@ -133,8 +133,9 @@ def _draw(
             x = column * (cell + gutter)
             strip.paste(Image.fromarray(take[column]).resize((cell, cell_height), Image.Resampling.LANCZOS), (x, 0))
             label = f"{moment:.2f} s" if duration < 10 else f"{moment:.1f} s"
-            box = {"boxstyle": "round,pad=0.25", "facecolor": _INK, "alpha": 0.7, "linewidth": 0}
-            pictures.text(x + 7, cell_height - 8, label, color="white", fontsize=9, bbox=box)
+            # Below the picture: in it, this would cover its own label.
+            box = {"boxstyle": "square,pad=0.1", "facecolor": _PAPER, "linewidth": 0}
+            joints.text(x, 0.55, label, color=_MUTED, fontsize=9, va="center", bbox=box, zorder=3)
             joints.plot([x + cell / 2, moment / duration * band], [0, 1], color=_GRID, linewidth=1.2)
             axes.axvline(moment, color=_GRID, linewidth=1.2, zorder=0)
         pictures.imshow(strip, interpolation="nearest", aspect="auto", extent=(0, band, cell_height, 0))
