@@ -24,6 +24,7 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--fast", action="store_true", help="do not wait for the sound")
 parser.add_argument("--portrait", default=EXAMPLES / "portrait_astronaut.jpg")
 parser.add_argument("--speech", default=EXAMPLES / "speech_1.wav")
+parser.add_argument("--block", type=int, default=2, help="frames made at once (2): more are quicker, and later")
 parser.add_argument("--output", default="out/live.mp4")
 arguments = parser.parse_args()
 
@@ -32,9 +33,9 @@ source = pipe.encode_source(arguments.portrait, size=256)
 speech = load_speech(arguments.speech)
 pipe.warm_up()  # what is compiled on first use is compiled now
 
-session = pipe.live(source, generator=torch.Generator().manual_seed(7), sampling_rate=RATE)
+session = pipe.live(source, generator=torch.Generator().manual_seed(7), block=arguments.block, sampling_rate=RATE)
 print(f"A frame is returned {session.latency:.3f} s of sound after its own moment, and when it is computed.")
-working, late = 0.0, []
+took, late = [], []
 with VideoWriter(arguments.output, source.frame_size, waveform=speech, seal=sign) as writer:  # signed, when whole
     begun = time.perf_counter()
     for end in range(CHUNK, len(speech) + CHUNK, CHUNK):
@@ -43,7 +44,7 @@ with VideoWriter(arguments.output, source.frame_size, waveform=speech, seal=sign
         called = time.perf_counter()
         frames = session.feed(speech[end - CHUNK : end])
         now = time.perf_counter()
-        working += now - called
+        took.append(now - called)
         late += [now - begun - (session.num_frames - len(frames) + i) / 25 for i in range(len(frames))]
         if len(frames):
             writer.write(frames)
@@ -55,6 +56,7 @@ if not arguments.fast:
     late.sort()
     print(f"Frames came {late[len(late) // 2]:.3f} s after their moment (median), {late[-1]:.3f} s at the latest.")
 seconds = session.num_frames / 25
-factor = working / seconds
-print(f"{seconds:.2f} s of sound took {working:.2f} s of work: real-time factor {factor:.2f} (below 1 keeps up)")
+factor = sum(took) / seconds
+print(f"{seconds:.2f} s of sound took {sum(took):.2f} s of work: real-time factor {factor:.2f} (below 1 keeps up)")
+print(f"{1000 * sum(took) / session.num_frames:.1f} ms a frame; the longest call took {1000 * max(took):.0f} ms")
 print(arguments.output)
