@@ -41,7 +41,7 @@ def make_portrait(**options: Any) -> gr.Image:
     The pipeline reads the file itself: Gradio would fail on one that is no picture, and say where it lay.
     """
     image = gr.Image(type="filepath", sources=["upload", "webcam", "clipboard"], **options)
-    image.preprocess = lambda payload: payload.path if payload is not None else None
+    image.preprocess = lambda payload: payload.path if payload is not None else None  # type: ignore[method-assign]
     return image
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Settings:
         Raises:
             ValueError: If one that is a number is not a whole number above 0.
         """
-        found: dict[str, str | int] = {}
+        found: dict[str, Any] = {}
         for field in fields(cls):
             name = f"OSMNET_{field.name.upper()}"
             text = environment.get(name, "").strip()

@@ -283,7 +283,8 @@ def _turns(setting: Setting) -> Sheet:
     frame = speaking_moments(setting.opening(setting.takes(still=True)), 2)[0]
     pictures, captions = [], []
     for name, degrees in TURNS:
-        output = setting.takes(still=True, blink=False, **{name: math.radians(degrees)})
+        turn: dict[str, Any] = {name: math.radians(degrees)}
+        output = setting.takes(still=True, blink=False, **turn)
         pictures += setting.frames(output, [frame])
         captions.append(f"{name} {degrees:+d}°")
     return Sheet(

@@ -81,8 +81,8 @@ def draw_sheet(lines: Sequence[Line], largest: int = 118) -> Image.Image:
             axes = page.axes(LABEL, top + (height + CAPTION if row else 4), BAND, CURVE)
             _draw_curves(axes, line, 1.1 * reach, 1.1 * widest)
     sheet = page.picture()
-    for picture, corner in placed:  # not by axes of the figure: that is slower by far
-        sheet.paste(picture, corner)
+    for drawn, corner in placed:  # not by axes of the figure: that is slower by far
+        sheet.paste(drawn, corner)
     return sheet
 
 

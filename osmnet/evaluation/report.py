@@ -85,8 +85,8 @@ def markdown(report: dict[str, Any]) -> str:
             f"last minute, and what 99 % of real heads stay within): {angles}.",
         ]
     lines += ["", "What was aimed at:", "", "| | aim | here | |", "| --- | --- | --- | --- |"]
-    for name, aim, value, digits, reached in aims(report):
-        verdict = "—" if reached is None else "reached" if reached else "missed"
+    for name, aim, value, digits, is_reached in aims(report):
+        verdict = "—" if is_reached is None else "reached" if is_reached else "missed"
         lines.append(f"| {name} | {aim} | {number(value, digits)} | {verdict} |")
     for note in report["notes"]:
         lines += ["", note]
@@ -105,7 +105,7 @@ def aims(report: dict[str, Any]) -> list[tuple[str, str, float | None, int, bool
     """
     ours, static, oracle, real = (report["mean_by_length"][method] for method in METHODS)
     motion = report["motion"]
-    sampled = next((row for row in motion.get("by_epsilon", []) if row["epsilon"] == 1), {})
+    sampled: dict[str, Any] = next((row for row in motion.get("by_epsilon", []) if row["epsilon"] == 1), {})
     drift = motion.get("drift", {})
     yaw, yaw_99 = (drift.get(name, [None])[0] for name in ("largest", "real_99"))
     gain = oracle["ssim"] - static["ssim"] if "ssim" in oracle and "ssim" in static else None
