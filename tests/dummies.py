@@ -5,6 +5,7 @@ so that no test depends on how well they were trained.
 """
 
 import json
+import time
 import wave
 from pathlib import Path
 
@@ -109,3 +110,13 @@ def edit_tensors(folder: Path, change, component: str = "motion_space") -> None:
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def becomes_empty(folder: Path) -> bool:
+    """Whether nothing but examples is left in a page's folder, a moment after its client has the answer."""
+    until = time.monotonic() + 20
+    while (left := [path for path in folder.iterdir() if not path.name.startswith("example-")]) and (
+        time.monotonic() < until
+    ):
+        time.sleep(0.05)
+    return not left

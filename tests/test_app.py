@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dummies import portrait, speech, write_wav
+from dummies import becomes_empty, portrait, speech, write_wav
 from PIL import Image
 
 from osmnet.media.audio import FPS
@@ -153,7 +153,7 @@ def test_generate_gives_files_that_verify(studio, client, inputs):
     previewed = client.predict(*files(inputs, "face", "speech"), num_videos=2, api_name="/preview")
     assert [take["take_seed"] for take in previewed["takes"]] == [take["take_seed"] for take in takes]
     assert len(previewed["takes"][0]["turn"]) == 3 * math.ceil(previewed["seconds"] * FPS / 2)
-    assert not list(studio.folder.iterdir())
+    assert becomes_empty(studio.folder)
 
 
 def test_bases_are_filmed_and_listed(studio, client):
@@ -185,7 +185,7 @@ def test_a_cancelled_request_makes_room_for_the_next(studio, client, inputs):
     first.cancel()
     paths, _ = client.predict(*files(inputs, "face", "speech"), num_videos=1, consent=True, api_name="/generate")
     assert verify(paths[0]).state == "valid"
-    assert not list(studio.folder.iterdir())
+    assert becomes_empty(studio.folder)
 
 
 def test_no_file_of_the_server_can_be_fetched(url, repository):

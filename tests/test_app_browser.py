@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from dummies import portrait, speech, write_wav
+from dummies import becomes_empty, portrait, speech, write_wav
 from PIL import Image
 
 from osmnet.provenance.verify import verify
@@ -148,7 +148,7 @@ def test_from_upload_to_a_download_that_verifies(visit, studio, inputs, tmp_path
     page.click("#gallery .card:nth-child(2) .actions button")
     page.wait_for_selector("#drafts .note:has-text('much like take 3')")
     page.wait_for_function("!document.querySelector('#progress ol')")
-    assert not [path for path in studio.folder.iterdir() if not path.name.startswith("example-")]
+    assert becomes_empty(studio.folder)
 
 
 def test_a_phone(visit, inputs):
@@ -254,7 +254,7 @@ def test_stop_two_clicks_and_a_closed_tab_leave_the_page_free(visit, studio, inp
     give(other, inputs)
     preview(other)
     render(other)
-    assert not [path for path in studio.folder.iterdir() if not path.name.startswith("example-")]
+    assert becomes_empty(studio.folder)
 
 
 def test_the_motion_space_moves_an_example(visit):
