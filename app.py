@@ -9,7 +9,9 @@ import logging
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,16 @@ import gradio as gr
 
 from demo.endpoints import add_endpoints, refuse
 from demo.motion_space import MotionSpace
-from demo.parts import ASSETS, drafts_value, file_data, gallery_value, make_part, make_portrait, progress_value
+from demo.parts import (
+    ASSETS,
+    drafts_value,
+    file_data,
+    gallery_value,
+    make_part,
+    make_portrait,
+    progress_value,
+    waiting_value,
+)  # fmt: skip
 from demo.settings import Settings
 from demo.showcase import Example, Showcase
 from demo.studio import Draft, RefusedInputError, Step, Studio, Wishes
@@ -40,6 +51,7 @@ NO_CONSENT = "Please tick first that the people who are seen and heard have agre
 BASES = """All movement is mixed of a few dozen **bases**, short movements that were learned from real speakers. Pick
 one to see what it does: *held* on the left, where the movement stays at the basis, and *swung* on the right, between
 the basis and its opposite."""
+SEEDS = 2**31
 Options = dict[str, Any]
 Updates = Generator[dict[Any, Any]]
 
@@ -56,6 +68,15 @@ def examples() -> list[Example]:
 def say(text: str = "", refused: bool = False) -> Options:
     """A sentence below a widget."""
     return gr.update(value=text, visible=bool(text), elem_classes=["refused" if refused else "said-ok"])
+
+
+def portrait_remark(studio: Studio, path: str) -> Options:
+    """What there is to say about a portrait."""
+    try:
+        _, remarks = studio.look(path)
+    except RefusedInputError as error:
+        return say(str(error), refused=True)
+    return say(" ".join(remarks) or "A face was found.")
 
 
 def gpu_seconds(draft: Draft, folder: Path, consent: bool | None) -> int:
@@ -100,7 +121,10 @@ def build(studio: Studio, showcase: Showcase) -> gr.Blocks:
                         )  # fmt: skip
                         portrait_note = gr.Markdown(visible=False)
                         speech = gr.Audio(
-                            label="Speech", type="filepath", sources=["upload", "microphone"], elem_id="speech"
+                            label="Speech, an audio file",
+                            type="filepath",
+                            sources=["upload", "microphone"],
+                            elem_id="speech",
                         )
                         speech_note = gr.Markdown(visible=False)
                         shorten = gr.Button(f"Use its first {settings.max_seconds} seconds", visible=False, size="sm")
@@ -113,7 +137,7 @@ def build(studio: Studio, showcase: Showcase) -> gr.Blocks:
                         )  # fmt: skip
                         with gr.Row(elem_id="seed-row"):
                             seed = gr.Number(
-                                7, precision=0, minimum=0, maximum=2**31 - 1, label="Seed", scale=5, min_width=160,
+                                7, precision=0, label="Seed", scale=5, min_width=160,
                                 info="The same seed gives the same takes.",
                             )  # fmt: skip
                             dice = gr.Button(
@@ -134,37 +158,36 @@ def build(studio: Studio, showcase: Showcase) -> gr.Blocks:
                         consent_note = gr.Markdown(visible=False)
                         preview = gr.Button("Preview takes", variant="primary", size="lg", elem_id="preview")
                     with gr.Column(scale=8, min_width=320, elem_id="results"):
+                        drafts = make_part("drafts", elem_id="drafts")
                         progress = make_part("progress", elem_id="progress")
                         stop = gr.Button("Stop", visible=False, elem_id="stop")
-                        drafts = make_part("drafts", elem_id="drafts")
                         gallery = make_part("gallery", elem_id="gallery")
-            with gr.Tab("Motion space", id="space"):
-                add_motion_space(studio, space, heavy)
+            with gr.Tab("Motion space", id="space") as tab:
+                add_motion_space(tab, studio, space, light, heavy)
             with gr.Tab("About", id="about-tab"):
                 gr.Markdown((HERE / "demo" / "about.md").read_text("utf-8"), elem_id="about")
 
         wishes = [
             num_videos, epsilon, seed, motion_scale, expression_scale, still, blink, whole_picture, yaw, pitch, roll
         ]  # fmt: skip
+        idle = {progress: None, stop: gr.update(visible=False), preview: gr.update(interactive=True)}
         notes = {"portrait": portrait_note, "speech": speech_note, "consent": consent_note, "takes": consent_note}
 
         def wish(values: list[Any]) -> Wishes:
             count, radius, number, *rest = values
-            return Wishes(int(count), float(radius), int(number or 0), *rest)
+            if number is None or not 0 <= number < SEEDS:
+                raise RefusedInputError("takes", f"The seed must be a whole number from 0 to {SEEDS - 1}.")
+            return Wishes(int(count), float(radius), int(number), *rest)
 
         def point_at(error: RefusedInputError) -> dict[Any, Any]:
             """The updates that show an error where it belongs."""
-            return {notes[error.widget]: say(str(error), refused=True), progress: None, stop: gr.update(visible=False)}
+            return {notes[error.widget]: say(str(error), refused=True), **idle}
 
         # 1. Inputs are looked at as soon as they are there.
-        def check_portrait(path: str | None) -> Options:
-            if not path:
-                return say()
-            try:
-                _, remarks = studio.look(path)
-            except RefusedInputError as error:
-                return say(str(error), refused=True)
-            return say(" ".join(remarks) or "A face was found.")
+        def check_portrait(path: str | None) -> Generator[Options]:
+            yield say("Looking for the face …" if path else "")
+            if path:
+                yield portrait_remark(studio, path)
 
         def check_speech(path: str | None) -> tuple[Options, Options]:
             if not path:
@@ -183,6 +206,11 @@ def build(studio: Studio, showcase: Showcase) -> gr.Blocks:
                 except RefusedInputError as error:
                     raise refuse(error) from None
 
+        for widget in (
+            portrait,
+            speech,
+        ):  # who has agreed is another one's question now, and what was drawn is of before
+            widget.change(lambda: (False, None, None), None, [consent, drafted, drafts], queue=False, **hidden)
         portrait.change(check_portrait, portrait, portrait_note, **hidden, **light)
         speech.change(check_speech, speech, [speech_note, shorten], **hidden, **light)
         shorten.click(use_first_seconds, speech, speech, **hidden, **light)
@@ -192,8 +220,8 @@ def build(studio: Studio, showcase: Showcase) -> gr.Blocks:
         # 2. Sketches of takes.
         def make_drafts(portrait_path: str | None, speech_path: str | None, *values: Any) -> Updates:
             yield {portrait_note: say(), speech_note: say(), consent_note: say(), stop: gr.update(visible=True)}
-            job = studio.draft(portrait_path, speech_path, wish(list(values)))
             try:
+                job = studio.draft(portrait_path, speech_path, wish(list(values)))
                 while True:
                     yield {progress: progress_value(next(job))}
             except RefusedInputError as error:
@@ -201,23 +229,22 @@ def build(studio: Studio, showcase: Showcase) -> gr.Blocks:
                 raise refuse(error) from None
             except StopIteration as end:
                 draft = end.value
-            yield {
-                drafted: draft,
-                drafts: drafts_value(studio, draft, speech_path),
-                progress: None,
-                stop: gr.update(visible=False),
-            }
+            yield {drafted: draft, drafts: drafts_value(studio, draft), **idle}
+
+        def settle() -> dict[Any, Any]:
+            time.sleep(0.5)
+            return idle
 
         def make_more(draft: Draft | None, event: gr.EventData) -> dict[Any, Any]:
             if draft is None:
                 raise gr.Error("These takes are gone; preview new ones.", print_exception=False)
             try:
-                draft = studio.more_like(draft, int(event.take), secrets.randbelow(2**31))
+                draft = studio.more_like(draft, int(event.take), secrets.randbelow(SEEDS))
             except RefusedInputError as error:
                 raise refuse(error) from None
-            return {drafted: draft, drafts: drafts_value(studio, draft, None)}
+            return {drafted: draft, drafts: drafts_value(studio, draft)}
 
-        working = [progress, stop, drafted, drafts, portrait_note, speech_note, consent_note]
+        working = [*idle, drafted, drafts, portrait_note, speech_note, consent_note]
         previewing = preview.click(
             make_drafts, [portrait, speech, *wishes], working, trigger_mode="once", **hidden, **light
         )
@@ -235,32 +262,33 @@ def build(studio: Studio, showcase: Showcase) -> gr.Blocks:
             except RefusedInputError as error:
                 yield point_at(error)
                 raise refuse(error) from None
-            yield {progress: progress_value(Step(3, 0.0)), stop: gr.update(visible=True), consent_note: say()}
-            with studio.workplace() as folder:
-                for step in paint(chosen, Path(folder), True):
-                    if isinstance(step, Step):
-                        yield {progress: progress_value(step)}
-                        continue
-                    count = len(step)
-                    yield {
-                        rendered: chosen,
-                        gallery: gallery_value(chosen, step, f"{count} finished take{'s' * (count > 1)}"),
-                        progress: None,
-                        stop: gr.update(visible=False),
-                    }
+            busy = {stop: gr.update(visible=True), preview: gr.update(interactive=False)}
+            yield {progress: progress_value(Step(3, 0.0)), consent_note: say(), **busy}
+            try:
+                with studio.workplace() as folder:
+                    for step in paint(chosen, Path(folder), True):
+                        if isinstance(step, Step):
+                            yield {progress: progress_value(step)}
+                            continue
+                        title = f"{len(step)} finished take{'s' * (len(step) > 1)}"
+                        yield {rendered: chosen, gallery: gallery_value(chosen, step, title, is_new=True), **idle}
+            except ValueError as error:  # the disk is full
+                yield idle
+                raise gr.Error(str(error)) from error
 
         drafts.chosen(  # it may have to wait for others first
             lambda draft, has_agreed: gr.update(visible=bool(draft and has_agreed)), [drafted, consent], stop,
             queue=False, **hidden,
         )  # fmt: skip
         rendering = drafts.chosen(
-            render_drafts, [drafted, consent], [progress, stop, rendered, gallery, *dict.fromkeys(notes.values())],
+            render_drafts, [drafted, consent], [*idle, rendered, gallery, *dict.fromkeys(notes.values())],
             trigger_mode="once", api_visibility="private", show_progress="minimal", show_progress_on=progress, **heavy,
         )  # fmt: skip
-        stop.click(
-            lambda: (None, gr.update(visible=False)), None, [progress, stop], cancels=[previewing, rendering],
-            queue=False, **hidden,
+        stopped = stop.click(
+            lambda: idle, None, list(idle), cancels=[previewing, rendering], queue=False, **hidden,
         )  # fmt: skip
+        # Again: what the job said last may have been on its way.
+        stopped.then(settle, None, list(idle), queue=False, **hidden)
 
         # 4. Examples, rendered beforehand.
         def show_cards() -> list[Options]:
@@ -269,26 +297,35 @@ def build(studio: Studio, showcase: Showcase) -> gr.Blocks:
                 for each in showcase.examples
             ]
 
-        def show_example(index: int) -> dict[Any, Any]:
-            draft, takes = showcase.show(index)
+        def show_example(index: int) -> Updates:
+            """Show the takes of an example; the first visitors after a start have to wait for them."""
             title = f"Example: {showcase.examples[index].title}"
-            return {rendered: draft, gallery: gallery_value(draft, takes, title)}
+            if not showcase.is_ready(index):
+                yield {gallery: waiting_value(f"{title}, being rendered …")}
+            draft, takes = showcase.show(index)
+            yield {rendered: draft, gallery: gallery_value(draft, takes, title, is_new=False)}
 
         def pick_example(event: gr.EventData) -> Updates:
             index = int(event.index)
             if not 0 <= index < len(showcase.examples):
                 raise gr.Error("There is no such example.", print_exception=False)
             example = showcase.examples[index]
-            yield {portrait: str(example.portrait), speech: str(example.speech), drafted: None, drafts: None}
-            yield show_example(index)
+            yield {portrait: str(example.portrait), speech: str(example.speech), **idle}
+            yield from show_example(index)
+            yield idle  # again, as below
 
         page.load(show_cards, None, example_cards, queue=False, **hidden)
         if showcase.examples:
-            page.load(lambda: show_example(0), None, [rendered, gallery], concurrency_limit=None, **hidden)
+            shown = [rendered, gallery]
+            page.load(partial(show_example, 0), None, shown, concurrency_limit=None, **hidden)
             example_cards.pick(
-                pick_example, None, [portrait, speech, drafted, drafts, rendered, gallery], concurrency_limit=None,
+                pick_example,
+                None,
+                [portrait, speech, *shown, *idle],
+                cancels=[previewing, rendering],
+                concurrency_limit=None,
                 **hidden,
-            )  # fmt: skip
+            )
 
         # 5. The same for programs.
         add_endpoints(studio, space, paint, light, heavy)
@@ -296,12 +333,14 @@ def build(studio: Studio, showcase: Showcase) -> gr.Blocks:
     return page.queue(max_size=settings.max_waiting, default_concurrency_limit=2)
 
 
-def add_motion_space(studio: Studio, space: MotionSpace, heavy: Options) -> None:
-    """Add the tab that shows what the bases do, and connect it.
+def add_motion_space(tab: gr.Tab, studio: Studio, space: MotionSpace, light: Options, heavy: Options) -> None:
+    """Fill the tab that shows what the bases do, and connect it.
 
     Args:
+        tab (`gr.Tab`): The tab.
         studio (`Studio`): Where films are made.
         space (`MotionSpace`): Makes them.
+        light (`dict`): How many may look at portraits at a time.
         heavy (`dict`): How many may render at a time.
     """
     gr.Markdown(BASES)
@@ -324,13 +363,19 @@ def add_motion_space(studio: Studio, space: MotionSpace, heavy: Options) -> None
             )  # fmt: skip
             mixtures = gr.Markdown("")
 
+    def check_face(path: str | None) -> tuple[Options, bool, None, None, str]:
+        return (portrait_remark(studio, path) if path else say()), False, None, None, ""
+
+    def first_film(shown: str | None, index: int) -> Any:
+        return gr.skip() if shown else str(space.example_film(int(index)))
+
     def film_basis(path: str | None, index: int, has_agreed: bool) -> Updates:
         yield {note: say()}
         try:
             with studio.workplace() as folder:
                 yield {film: str(space.film(path, int(index), Path(folder) / f"basis-{index}.mp4", has_agreed))}
         except RefusedInputError as error:
-            yield {note: say(str(error), refused=True)}
+            yield {note: say(str(error), refused=True), film: None}
             raise refuse(error) from None
 
     def turn_face(path: str | None, has_agreed: bool) -> Updates:
@@ -340,13 +385,17 @@ def add_motion_space(studio: Studio, space: MotionSpace, heavy: Options) -> None
                 pictures, text = space.turn(path, Path(folder), has_agreed)
                 yield {turned: [(str(picture), title) for picture, title in pictures], mixtures: text}
         except RefusedInputError as error:
-            yield {note: say(str(error), refused=True)}
+            yield {note: say(str(error), refused=True), turned: None, mixtures: ""}
             raise refuse(error) from None
 
     events: Options = {"api_visibility": "private", "show_progress": "minimal", **heavy}
-    basis.input(film_basis, [face, basis, agreed], [film, note], trigger_mode="always_last", **events)
-    show.click(film_basis, [face, basis, agreed], [film, note], **events)
-    turn.click(turn_face, [face, agreed], [turned, mixtures, note], **events)
+    filming: Options = {"show_progress_on": film, **events}
+    checked: Options = {"api_visibility": "private", "show_progress": "hidden", **light}
+    tab.select(first_film, [film, basis], film, **filming)
+    face.change(check_face, face, [note, agreed, film, turned, mixtures], **checked)
+    basis.input(film_basis, [face, basis, agreed], [film, note], trigger_mode="always_last", **filming)
+    show.click(film_basis, [face, basis, agreed], [film, note], **filming)
+    turn.click(turn_face, [face, agreed], [turned, mixtures, note], show_progress_on=turned, **events)
 
 
 def launch_options(settings: Settings) -> Options:

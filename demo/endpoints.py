@@ -16,7 +16,7 @@ Paint = Callable[[Draft, Path, bool | None], Generator[Any]]
 
 def refuse(error: RefusedInputError) -> gr.Error:
     """The error that the page shows, and that programs get."""
-    return gr.Error(str(error), title=error.widget.capitalize(), duration=12, print_exception=False)
+    return gr.Error(str(error), duration=6, print_exception=False)
 
 
 def add_endpoints(
@@ -67,7 +67,7 @@ def add_endpoints(
             consent: Must be true: the people who are seen and heard have agreed to it.
 
         Returns:
-            The files (take-1.mp4, take-1.json, …), and of each take its number and seed.
+            The files (osmnet-take-1-seed-….mp4 and .json, …), and of each take its number and seed.
         """
         try:
             if consent is not True:

@@ -42,17 +42,24 @@ class MotionSpace:
             has_agreed (`bool`): Whether the person in the picture has agreed.
 
         Returns:
-            `Path`: That of the film.
+            `Path`: Of the film; of the example there is one for all, which must not be changed.
 
         Raises:
             RefusedInputError: If the portrait cannot be used or there is no such basis.
         """
         if not 0 <= index < len(self.bases):
             raise RefusedInputError("basis", f"There are {len(self.bases)} bases, counted from 0; choose one of them.")
+        if not portrait:
+            return self.example_film(index)
         source, consent = self._source(portrait, has_agreed)
-        basis = self.bases[index]
-        head_pose = source.fit.head_pose + np.stack([basis.held, basis.swung])  # (2, frames, 6)
-        write_film(path, source, head_pose, self._draw(source, head_pose), consent=consent)
+        self._film(source, index, path, consent)
+        return path
+
+    def example_film(self, index: int) -> Path:
+        """`film` of the example, which is made once and kept."""
+        path = self.studio.folder / f"example-basis-{index}.mp4"
+        if not path.exists():
+            self._film(self._source(None, False)[0], index, path, None)
         return path
 
     def turn(self, portrait: str | None, folder: Path, has_agreed: bool) -> tuple[list[tuple[Path, str]], str]:
@@ -91,6 +98,12 @@ class MotionSpace:
         if has_agreed is not True:
             raise RefusedInputError("consent", "Say first that the person in the picture has agreed.")
         return self.studio.look(portrait)[0], True
+
+    def _film(self, source: Source, index: int, path: Path, consent: bool | None) -> None:
+        basis = self.bases[index]
+        head_pose = source.fit.head_pose + np.stack([basis.held, basis.swung])  # (2, frames, 6)
+        path.parent.mkdir(exist_ok=True)
+        write_film(path, source, head_pose, self._draw(source, head_pose), consent=consent)
 
     def _draw(self, source: Source, head_pose: np.ndarray) -> np.ndarray:
         """Frames `(n, frames, height, width, 3)` of a face that is silent."""

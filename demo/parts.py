@@ -50,7 +50,7 @@ def file_data(path: Path | str) -> dict[str, Any]:
     return FileData(path=str(path)).model_dump()
 
 
-def drafts_value(studio: Studio, draft: Draft, speech: str | None) -> dict[str, Any]:
+def drafts_value(studio: Studio, draft: Draft) -> dict[str, Any]:
     """What the part `drafts` shows of a draft."""
     count = draft.motion.num_videos
     return {
@@ -59,15 +59,21 @@ def drafts_value(studio: Studio, draft: Draft, speech: str | None) -> dict[str, 
         "notes": list(draft.notes),
         "numbers": list(draft.numbers),
         "moving": not draft.wishes.still,
-        "speech": file_data(speech) if speech else None,
+        "speech": file_data(draft.recording),
         **studio.sketch(draft),
     }
 
 
-def gallery_value(draft: Draft, takes: list[Take], title: str) -> dict[str, Any]:
-    """What the part `gallery` shows of rendered takes."""
+def waiting_value(title: str) -> dict[str, Any]:
+    """What the part `gallery` shows while there is nothing yet."""
+    return {"title": title, "hint": "", "notes": [], "takes": []}
+
+
+def gallery_value(draft: Draft, takes: list[Take], title: str, is_new: bool) -> dict[str, Any]:
+    """What the part `gallery` shows of rendered takes; it is brought into view if it is new."""
     return {
         "title": title,
+        "isNew": is_new,
         "hint": VIDEO_HINT,
         "notes": [],
         "seconds": draft.motion.speech.num_frames / FPS,

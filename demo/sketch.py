@@ -12,7 +12,7 @@ from osmnet import OSMNetPipeline
 from osmnet.face.topology import FACE_TRIANGLES, INNER_LIPS, LEFT_EYE, NUM_VERTICES, OUTER_LIPS, OVAL, RIGHT_EYE
 from osmnet.media.audio import FPS
 from osmnet.motion import Motion, absolute_pose
-from osmnet.renderer import Source
+from osmnet.renderer import Source, lid_closing
 
 STEP = 2  # frames from one number to the next: the browser draws what lies between
 NUM_DIRECTIONS = 4  # of the face; they hold nearly all of what speech does to it
@@ -47,7 +47,7 @@ def sketch(pipe: OSMNetPipeline, source: Source, motion: Motion, expression: np.
     weights, directions = _principal(change - mean)
     rest = model.move(source.fit.shape, mean[None])[0]
     moved = [model.move(source.fit.shape, (mean + direction)[None])[0] - rest for direction in directions]
-    moved.append(model.move(source.fit.shape, (mean + model.array("blink"))[None])[0] - rest)
+    moved.append(model.move(source.fit.shape, (mean + lid_closing(source, model))[None])[0] - rest)
     head_pose = absolute_pose(source, motion)[:, ::STEP]
     return {
         "fps": FPS / STEP,

@@ -84,6 +84,7 @@ class Draft:
         wishes (`Wishes`): What they were made for.
         numbers (`tuple[int, ...]`): What each take is called, from 1.
         notes (`tuple[str, ...]`): What the user should know about the inputs.
+        recording (`str`): Path of the speech.
     """
 
     source: Source
@@ -91,6 +92,7 @@ class Draft:
     wishes: Wishes
     numbers: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    recording: str = ""
 
     def take(self, takes: Sequence[int]) -> "Draft":
         """Some of the takes, by their place from 0.
@@ -259,7 +261,7 @@ class Studio:
             notes.append("No speech was heard in the recording (steady noise?); the mouth will stay at rest.")
         yield Step(2)
         numbers = tuple(range(1, wishes.num_videos + 1))
-        return Draft(source, self._sample(heard, wishes, near), wishes, numbers, tuple(notes))
+        return Draft(source, self._sample(heard, wishes, near), wishes, numbers, tuple(notes), str(speech))
 
     def more_like(self, draft: Draft, take: int, seed: int) -> Draft:
         """Sample takes near one of a draft, which stays the first of them.
@@ -320,12 +322,14 @@ class Studio:
 
         paths = yield from _in_background(save)
         turns = curves(draft.motion, draft.source)
-        return [
-            Take(number, seed, video, details, turn)
-            for number, seed, video, details, turn in zip(
-                draft.numbers, draft.motion.seeds, paths[::2], paths[1::2], turns, strict=True
-            )
-        ]
+        takes = []
+        for number, seed, video, details, turn in zip(
+            draft.numbers, draft.motion.seeds, paths[::2], paths[1::2], turns, strict=True
+        ):
+            name = f"osmnet-take-{number}-seed-{seed}"  # what it is called when it is downloaded
+            named = [path.replace(path.with_stem(name)) for path in (video, details)]
+            takes.append(Take(number, seed, named[0], named[1], turn))
+        return takes
 
 
 def run(job: Generator[Step, None, Result]) -> Result:

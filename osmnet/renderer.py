@@ -86,6 +86,11 @@ def chunk_bounds(frames: int, length: int, begin: int = 0) -> list[Chunk]:
     return list(zip(edges, edges[1:], strict=False))
 
 
+def lid_closing(source: Source, face_model: FaceModel) -> np.ndarray:
+    """The change of β `(64,)` that shuts the lids of a source."""
+    return LIDS_MEET * float(eye_opening(source.fit.shape)) * face_model.array("blink")
+
+
 class Renderer:
     """Draws frames of one source; what does not change from frame to frame is prepared once.
 
@@ -104,8 +109,7 @@ class Renderer:
         self.face_model = face_model
         self.network = video_generator
         self.context = video_generator.config.window // 2
-        # The change of β that shuts the lids.
-        self.closing = LIDS_MEET * float(eye_opening(source.fit.shape)) * face_model.array("blink")
+        self.closing = lid_closing(source, face_model)
         self.uses_mesh = video_generator.config.geometry == "mesh"
         self.window_size = video_generator.config.image_size
         if not self.uses_mesh:

@@ -17,7 +17,7 @@ function make(tag, attributes = {}, ...children) {
 }
 
 function clock(seconds) {
-  const whole = Math.max(0, Math.floor(seconds));
+  const whole = Math.max(0, Math.round(seconds));
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
@@ -107,3 +107,17 @@ function playBar(seconds, player, extra) {
 }
 
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+// Brings what is new into view, and the focus to it if what had it is gone.
+function reveal(heading) {
+  requestAnimationFrame(() => {
+    const top = heading.getBoundingClientRect().top;
+    if (top < 0 || top > 0.6 * innerHeight) heading.scrollIntoView({ block: "start", behavior: calm ? "auto" : "smooth" });
+    if (document.activeElement === document.body) heading.focus({ preventScroll: true });
+  });
+}
+
+// Only one part of the page is heard at a time.
+const SOUNDS = "osmnet-sounds";
+function claimSound(part) { document.dispatchEvent(new CustomEvent(SOUNDS, { detail: part })); }
+function yieldSound(part, hush) { document.addEventListener(SOUNDS, (event) => { if (event.detail !== part) hush(); }); }

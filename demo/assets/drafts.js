@@ -3,6 +3,8 @@
 const root = element.querySelector(".root");
 const LIGHT = [-0.35, -0.5, -0.79];
 let current = null; // what is shown now; an older one stops when it sees another
+let hush = () => {};
+yieldSound(root, () => hush());
 
 // R = Rz(roll) Ry(-yaw) Rx(-pitch), as docs/conventions.md has it.
 function rotation(yaw, pitch, roll) {
@@ -156,20 +158,26 @@ function show(value) {
   let playing = !calm, loud = false, began = performance.now(), at = 0;
 
   const player = {
-    play() { playing = true; began = performance.now() - 1000 * at; if (loud) { sound.currentTime = at; sound.play(); } tick(); },
+    play() { playing = true; began = performance.now() - 1000 * at; if (loud) { claimSound(root); sound.currentTime = at; sound.play(); } tick(); },
     pause() { playing = false; if (sound) sound.pause(); paint(); },
     seek(to) { at = Math.min(Math.max(to, 0), seconds - 0.01); began = performance.now() - 1000 * at; if (sound) sound.currentTime = at; paint(); },
   };
   const speaker = sound && make("button", { type: "button", class: "round", click: () => {
     loud = !loud;
     setIcon(speaker, loud ? "sound" : "mute", loud ? "Sound on; turn it off" : "Sound off; turn it on");
-    if (loud && playing) { sound.currentTime = at; sound.play(); } else sound.pause();
+    if (loud && playing) { claimSound(root); sound.currentTime = at; sound.play(); } else sound.pause();
   } }, icon("mute"));
+  hush = () => { if (loud && playing) player.pause(); };
   if (speaker) setIcon(speaker, "mute", "Sound off; turn it on");
   const bar = playBar(seconds, player, speaker);
 
   const render = make("button", { type: "button", class: "primary", click: () => {
     player.pause(); // the server may be this computer
+    const consent = document.querySelector("#consent input");
+    if (!consent.checked) { // the server refuses; here the way to the tick is shown
+      consent.scrollIntoView({ block: "center", behavior: calm ? "auto" : "smooth" });
+      consent.focus({ preventScroll: true });
+    }
     trigger("chosen", { takes: picked() });
   } });
   const cards = takes.map((take, index) => {
@@ -192,8 +200,9 @@ function show(value) {
     render.disabled = !number;
   }
   count();
+  const head = make("div", { class: "part-head" }, make("h3", { text: value.title, tabindex: -1 }), make("p", { class: "hint", text: value.hint }));
   root.append(
-    make("div", { class: "part-head" }, make("h3", { text: value.title }), make("p", { class: "hint", text: value.hint })),
+    head,
     ...value.notes.map((note) => make("p", { class: "note", text: note })),
     make("ul", { class: "cards", "data-takes": takes.length }, ...cards.map((each) => each.card)),
     legend(limit), bar, make("div", { class: "submit" }, render));
@@ -218,6 +227,7 @@ function show(value) {
   }
   paint();
   tick();
+  reveal(head.firstChild);
 }
 
 show(props.value);

@@ -2,18 +2,23 @@
 
 const root = element.querySelector(".root");
 const APART = 0.08; // seconds; further than this from the first, a video is brought back
-let stop = () => {};
+let stop = () => {}, hush = () => {};
+yieldSound(root, () => hush());
 
 function show(value) {
   stop();
   root.replaceChildren();
   if (!value) return;
+  const head = make("div", { class: "part-head" }, make("h3", { text: value.title, tabindex: -1 }), make("p", { class: "hint", text: value.hint }));
+  if (!value.takes.length) { root.append(head); return; }
   const { takes, seconds } = value, limit = largestTurn(takes);
   let heard = 0, wanted = false, running = true, fresh = true;
+  hush = () => { if (wanted) player.pause(); };
   stop = () => { running = false; cards.forEach(({ video }) => video.pause()); };
 
   const player = {
     play() {
+      claimSound(root);
       wanted = true;
       const from = fresh || cards[0].video.ended ? 0 : cards[0].video.currentTime;
       fresh = false;
@@ -71,12 +76,13 @@ function show(value) {
   }
   hear(0);
   root.append(
-    make("div", { class: "part-head" }, make("h3", { text: value.title }), make("p", { class: "hint", text: value.hint })),
+    head,
     ...value.notes.map((note) => make("p", { class: "note", text: note })),
     make("ul", { class: "cards", "data-takes": takes.length }, ...cards.map((each) => each.card)), legend(limit), bar);
-  paint(0);
   // All takes begin alike: show a moment in which they differ until they are played.
+  paint(0.45 * seconds);
   cards.forEach(({ video }) => video.addEventListener("loadedmetadata", () => { if (fresh) video.currentTime = 0.45 * seconds; }, { once: true }));
+  if (value.isNew) reveal(head.firstChild);
 }
 
 show(props.value);

@@ -9,6 +9,7 @@ function left(seconds) {
 }
 
 function show(value) {
+  const appears = value && root.hidden;
   root.hidden = !value;
   if (!value) { // page.css shows it while the request waits
     root.replaceChildren(make("p", { class: "said", role: "status", text: "Waiting for its turn …" }));
@@ -27,6 +28,7 @@ function show(value) {
   })));
   if (value.done == null) bar.removeAttribute("value"); else bar.value = value.done;
   if (said.textContent !== text) said.textContent = text;
+  if (appears) root.scrollIntoView({ block: "nearest", behavior: calm ? "auto" : "smooth" });
 }
 
 show(props.value);
