@@ -133,6 +133,7 @@ def test_from_upload_to_a_download_that_verifies(visit, studio, inputs, tmp_path
     # What the browser gets is the file that was signed, byte for byte.
     with page.expect_download() as waiting:
         page.click("#gallery .card:nth-child(1) a[download$='.mp4']")
+    assert waiting.value.suggested_filename.startswith("osmnet-take-1-seed-")
     saved = tmp_path / "take.mp4"
     waiting.value.save_as(saved)
     verdict = verify(saved)
@@ -149,6 +150,12 @@ def test_from_upload_to_a_download_that_verifies(visit, studio, inputs, tmp_path
     page.wait_for_selector("#drafts .note:has-text('much like take 3')")
     page.wait_for_function("!document.querySelector('#progress ol')")
     assert becomes_empty(studio.folder)
+
+    # Of another person nobody has said anything yet, and the sketches are not of them.
+    assert page.is_checked("#consent input")
+    page.click("#examples .example")
+    page.wait_for_selector("#drafts canvas", state="detached")
+    assert not page.is_checked("#consent input")
 
 
 def test_a_phone(visit, inputs):
