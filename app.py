@@ -141,7 +141,7 @@ def build(studio: Studio, showcase: Showcase) -> gr.Blocks:
                                 info="The same seed gives the same takes.",
                             )  # fmt: skip
                             dice = gr.Button(
-                                "Roll", icon=str(ASSETS / "dice.svg"), elem_id="dice", min_width=84, scale=1
+                                "Roll", icon=str(ASSETS / "dice.svg"), elem_id="dice", min_width=116, scale=1
                             )
                         with gr.Accordion("Direct the movement", open=False):
                             motion_scale = gr.Slider(0, 2, 1, step=0.05, label="Movement of the head")

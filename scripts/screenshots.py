@@ -29,6 +29,7 @@ PHONE: dict[str, Any] = {
     "viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True,
 }  # fmt: skip
 AT_S = 2.6  # moment of the takes that is shown
+STILL = ".playbar { position: static !important; }"  # no bar sticks to the edge of a window
 
 
 def main() -> None:
@@ -100,7 +101,8 @@ def shoot(page: Page, path: Path) -> None:
     """Write the whole page as a JPEG."""
     page.mouse.move(0, 0)  # nothing is hovered over
     page.evaluate("window.scrollTo(0, 0)")
-    with Image.open(io.BytesIO(page.screenshot(full_page=True, animations="disabled", timeout=PATIENCE))) as picture:
+    content = page.screenshot(full_page=True, animations="disabled", style=STILL, timeout=PATIENCE)
+    with Image.open(io.BytesIO(content)) as picture:
         picture.convert("RGB").save(path, quality=80, optimize=True)
     sys.stdout.write(f"{path}\n")
 
