@@ -170,12 +170,12 @@ class OSMNetModel(ModelMixin, ConfigMixin):
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast as `torch.nn.Module.to` does, keeping what `_keep_in_fp32_modules` names in float32."""
         # Past ModelMixin.to, which warns that the kept tensors would be cast: here they are not.
-        return super(ModelMixin, self).to(*args, **kwargs)
+        return super(ModelMixin, self).to(*args, **kwargs)  # type: ignore[misc]
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         kept = self._kept_in_fp32()
         before = {name: tensor.detach() for name, tensor in kept.items()}
-        super(ModelMixin, self)._apply(fn, recurse)
+        super(ModelMixin, self)._apply(fn, recurse)  # type: ignore[misc]
         for name, tensor in self._kept_in_fp32().items():
             if tensor.is_floating_point() and tensor.element_size() < 4:
                 # Taken from the tensor as it was: casting back would keep the rounding.

@@ -90,7 +90,7 @@ def read_frames(
         address = local_file(path, "video")
     try:
         # Playlists may name other addresses: only local files are ever opened.
-        container = av.open(address, metadata_errors="ignore", options={"protocol_whitelist": "file"})
+        container = av.open(address, mode="r", metadata_errors="ignore", options={"protocol_whitelist": "file"})
     except av.FFmpegError as error:
         raise ValueError(
             f"'{path}' cannot be read as a video ({error.strerror}): give a whole video file, for example MP4."
