@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.memory import share_arenas
+from demo.zero_gpu import LENT, on_gpu  # before anything that may ask for a GPU, as many libraries do
 
 # isort: split
 import gradio as gr
@@ -36,7 +37,6 @@ from demo.settings import Settings
 from demo.showcase import Example, Showcase
 from demo.studio import Draft, RefusedInputError, Step, Studio, Wishes
 from demo.theme import make_theme
-from demo.zero_gpu import LENT, on_gpu
 from osmnet.media.audio import FPS
 
 HERE = Path(__file__).resolve().parent
@@ -421,10 +421,10 @@ def main() -> None:
     studio = Studio.load(settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # a service is stopped so: what is registered here still runs
     atexit.register(studio.close)
-    studio.painter.warm_up()
+    if not LENT:  # such a GPU is not there before a visitor asks for it
+        studio.painter.warm_up()
     showcase = Showcase(studio, examples())
-    if not LENT:  # there, nothing may be painted before a visitor asks for it
-        showcase.prepare()
+    showcase.prepare()
     build(studio, showcase).launch(**launch_options(settings))
 
 

@@ -73,4 +73,6 @@ class Showcase:
         wishes = Wishes(num_videos=self._num_videos, seed=example.seed)
         draft = run(self._studio.draft(str(example.portrait), str(example.speech), wishes))
         # Nobody declared anything: the portraits are in the public domain, the voices synthetic.
-        return draft, run(self._studio.render(draft, self._studio.folder / f"example-{index}", consent=None))
+        # On the CPU: a GPU may be lent for visitors' calls alone, and examples have time.
+        folder, pipe = self._studio.folder / f"example-{index}", self._studio.pipe
+        return draft, run(self._studio.render(draft, folder, consent=None, painter=pipe))

@@ -298,13 +298,16 @@ class Studio:
         expression = self.pipe.extract_expression(draft.source, draft.motion.speech, draft.wishes.expression_scale)
         return sketch(self.pipe, draft.source, draft.motion, expression)
 
-    def render(self, draft: Draft, folder: Path, consent: bool | None) -> Generator[Step, None, list[Take]]:
+    def render(
+        self, draft: Draft, folder: Path, consent: bool | None, painter: OSMNetPipeline | None = None
+    ) -> Generator[Step, None, list[Take]]:
         """Render all takes of a draft into a folder; returns them. Closing the generator stops the work.
 
         Args:
             draft (`Draft`): The takes.
             folder (`Path`): Where the files go.
             consent (`bool`, *optional*): See `OSMNetPipelineOutput.save`.
+            painter (`OSMNetPipeline`, *optional*): Renders instead of the studio's own.
 
         Yields:
             `Step`: Several a second.
@@ -313,7 +316,7 @@ class Studio:
             ValueError: If a file cannot be written.
         """
         yield Step(3, 0.0)
-        output = self.painter.takes(
+        output = (painter or self.painter).takes(
             draft.source, draft.motion, expression_scale=draft.wishes.expression_scale, seed=draft.wishes.seed
         )
 

@@ -29,7 +29,7 @@ try:
         from diffusers import ConfigMixin, ModelMixin
         from diffusers.configuration_utils import register_to_config
         from diffusers.utils import BaseOutput
-except ImportError:  # a version that needs the compiler
+except (ImportError, RuntimeError):  # something needs the compiler after all; diffusers tells it in its own way
     from diffusers import ConfigMixin, ModelMixin
     from diffusers.configuration_utils import register_to_config
     from diffusers.utils import BaseOutput

@@ -12,7 +12,7 @@ from osmnet.overlap import in_order, on_worker
 class LazyRows:
     """An array `(rows, width)`, float32, that is made in blocks of rows and kept; several threads may read it.
 
-    It is read as an array is, `rows[10:20]` or `rows[indices]`; `np.asarray(rows)` makes all of it.
+    It is read as an array is, `rows[10:20]` or `rows[indices]`; `np.asarray(rows)` makes all of it, as does pickling.
 
     Args:
         shape (`tuple[int, int]`): Rows and width.
@@ -27,6 +27,14 @@ class LazyRows:
         blocks = -(-shape[0] // block)
         self._made = [False] * blocks
         self._locks = [threading.Lock() for _ in range(blocks)]
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> "LazyRows":
+        """Rows that are there already, `(rows, width)`."""
+        return cls(rows.shape, max(len(rows), 1), lambda start, stop: rows[start:stop])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LazyRows.of, (np.asarray(self),)
 
     def __len__(self) -> int:
         """Rows."""

@@ -4,6 +4,7 @@ Each job runs on one thread, single-threaded inside: jobs side by side keep all 
 another, and what a job computes does not depend on how many there are.
 """
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -18,6 +19,12 @@ Result = TypeVar("Result")
 MAX_WORKERS = 8
 _NAME = "osmnet"
 _SETTING_THREADS = threading.Lock()  # PyTorch's number of threads is one of the process while threads begin
+if hasattr(os, "register_at_fork"):  # a process that is forked meanwhile would wait for the lock for ever
+    os.register_at_fork(
+        before=_SETTING_THREADS.acquire,
+        after_in_parent=_SETTING_THREADS.release,
+        after_in_child=_SETTING_THREADS.release,
+    )
 
 
 def default_workers() -> int:

@@ -16,6 +16,8 @@ PAUSE = 9  # frames; shorter silences do not close the mouth
 class Speech:
     """Speech, encoded once: 0.6 MB a minute, for what is large is made when it is asked for.
 
+    It can be pickled, for another process to render: sound and what is said go along, 6 MB a minute.
+
     Attributes:
         recording (`Recording`): The sound, mono, 16 kHz.
         mel (`np.ndarray` of shape `(4 * frames, 16)`): Log-mel spectrogram, 4 steps a video frame.

@@ -1,5 +1,6 @@
 """Rows that are made when they are looked at: the right ones, once, whoever comes first."""
 
+import pickle
 import threading
 
 import numpy as np
@@ -89,3 +90,10 @@ def test_a_failure_is_told_and_tried_again():
     with pytest.raises(ValueError, match="The sound is gone"):
         rows[0]
     assert rows[0].tolist() == [1]
+
+
+def test_pickled_they_are_whole(rows, made):
+    rows[3]
+    copy = pickle.loads(pickle.dumps(rows))
+    assert sorted(made) == [(0, 10), (10, 20), (20, 25)]
+    assert copy.shape == (25, 2) and np.array_equal(copy[7:22:5], rows[7:22:5]) and np.array_equal(copy, rows)

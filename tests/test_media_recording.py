@@ -3,6 +3,7 @@
 import errno
 import gc
 import os
+import pickle
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -119,6 +120,16 @@ def test_damaged_and_cut_files_give_what_there_is(tmp_path, brief, files):
         assert least < len(recording) <= 810_000
         np.testing.assert_array_equal(recording.waveform, load_speech(tmp_path / name))
     assert len(files) == 2
+
+
+def test_pickled_it_has_the_same_samples(tmp_path, brief):
+    loud = 4 * noise(100_000)
+    integers = (loud / np.abs(loud).max() * 32767).astype(np.int16)
+    for speech, rate in ((write(tmp_path / "loud.wav", loud), None), (loud, SAMPLING_RATE), (integers, SAMPLING_RATE)):
+        recording = Recording.open(speech, rate)
+        copy = pickle.loads(pickle.dumps(recording))
+        assert len(copy) == 100_000
+        np.testing.assert_array_equal(copy[70_000:80_000], recording[70_000:80_000])
 
 
 def test_file_goes_with_the_recording(tmp_path, brief, files):

@@ -1,10 +1,14 @@
+import multiprocessing
+import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
 import torch
 
+from osmnet import overlap
 from osmnet.overlap import MAX_WORKERS, default_workers, in_order
 
 
@@ -79,3 +83,32 @@ def settled(begun: list, expected: int) -> int:
 
 def _workers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("osmnet_")]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_process_forked_while_threads_begin_can_begin_some(monkeypatch):
+    """The fork waits until they have begun, so that it finds PyTorch's number of threads as it was."""
+    forking, beginning, before = multiprocessing.get_context("fork"), threading.Event(), torch.get_num_threads()
+
+    class SlowPool(ThreadPoolExecutor):
+        def submit(self, *job):
+            if not beginning.is_set():
+                beginning.set()
+                time.sleep(0.5)
+            return super().submit(*job)
+
+    monkeypatch.setattr(overlap, "ThreadPoolExecutor", SlowPool)
+    numbers = forking.SimpleQueue()
+
+    def work() -> None:
+        numbers.put([torch.get_num_threads(), *in_order(lambda job: job + 1, range(4), workers=2)])
+
+    with ThreadPoolExecutor(1) as other:
+        done = other.submit(lambda: list(in_order(lambda job: job, range(4), workers=2)))
+        assert beginning.wait(20)
+        process = forking.Process(target=work, daemon=True)
+        process.start()
+        assert done.result(20) == [0, 1, 2, 3]
+    process.join(60)
+    assert process.exitcode == 0, "it waits for ever"
+    assert numbers.get() == [before, 1, 2, 3, 4]

@@ -22,7 +22,7 @@ class Recording:
     Slices are numpy's: beyond the end they are shorter. Several threads may read at once. A decoded recording of more
     than two minutes lies, in float32, in a file without a name in the system's temporary folder (`TMPDIR`), which goes
     when the recording goes. An array that was given at 16 kHz is neither copied nor written to: while the recording is
-    used, it must stay as it is.
+    used, it must stay as it is. Pickled, it takes all its samples along, and has them in memory afterwards.
 
     Example:
         >>> recording = Recording.open("lecture.mp3")
@@ -71,6 +71,9 @@ class Recording:
             return cls(sound, float(level.peak()))
         samples = _keep(heard(), name)
         return cls(samples, float(level.peak()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Recording, (self._samples[:], float(self._peak))
 
     def __len__(self) -> int:
         """Samples."""
