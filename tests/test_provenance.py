@@ -7,6 +7,7 @@ import stat
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import c2pa
@@ -375,9 +376,10 @@ def small_video(path):
     return path
 
 
+@pytest.mark.parametrize("given_as", ["file", "text"])
 @pytest.mark.parametrize("kind", ["p-384", "ed25519", "rsa"])
 def test_an_own_certificate_signs_and_is_trusted_by_who_trusts_its_issuer(
-    tmp_path, monkeypatch, authority, capsys, kind
+    tmp_path, monkeypatch, authority, capsys, kind, given_as
 ):
     private = {
         "p-384": lambda: ec.generate_private_key(ec.SECP384R1()),
@@ -385,7 +387,10 @@ def test_an_own_certificate_signs_and_is_trusted_by_who_trusts_its_issuer(
         "rsa": lambda: rsa.generate_private_key(65537, 2048),
     }[kind]()
     issuer_key, issuer = authority
-    set_all(monkeypatch, write_pair(tmp_path / "own", private, issue(private, issuer_key, issuer)))
+    environment = write_pair(tmp_path / "own", private, issue(private, issuer_key, issuer))
+    if given_as == "text":
+        environment = {name: Path(file).read_text() for name, file in environment.items()}
+    set_all(monkeypatch, environment)
     path = small_video(tmp_path / "a.mp4")
     sign(path)
     anchors = tmp_path / "anchors.pem"
@@ -423,6 +428,10 @@ def test_keys_that_cannot_be_used_are_named(tmp_path, monkeypatch, authority, ta
         set_all(monkeypatch, environment)
         with pytest.raises(ValueError, match=words):
             sign(take)
+    set_all(monkeypatch, {name: Path(file).read_text() for name, file in pair.items()})
+    with pytest.raises(ValueError, match="OSMNET_SIGNING_KEY' do not belong together") as error:
+        sign(take)
+    assert "BEGIN" not in str(error.value)
     assert take.read_bytes() == before
     with pytest.raises(ValueError, match="trust anchors"):
         verify(take, tmp_path / "none.pem")

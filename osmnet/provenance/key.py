@@ -48,18 +48,20 @@ class Credential:
 def signing_credential() -> Credential:
     """The key that the environment names, else this installation's, which is made if it is not there.
 
-    `OSMNET_SIGNING_CERTIFICATE` and `OSMNET_SIGNING_KEY` name PEM files: the certificates, the key's own first, and
-    the private key without a password. The installation's key is `signing.pem` in `OSMNET_HOME`, or in the user's
-    folder for such data; only the user may read it. Where it cannot be written, a key lives as long as the process.
+    `OSMNET_SIGNING_CERTIFICATE` and `OSMNET_SIGNING_KEY` name PEM files, or are their text, as a hosted page's secrets
+    are: the certificates, the key's own first, and the private key without a password. The installation's key is
+    `signing.pem` in `OSMNET_HOME`, or in the user's folder for such data; only the user may read it. Where it cannot be
+    written, a key lives as long as the process.
 
     Raises:
         ValueError: If a file cannot be read or used; one sentence says which and what to do.
     """
-    certificate, key = os.environ.get(CERTIFICATE), os.environ.get(KEY)
-    if bool(certificate) != bool(key):
+    given = [bool(os.environ.get(name)) for name in (CERTIFICATE, KEY)]
+    if any(given) != all(given):
         raise ValueError(f"{CERTIFICATE} and {KEY} belong together; set both, or neither.")
-    if certificate and key:
-        return _credential(_read(Path(key)), _read(Path(certificate)), f"{certificate}' or '{key}")
+    if all(given):
+        (key, key_name), (certificate, name) = _pem(KEY), _pem(CERTIFICATE)
+        return _credential(key, certificate, f"{name}' or '{key_name}")
     path = data_folder() / FILE_NAME
     return _stored(path) or _made(path)
 
@@ -173,6 +175,14 @@ def _certificate(
         purposes = x509.ExtendedKeyUsage([CLAIM_SIGNING, ExtendedKeyUsageOID.EMAIL_PROTECTION])
         builder = builder.add_extension(purposes, critical=False)
     return builder.sign(issuer, hashes.SHA256())
+
+
+def _pem(variable: str) -> tuple[bytes, str]:
+    """What a variable of the environment holds or names, and what to call it: never by its text, which is secret."""
+    value = os.environ[variable]
+    if value.lstrip().startswith("-----BEGIN"):
+        return value.encode(), variable
+    return _read(Path(value)), value
 
 
 def _read(path: Path) -> bytes:
