@@ -50,8 +50,8 @@ def signing_credential() -> Credential:
 
     `OSMNET_SIGNING_CERTIFICATE` and `OSMNET_SIGNING_KEY` name PEM files, or are their text, as a hosted page's secrets
     are: the certificates, the key's own first, and the private key without a password. The installation's key is
-    `signing.pem` in `OSMNET_HOME`, or in the user's folder for such data; only the user may read it. Where it cannot be
-    written, a key lives as long as the process.
+    `signing.pem` in `OSMNET_HOME`, or in the user's folder for such data; only the user may read it. Where it cannot
+    be written, a key lives as long as the process.
 
     Raises:
         ValueError: If a file cannot be read or used; one sentence says which and what to do.
