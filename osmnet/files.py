@@ -1,8 +1,12 @@
-"""Files that are written whole: each appears under its name only when it is whole."""
+"""Files that are written whole: each appears under its name only when it is whole; and folders that one run has."""
 
 import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 def make_folder(folder: Path) -> None:
@@ -33,3 +37,31 @@ def write_whole(path: Path, content: bytes) -> None:
         raise ValueError(f"'{path}' cannot be written ({error.strerror}); choose another folder.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_run_in(folder: Path, shown: Path | None = None) -> Iterator[None]:
+    """Keep a second run out of a folder that one is at work in; a killed run holds nothing.
+
+    Args:
+        folder (`Path`): The folder, made if it is not there; the file `.lock` in it is held.
+        shown (`Path`, *optional*): What to call it in messages, when it is the inside of another one.
+
+    Raises:
+        ValueError: If another run is at work in it, or it cannot be written to.
+    """
+    shown = shown or folder
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"'{shown}' cannot be made because a file is in its way; name another folder.") from None
+    except Timeout:
+        raise ValueError(f"Another run is at work in '{shown}'; wait for it, or stop it.") from None
+    except OSError as error:
+        raise ValueError(f"The folder '{shown}' cannot be written to ({error.strerror}); choose another.") from error
+    try:
+        yield
+    finally:
+        lock.release()

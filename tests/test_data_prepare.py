@@ -31,6 +31,7 @@ from osmnet.data.segments import Known, Options, sharpness_of
 from osmnet.data.track import track_faces
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import mouth_opening
+from osmnet.files import only_run_in
 from osmnet.media.audio import load_speech
 from osmnet.media.features import mel_windows
 from osmnet.media.video import VideoWriter, read_frames
@@ -637,5 +638,5 @@ def test_nothing_to_keep_is_an_error_that_names_the_report(tmp_path: Path, raw: 
 
 
 def test_two_runs_do_notwork_in_one_folder(tmp_path: Path, fewer: Path, here: list[str]):
-    with prepare._locked(tmp_path / "set" / ".parts"), pytest.raises(ValueError, match="Another run is at work"):
+    with only_run_in(tmp_path / "set" / ".parts"), pytest.raises(ValueError, match="Another run is at work"):
         _prepare(fewer, tmp_path / "set")

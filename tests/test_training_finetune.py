@@ -13,6 +13,7 @@ from osmnet import OSMNetPipeline
 from osmnet.cli import main
 from osmnet.evaluation.marked import read_marked
 from osmnet.evaluation.protocol import STRIP_SIDE, ClipResult
+from osmnet.files import only_run_in
 from osmnet.modeling_utils import WEIGHTS_NAME
 from osmnet.training import finetune_report
 from osmnet.training.finetune import FinetuneConfig, load_configs
@@ -179,6 +180,42 @@ def test_several_processes_are_refused(dataset_folder, tiny_folder, tmp_path, mo
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="finetune runs in one process; start it with `osmnet train finetune`"):
         train(["finetune", "--data", str(dataset_folder), "--model", str(tiny_folder), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_goes_on_with_its_own_clips_and_weights_alone(talking, dataset_folder, start, tmp_path, capsys):
+    """Held-out clips are every fifth: with another clip among them, some would be judged by that were trained on."""
+    from clips import dataset_of
+
+    def tune(data, model, out):
+        settings = ["expression.steps=2", "stages=expression"]
+        status = finetune(data, model, out, *settings)
+        return status, capsys.readouterr().err
+
+    out = tmp_path / "out"
+    assert tune(dataset_folder, start, out)[0] == 0
+    moved = out.rename(tmp_path / "moved")
+    status, said = tune(dataset_folder, start, moved)
+    assert status == 0 and "going on from" in said
+    others = dataset_of(talking, tmp_path / "set", ("ann-voice", "ann-voice-2", "bob"))
+    status, said = tune(others, start, moved)
+    assert status == 2 and "belongs to another dataset; delete it to train anew, or give another folder" in said
+    other = tmp_path / "other"
+    shutil.copytree(start, other)
+    edit_tensors(other, lambda state: [value.mul_(1.01) for value in state.values()], "expression_extractor")
+    status, said = tune(dataset_folder, other, moved)
+    assert status == 2 and "belongs to another starting model" in said
+    with only_run_in(moved / "work"):
+        status, said = tune(dataset_folder, start, moved)
+    assert status == 2 and "Another run is at work" in said
+
+
+def test_nobody_to_judge_by_is_refused(talking, tiny_folder, tmp_path, capsys):
+    from clips import dataset_of
+
+    data = dataset_of(talking, tmp_path / "set", ("ann-voice", "bob-voice"))
+    assert finetune(data, tiny_folder, tmp_path / "out", "split=speaker") == 2
+    assert "No speaker in" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

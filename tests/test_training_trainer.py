@@ -193,7 +193,7 @@ def test_a_run_learns_and_logs_under_the_names_of_the_losses(plain: tuple[Path, 
     assert config["versions"]["torch"] == torch.__version__ and "commit" in config
     names = {path.name for path in (folder / "work").iterdir()}
     assert names == {
-        "checkpoint-000038", "checkpoint-000040", "config.yaml", "log.jsonl", "samples", "tensorboard"
+        ".lock", "checkpoint-000038", "checkpoint-000040", "config.yaml", "log.jsonl", "samples", "tensorboard"
     }  # fmt: skip
 
 

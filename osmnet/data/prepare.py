@@ -10,7 +10,6 @@ import json
 import shutil
 import sys
 import tarfile
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from osmnet.data.part import Job, load_face_model, part_files, part_head, prepar
 from osmnet.data.report import write_report
 from osmnet.data.segments import Known, Options, dropped
 from osmnet.data.shards import DATASET_FILE, MANIFEST, SHARDS, ShardWriter, read_manifest, write_manifest
+from osmnet.files import only_run_in
 from osmnet.media.audio import FPS
 
 PARTS = ".parts"
@@ -111,28 +111,6 @@ def find_videos(paths: list[Path]) -> list[Path]:
 def key_of(video: Path) -> str:
     """The name of a video in the dataset: without its ending, and without dots, which end a key in WebDataset."""
     return video.stem.replace(".", "_")
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of a folder that one is at work in; a killed run holds nothing."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ValueError(
-            f"'{folder.parent}' cannot be made because a file is in its way; name another --out."
-        ) from None
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"Another run is at work in '{folder.parent}'; wait for it, or stop it.") from error
-        yield
 
 
 def _manifest_of(out: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
@@ -270,7 +248,7 @@ def prepare(
     options = options or Options()
     about = options.as_dict() | {"face_model": load_face_model(model)[1]}
     parts = out.resolve() / PARTS
-    with _locked(parts):
+    with only_run_in(parts, out.resolve()):
         rows = _manifest_of(out, about)
         _drop_strange_parts(parts, about)
         jobs = [

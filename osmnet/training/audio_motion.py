@@ -69,7 +69,7 @@ class AudioMotionStage(Stage):
     def __init__(self, config: AudioMotionConfig, dataset: Dataset, model: Path, rescale: bool = True):
         self.config, self.rescale = config, rescale
         self.face_model = load_component(FaceModel, model, "face_model")
-        self.made_for = {"face_model": fingerprint(self.face_model)}
+        self.made_for = {"face_model": fingerprint(self.face_model), "dataset": dataset.fingerprint}
         self._training, self._held_out = dataset.split(speech=True, by=cast(Any, config.split))
         self._validation: list[PoseClip] = []
         self._usual: torch.Tensor | None = None  # log of the mean weights of training clips

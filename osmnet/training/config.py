@@ -24,7 +24,8 @@ CHOICES = {
 }
 # What may be another number when a run goes on: none of it changes what a step computes. (`steps` is where the run and
 # the cosine end; a longer run is the one change that people want.)
-FREE_SETTINGS = ("steps", "validate_every", "sample_every", "checkpoint_every", "keep_checkpoints", "workers")
+# Where the starting weights (`init`) lie says nothing; what they are is checked by themselves.
+FREE_SETTINGS = ("steps", "validate_every", "sample_every", "checkpoint_every", "keep_checkpoints", "workers", "init")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 PAPER_DROP_STEP, PAPER_DROP = 300_000, 0.2  # the papers' schedule: the rate is a fifth after 300k steps
 

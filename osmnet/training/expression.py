@@ -146,7 +146,7 @@ class ExpressionStage(Stage):
     def __init__(self, config: ExpressionConfig, dataset: Dataset, model: Path):
         self.config, self._model = config, Path(model)
         self.face_model = load_component(FaceModel, model, "face_model")
-        self.made_for = {"face_model": fingerprint(self.face_model)}
+        self.made_for = {"face_model": fingerprint(self.face_model), "dataset": dataset.fingerprint}
         training, self._held_out = dataset.split(speech=True, by=cast(Any, config.split))
         training, aside, self._parted = set_aside(training, config.aside)
         self._training = [clip for clip in training if self._frames_of(clip) > config.frames // 2]

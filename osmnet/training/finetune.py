@@ -27,6 +27,7 @@ from osmnet.data.dataset import Clip, Dataset
 from osmnet.evaluation.marked import read_marked, write_marked
 from osmnet.evaluation.protocol import ClipResult, Judges, evaluate_clip
 from osmnet.face.morphable import FaceModel
+from osmnet.files import only_run_in
 from osmnet.pipeline import OSMNetPipeline
 from osmnet.training import finetune_report, lips
 from osmnet.training.components import COMPONENTS, load_component, load_components, speech_encoder_for
@@ -98,12 +99,25 @@ def finetune(
         `dict`: What `finetune.json` says.
 
     Raises:
-        ValueError: If the clips or the model cannot be used, or something cannot be written.
+        ValueError: If the clips or the model cannot be used, `work` is of a run with others or another run is at work
+            in it, or something cannot be written.
     """
-    held_out = dataset.split(speech=True, by=cast(Any, config.split))[1]
-    clips = evenly(held_out, config.evaluate_clips)
-    before, trained = work / "before", work / "model"
+    training, held_out = dataset.split(speech=True, by=cast(Any, config.split))
+    if {clip.name for clip in training} & {clip.name for clip in held_out}:
+        raise ValueError(
+            f"No speaker in '{dataset.where}' is held out, so there is nothing to judge by; prepare clips of more "
+            "people, or hold out every fifth clip (--set split=clip)."
+        )
     pipe = OSMNetPipeline.from_pretrained(model)
+    with only_run_in(work):
+        return _finetune(dataset, evenly(held_out, config.evaluate_clips), pipe, out, work, config, stage_configs)
+
+
+def _finetune(
+    dataset: Dataset, clips: list[Clip], pipe: OSMNetPipeline, out: Path, work: Path, config: FinetuneConfig,
+    stage_configs: dict[str, list[StageConfig]],
+) -> dict[str, Any]:  # fmt: skip
+    before, trained = work / "before", work / "model"
     name = pipe.name
     pipe.save_pretrained(before)
     judges = Judges.load()

@@ -79,7 +79,7 @@ class MotionStage(Stage):
     def __init__(self, config: MotionConfig, dataset: Dataset, model: Path):
         self.config = config
         self.face_model = load_component(FaceModel, model, "face_model")
-        self.made_for = {"face_model": fingerprint(self.face_model)}
+        self.made_for = {"face_model": fingerprint(self.face_model), "dataset": dataset.fingerprint}
         self._training, self._held_out = dataset.split(by=cast(Any, config.split))
         self._validation: list[PoseClip] = []
         self._pools = ClipPools(self._training, self._pose_clip, config, "tracks")

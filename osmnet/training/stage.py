@@ -34,8 +34,8 @@ class Stage(ABC):
       (detached, as float32: the adversary always runs in float32). The discriminator may be a submodule of both: while
       the objective runs, its parameters need no gradient; while the adversary runs, those of `networks` need none.
       Both take their step on the same gradients' batch, the adversary with an Adam of its own.
-    - `made_for` (`dict[str, str]`, *optional*): What else the run depends on, by name: the fingerprint of the face
-      model, say. A run is not gone on with when it is another one.
+    - `made_for` (`dict[str, str]`, *optional*): What else the run depends on, by name: the fingerprints of the face
+      model and of the dataset, say. A run is not gone on with when it is another one.
     - `adversary_active` (`bool`): Whether the adversary takes part in this step; `begin_step` may switch it.
     """
 

@@ -135,6 +135,7 @@ class SyncStage(Stage):
 
     def __init__(self, config: SyncConfig, dataset: Dataset):
         self.config = config
+        self.made_for = {"dataset": dataset.fingerprint}
         training, self._held_out = dataset.split(speech=True, by=cast(Any, config.split))
         self._training = [clip for clip in training if clip.frames > config.frames // 2]
         if not self._training:

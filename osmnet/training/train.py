@@ -11,7 +11,8 @@ and, beside them,
 - sync: a judge of lips and sound for `osmnet evaluate`
 - finetune: adapt finished weights to one speaker or a few clips (docs/fine_tuning.md)
 
-A stage goes on from its newest checkpoint. Several GPUs: `accelerate launch -m osmnet.training.train STAGE ...`.
+A stage goes on from its newest checkpoint. Several GPUs: `accelerate launch -m osmnet.training.train STAGE ...`
+(not for finetune, which takes minutes on one).
 """
 
 import argparse
@@ -27,7 +28,7 @@ from osmnet.training.config import SETTINGS, load_config
 
 STAGES = ("face-model", *SETTINGS, "finetune", "export")
 PACKAGES = ("accelerate", "tensorboard", "yaml")  # of the extra `train`
-EXIT_WRONG_INPUT = 2
+EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 2, 130
 PATIENCE_SECONDS = 30.0
 
 
@@ -44,7 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["finetune"]:
         _check_packages()
-        return import_module("osmnet.training.finetune").main(argv[1:]) or 0
+        try:
+            return import_module("osmnet.training.finetune").main(argv[1:]) or 0
+        except KeyboardInterrupt as stop:
+            sys.stderr.write(f"\nosmnet: {stop or 'stopped; run the same command again to go on'}.\n")
+            return getattr(stop, "status", EXIT_INTERRUPTED)
     arguments = _parser().parse_args(argv)
     main_process = int(os.environ.get("RANK", "0")) == 0  # as `accelerate launch` numbers them
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, gather_object
 
+from osmnet.files import only_run_in
 from osmnet.training.config import StageConfig
 from osmnet.training.run.batches import Batch, batches
 from osmnet.training.run.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint, sweep
@@ -47,7 +49,8 @@ def fit(stage: Stage, config: StageConfig, out: Path, work: Path) -> dict[str, f
         `val/NAME`, and what `stage.finish` says; the same in every process.
 
     Raises:
-        ValueError: If `work` holds a run of other settings, a loss is not finite, or something cannot be written.
+        ValueError: If `work` holds a run of other settings, clips or weights to start from, another run is at work in
+            it, a loss is not finite, or something cannot be written.
         Stopped: After SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
     # Accelerate keeps one state a process; the stage before this one may have had another precision.
@@ -80,12 +83,17 @@ class _Run:
         self.state = RunState(stage, config, accelerator)
         self.signals = StopSignals(accelerator)
         self.about = {
-            "stage": stage.name, "settings": dataclasses.asdict(config), "made_for": dict(stage.made_for),
+            "stage": stage.name, "settings": dataclasses.asdict(config), "made_for": self.state.made_for,
             "processes": accelerator.num_processes, **versions(),
         }  # fmt: skip
 
     def go(self) -> dict[str, float]:
         """Train to the end."""
+        with ExitStack() as held:  # a second run would write the same files
+            on_main(self.accelerator, lambda: held.enter_context(only_run_in(self.work)))
+            return self._go()
+
+    def _go(self) -> dict[str, float]:
         config, rank, world = self.config, self.accelerator.process_index, self.accelerator.num_processes
         found, remarks = on_main(self.accelerator, self._find)
         seed_all(config.seed, rank)

@@ -107,7 +107,7 @@ class VideoStage(Stage):
 
     def __init__(self, config: VideoConfig, dataset: Dataset, model: Path, work: Path):
         face_model = load_component(FaceModel, model, "face_model")
-        self.made_for = {"face_model": fingerprint(face_model)}
+        self.made_for = {"face_model": fingerprint(face_model), "dataset": dataset.fingerprint}
         driving = Driving(config.driving, model)
         speech = True if driving.needs_speech else None
         by = cast(Literal["speaker", "clip"], config.split)

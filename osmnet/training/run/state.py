@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +89,7 @@ class RunState:
         averages (`dict[str, OSMNetModel]`): Moving averages of the networks; in the main process only.
         best_networks (`dict[str, OSMNetModel]`): The averages when the score was highest, if there is one.
         best (`dict`): `score`, `step` and `validation` of those.
+        made_for (`dict[str, str]`): The stage's, and the fingerprint of the weights that the run starts from.
         validation (`dict[str, float]`): The last one.
         losses (`dict[str, float]`): The last ones logged.
     """
@@ -105,6 +107,7 @@ class RunState:
         in_networks = {id(p) for network in stage.networks.values() for p in network.parameters()}
         judging = adversary.parameters() if adversary is not None else ()
         self.judges = [p for p in judging if p.requires_grad and id(p) not in in_networks]
+        self.made_for = {**stage.made_for, "starting model": _initial(stage) if config.init else "none"}
         judges = {id(p) for p in self.judges}
         self.trained = [p for p in stage.objective.parameters() if p.requires_grad and id(p) not in judges]
         for module in (*stage.networks.values(), adversary):
@@ -195,7 +198,7 @@ class RunState:
                     f"The run in '{found.folder.parent}' has {name}={before[name]}, not {value}; set it alike, or "
                     "give another folder with --work."
                 )
-        for name, value in self.stage.made_for.items():
+        for name, value in self.made_for.items():
             if found.about.get("made_for", {}).get(name, value) != value:
                 raise ValueError(
                     f"The run in '{found.folder.parent}' belongs to another {name}; delete it to train anew, or give "
@@ -254,6 +257,16 @@ class RunState:
                     known.add(id(tensor))
                     others[f"{owner}/{name}"] = tensor
         return others
+
+
+def _initial(stage: Stage) -> str:
+    """The fingerprint of what is to be trained, eight hexadecimal digits."""
+    digest = 0
+    for network in stage.networks.values():
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                digest = zlib.crc32(parameter.detach().cpu().numpy().tobytes(), digest)
+    return f"{digest:08x}"
 
 
 def _named(module: nn.Module | OSMNetModel) -> dict[str, torch.Tensor]:
