@@ -152,6 +152,29 @@ def test_damage_in_the_middle_is_told(tmp_path):
     assert len(list(read_frames(bytes(data), on_break=breaks.append))) < 40 and len(breaks) == 1
 
 
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_an_end_that_is_missing_is_told(tmp_path, ending):
+    frames = np.random.default_rng(0).integers(0, 256, (75, 64, 64, 3), dtype=np.uint8)
+    whole = write_timed(tmp_path / f"whole.{ending}", frames, np.arange(75) / 25)
+    if ending == "mp4":  # its index goes to the front, so that what there is can be read
+        with (
+            av.open(str(whole)) as source,
+            av.open(str(tmp_path / "front.mp4"), "w", options={"movflags": "faststart"}) as target,
+        ):
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(source.streams.video[0]):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    target.mux(packet)
+        whole = tmp_path / "front.mp4"
+    breaks = []
+    assert len(list(read_frames(whole, on_break=breaks.append))) == 75 and not breaks
+    data = whole.read_bytes()
+    (tmp_path / f"cut.{ending}").write_bytes(data[: len(data) // 2])
+    assert 25 < len(list(read_frames(tmp_path / f"cut.{ending}", on_break=breaks.append))) < 45
+    assert len(breaks) == 1
+
+
 def test_what_is_no_video_is_refused_at_the_call(tmp_path):
     from PIL import Image
 

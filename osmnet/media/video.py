@@ -24,6 +24,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from osmnet.media.audio import local_file
 
 _MAX_GAP = 5.0  # seconds; a larger jump between two timestamps is a broken clock, not a picture that stood still
+_MAX_TAIL = 1.0  # seconds by which the end that a file announces may come after its last picture: sound, rounding
 _AUDIO_BIT_RATE = 96_000
 _NVENC = "h264_nvenc"
 _CODECS = ("libx264", _NVENC)
@@ -123,6 +124,7 @@ def _constant_rate(
     held_time = 0.0  # seconds after the first picture
     shift = 0.0  # from the file's clock to ours
     last_gap = usual
+    end: float | None = None  # of what was decoded, by the file's own clock
 
     def due(until: float) -> Iterator[np.ndarray]:
         nonlocal count
@@ -139,6 +141,8 @@ def _constant_rate(
     with container:
         try:
             for frame in container.decode(stream):
+                if frame.time is not None:
+                    end = frame.time + max(usual, float((frame.duration or 0) * frame.time_base))
                 if held is None:
                     held, shift = frame, -(frame.time or 0.0)
                     continue
@@ -156,10 +160,24 @@ def _constant_rate(
                 raise ValueError(_no_picture(path)) from error
             if on_break is not None:
                 on_break(error)
+        else:
+            # Decoders that work on several threads end without an error where a file was cut short.
+            if on_break is not None and end is not None and _announced(container, stream) - end > _MAX_TAIL:
+                on_break(EOFError(f"'{path}' was to be longer"))
         if held is None:
             raise ValueError(_no_picture(path))
         # The last picture stays on for half a step, as every other one does; the first frame is always there.
         yield from due(max(held_time + min(last_gap, usual) / 2, 1e-3 / fps if count == 0 else 0.0))
+
+
+def _announced(container: av.container.InputContainer, stream: Any) -> float:
+    """When the pictures of a file are to end, by its own clock; 0 if it does not say."""
+    ends = []
+    if stream.duration is not None:
+        ends.append(float((stream.start_time or 0) + stream.duration) * float(stream.time_base))
+    if container.duration is not None:  # after an edit list, but the sound may be what lasts so long
+        ends.append(((container.start_time or 0) + container.duration) / av.time_base)
+    return min(ends, default=0.0)
 
 
 def _no_picture(path: Path) -> str:
