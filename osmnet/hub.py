@@ -120,10 +120,11 @@ def explained(error: BaseException, repo_id: str, revision: str | None = None, s
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     at = f"{repo_id!r}" + (f" at revision {revision!r}" if revision else "")
-    missing = "" if sending else f", and the model {at} is not whole in the cache"
+    missing = "" if sending else f", there is no folder {repo_id!r}, and the model {at} is not whole in the cache"
     otherwise = "" if sending else ", or give a local folder"
     if isinstance(error, HFValidationError):
-        return f"{repo_id!r} is no id of a model on the Hub; check the id, which has the form name/model."
+        here = "" if sending else "no folder here, and "
+        return f"{repo_id!r} is {here}no id of a model on the Hub; check the id, which has the form name/model."
     if isinstance(error, RevisionNotFoundError):
         return f"The model {repo_id!r} has no revision {revision!r} on the Hub; check its name."
     if isinstance(error, LocalTokenNotFoundError):

@@ -325,7 +325,9 @@ def test_the_verdict_weighs_a_stretch_against_its_video():
     assert judge(weak, video).speech and judge(weak, video).av_offset == -3  # too short to say otherwise
     dubbed = Agreement(200, np.full(len(LAGS), -0.02))
     assert not judge(dubbed, pooled([sure, sure, sure, dubbed])).speech  # long enough
-    assert not judge(dubbed, dubbed).speech and "dubbed" in judge(dubbed, dubbed).note
+    assert not judge(dubbed, dubbed).speech and "(dubbed" in judge(dubbed, dubbed).note
+    short = Agreement(50, np.full(len(LAGS), -0.02))
+    assert not judge(short, short).speech and "too short to tell" in judge(short, short).note
     assert judge(_agreement(0.5, 2, 200), _agreement(0.6, -3, 400)).av_offset == 2  # edited with two offsets
     assert not _agreement(0.5, 0, 200, elsewhere=0.45).is_decisive  # a plain is no peak
     short = _agreement(0.5, 0, 40)
@@ -632,7 +634,7 @@ def test_options_out_of_range_are_refused(tmp_path: Path, raw: Path):
 
 
 def test_nothing_to_keep_is_an_error_that_names_the_report(tmp_path: Path, raw: Path, here: list[str]):
-    with pytest.raises(ValueError, match="No clip could be made .1 videos given.; .*report.html' says why"):
+    with pytest.raises(ValueError, match="No clip could be made .1 video given.; .*report.html' says why"):
         _prepare(raw / "faceless.mp4", tmp_path / "set")
     assert "no face was found" in (tmp_path / "set" / "report.html").read_text()
 

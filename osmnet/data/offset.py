@@ -121,7 +121,8 @@ def judge(own: Agreement, whole: Agreement) -> Verdict:
         return Verdict(False, 0, own.at(whole.offset), "here the lips do not follow the sound (another speaker?)")
     if whole.is_plausible:
         return Verdict(True, 0, own.at(0))
-    return Verdict(False, 0, own.at(0), "the lips do not follow the sound (dubbed, or another speaker)")
+    reason = "too short to tell; or dubbed" if len(whole) < LONG else "dubbed"
+    return Verdict(False, 0, own.at(0), f"the lips do not follow the sound ({reason}, or another speaker)")
 
 
 def pooled(agreements: Sequence[Agreement]) -> Agreement:

@@ -295,11 +295,15 @@ def main(argv: list[str] | None = None) -> int:
     kept = [row for row in rows if row["status"] == "kept"]
     report = args.out / "report.html"
     if not kept:
-        raise ValueError(f"No clip could be made ({len(videos)} videos given); '{report}' says why.")
+        raise ValueError(f"No clip could be made ({_count(len(videos), 'video')} given); '{report}' says why.")
     seconds = sum(row["frames"] for row in kept) / FPS
     speech = sum(row["speech"] for row in kept)
-    sys.stdout.write(f"{len(kept)} clips ({speech} with speech), {seconds / 60:.1f} minutes; {report}\n")
+    sys.stdout.write(f"{_count(len(kept), 'clip')} ({speech} with speech), {seconds / 60:.1f} minutes; {report}\n")
     return 0
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 if __name__ == "__main__":
