@@ -17,6 +17,7 @@ from osmnet.files import only_run_in
 from osmnet.modeling_utils import WEIGHTS_NAME
 from osmnet.training import finetune_report
 from osmnet.training.finetune import FinetuneConfig, load_configs
+from osmnet.training.run.processes import Stopped
 from osmnet.training.train import main as train
 
 pytest.importorskip("accelerate")
@@ -208,6 +209,18 @@ def test_a_run_goes_on_with_its_own_clips_and_weights_alone(talking, dataset_fol
     with only_run_in(moved / "work"):
         status, said = tune(dataset_folder, start, moved)
     assert status == 2 and "Another run is at work" in said
+
+
+@pytest.mark.parametrize(
+    "stop", [KeyboardInterrupt(), Stopped("stopped after step 3; run the same command again to go on", 2)]
+)
+def test_who_stops_it_is_told_how_to_go_on(monkeypatch, capsys, stop):
+    def stopped(_):
+        raise stop
+
+    monkeypatch.setattr("osmnet.training.finetune.main", stopped)
+    assert main(["train", "finetune"]) == 130
+    assert capsys.readouterr().err.endswith("run the same command again to go on.\n")
 
 
 def test_nobody_to_judge_by_is_refused(talking, tiny_folder, tmp_path, capsys):

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return import_module("osmnet.training.finetune").main(argv[1:]) or 0
         except KeyboardInterrupt as stop:
-            sys.stderr.write(f"\nosmnet: {stop or 'stopped; run the same command again to go on'}.\n")
+            sys.stderr.write(f"\nosmnet: {str(stop) or 'stopped; run the same command again to go on'}.\n")
             return getattr(stop, "status", EXIT_INTERRUPTED)
     arguments = _parser().parse_args(argv)
     main_process = int(os.environ.get("RANK", "0")) == 0  # as `accelerate launch` numbers them
