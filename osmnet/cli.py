@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from osmnet.pipeline import OSMNetPipeline
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
+NUM_VIDEOS = 4
 
 
 # Commands with a parser of their own: the module whose `main(argv)` they run, and what they are for.
@@ -113,9 +114,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--num-videos",
         "-n",
         type=_number(1, MAX_VIDEOS, whole=True),
-        default=4,
+        default=None,
         metavar="N",
-        help="how many takes, 4 by default",
+        help=f"how many takes, {NUM_VIDEOS} by default",
     )
     takes.add_argument(
         "--epsilon",
@@ -135,7 +136,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--take-seed",
         type=_number(0, 2**63 - 1, whole=True),
         metavar="SEED",
-        help="make one take again: the take_seed of its JSON file (instead of --seed and --num-videos)",
+        help="make one take again: the take_seed of its JSON file, with the other options as they were "
+        "(instead of --seed and --num-videos)",
     )
     takes.add_argument(
         "--sampling",
@@ -249,6 +251,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         raise ValueError("--size is the side of the square around the head; add --crop, or leave --size out.")
     if arguments.take_seed is not None and arguments.seed is not None:
         raise ValueError("--take-seed makes one take again and --seed a series of them; leave one out.")
+    if arguments.take_seed is not None and arguments.num_videos is not None:
+        raise ValueError("--take-seed makes one take again; leave --num-videos out.")
     _check_output(arguments.output)
 
     # 1. Heavy imports only now: wrong arguments above are refused in a moment.
@@ -270,7 +274,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         seed = unfinished[0].get("seed")
     if seed is None:
         seed = secrets.randbelow(2**31)
-    num_videos = arguments.num_videos
+    num_videos = NUM_VIDEOS if arguments.num_videos is None else arguments.num_videos
     generator: torch.Generator | list[torch.Generator] = torch.Generator().manual_seed(seed)
     if arguments.take_seed is not None:
         num_videos, generator = 1, [torch.Generator().manual_seed(arguments.take_seed)]
@@ -323,7 +327,7 @@ def _make(
             output_type="lazy",
         )
     if arguments.seed is None and arguments.take_seed is None:  # said only now: a wrong input above gets one sentence
-        sys.stderr.write(f"osmnet: --seed {seed} makes these videos again.\n")
+        sys.stderr.write(f"osmnet: The same command with --seed {seed} makes these videos again.\n")
     if output.motion.speech.activity.max() < 0.5:
         sys.stderr.write("osmnet: No speech was heard in the recording (steady noise?); the mouth stays at rest.\n")
     if arguments.face is None and output.source.num_faces > 1:

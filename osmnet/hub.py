@@ -130,9 +130,10 @@ def explained(error: BaseException, repo_id: str, revision: str | None = None, s
     if isinstance(error, LocalTokenNotFoundError):
         return "You are not logged in to the Hub; run `hf auth login`, or set HF_TOKEN."
     if isinstance(error, RepositoryNotFoundError | GatedRepoError):
+        where = "" if sending else f"folder {repo_id!r} here, and no "
         return (
-            f"There is no model {repo_id!r} on the Hub that you may {'change' if sending else 'read'}; check the id, "
-            "and log in (`hf auth login`) or give token= if it is private."
+            f"There is no {where}model {repo_id!r} on the Hub that you may {'change' if sending else 'read'}; "
+            "check the id, and log in (`hf auth login`) or give token= if it is private."
         )
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
         return f"The Hub client is set to work offline{missing}; unset HF_HUB_OFFLINE{otherwise}."

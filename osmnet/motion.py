@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ MAX_MOTION = (math.radians(25), math.radians(16), math.radians(20), 0.45, 0.35, 
 MAX_TURN_DEG = 45.0  # of a head in all, where it began nearer: past it the warp has nothing left to show
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Motion:
     """Sampled head motion of some takes, before any picture is made.
 
@@ -34,6 +35,7 @@ class Motion:
         epsilon (`float`): Radius ε.
         sampling (`str`): `"span"`, `"ball"`, `"still"` or `"video"`.
         near (`tuple[int, ...]`): Seeds of the take that these were sampled near to; empty for none.
+        settings (`dict`): What else `sample_motion` was asked for, for the records; turns in degrees.
     """
 
     head_pose: np.ndarray
@@ -43,6 +45,7 @@ class Motion:
     epsilon: float
     sampling: str
     near: tuple[int, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_videos(self) -> int:
@@ -50,8 +53,14 @@ class Motion:
         return len(self.head_pose)
 
     def take(self, takes: Sequence[int]) -> "Motion":
-        """Some of the takes, by their numbers from 0."""
+        """Some of the takes, by their numbers from 0.
+
+        Raises:
+            ValueError: If there is no such take, or none is chosen.
+        """
         chosen = list(takes)
+        if not chosen or not all(-self.num_videos <= take < self.num_videos for take in chosen):
+            raise ValueError(f"Choose at least one of the takes 0 to {self.num_videos - 1}, not {chosen}.")
         seeds = tuple(self.seeds[take] for take in chosen)
         return replace(self, head_pose=self.head_pose[chosen], blink=self.blink[chosen], seeds=seeds)
 

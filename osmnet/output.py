@@ -17,6 +17,7 @@ import av
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 import osmnet
 from osmnet.files import write_whole
@@ -71,6 +72,7 @@ class OSMNetPipelineOutput:
         model (`str`): Which weights were used.
         seed (`int`, *optional*): Seed of the generator given; `None` if it had been drawn from before, for then its
             seed alone does not make these takes again (`motion.seeds` do).
+        expression_scale (`float`): Factor of the mouth's movement.
     """
 
     frames: Any
@@ -80,6 +82,7 @@ class OSMNetPipelineOutput:
     source: Source
     model: str
     seed: int | None
+    expression_scale: float
     _render: Callable[[Motion, Sequence[Chunk]], Generator[np.ndarray]] = field(repr=False)
     _digest: Callable[[], str] = field(repr=False)
     _device: str = field(repr=False)
@@ -89,7 +92,7 @@ class OSMNetPipelineOutput:
         self,
         folder: str | os.PathLike[str],
         sheet: bool = True,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         resume: bool = False,
         label: bool = True,
         consent: bool | None = None,
@@ -103,7 +106,8 @@ class OSMNetPipelineOutput:
         Args:
             folder (`str` or `os.PathLike`): Made if it is not there.
             sheet (`bool`): Also draw a contact sheet of all takes with their pose curves.
-            progress (`Callable`, *optional*): Called with the frames done and the frames in all.
+            progress (`Callable` or `bool`, *optional*): Called with the frames done and the frames in all; `True`
+                shows a progress bar.
             resume (`bool`): Go on where a run with the same inputs and settings was stopped in this folder; with
                 nothing to go on from, begin anew. Pictures and sound are those of a run that was never stopped.
             label (`bool`): Write a small "AI-generated" into a corner of every frame, clear of the face. Who leaves it
@@ -119,6 +123,16 @@ class OSMNetPipelineOutput:
                 stopped there was another one.
         """
         check_consent(consent)
+        if not isinstance(folder, str | os.PathLike):
+            raise ValueError(f"folder must be the path of a folder, not {type(folder).__name__}.")
+        if isinstance(progress, bool):
+            with tqdm(desc="rendering", unit="frame", disable=not progress) as bar:
+
+                def show(done: int, total: int) -> None:
+                    bar.total = total
+                    bar.update(done - bar.n)
+
+                return self.save(folder, sheet, show, resume, label, consent)
         folder = Path(folder)
         finish = _Finish(label_for(self.source, self.head_pose) if label else None, partial(sign, consent=consent))
         run = UnfinishedRun(folder, self._record() | {"label": label, "consent": consent})
@@ -317,6 +331,12 @@ class OSMNetPipelineOutput:
             **({"near": list(self.motion.near)} if self.motion.near else {}),
             "epsilon": self.motion.epsilon,
             "sampling": self.motion.sampling,
+            "settings": {
+                **self.motion.settings,
+                "expression_scale": self.expression_scale,
+                "full_frame": self.source.full_frame,
+                "size": self.source.size,
+            },
             "model": self.model,
             "fps": FPS,
             "frames": len(pose),

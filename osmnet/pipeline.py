@@ -238,10 +238,12 @@ class OSMNetPipeline(PipelineLoader):
         Args:
             speech (`Speech`): From `encode_speech`.
             num_videos (`int`): Number of takes, 1 to 100.
-            epsilon (`float`): Radius ε, 0 to 100: 0 is the most likely motion, the same in every take; 1 holds 95 % of
-                real motion.
-            generator (`torch.Generator` or a list of them, *optional*): Source of randomness: one for all takes, or
-                one for each.
+            epsilon (`float`): Radius ε, 0 to 100: 0 is the most likely motion, the same in every take (but for
+                blinks); 1 holds 95 % of real motion.
+            generator (`torch.Generator` or a list of them, *optional*): Source of randomness: one for all takes, of
+                which a seed for each is drawn (`Motion.seeds`, `take_seed` in the JSON files); or a list of one for
+                each, of which only the seed that it was given counts: `[torch.Generator().manual_seed(take_seed)]`
+                makes one take again.
             sampling (`"span" | "ball"`): Towards other learned motions, or in any direction of the feature space.
             motion_scale (`float`): Factor of the sampled movement, 0 to 10.
             still (`bool`): Keep the head still; lips and lids move.
@@ -260,6 +262,7 @@ class OSMNetPipeline(PipelineLoader):
         Raises:
             ValueError: If an argument is out of its range.
         """
+        _check_kind("speech", speech, Speech, "encode_speech")
         _check_range("num_videos", num_videos, 1, MAX_VIDEOS, whole=True)
         _check_range("epsilon", epsilon, 0, MAX_EPSILON)
         _check_range("motion_scale", motion_scale, 0, MAX_SCALE)
@@ -267,7 +270,7 @@ class OSMNetPipeline(PipelineLoader):
             raise ValueError(f"sampling must be 'span' or 'ball', not {sampling!r}.")
         if still and head_motion is not None:
             raise ValueError("still and head_motion exclude each other; leave one out.")
-        near = tuple(near)
+        near = _checked_seeds(near)
         if near and (still or head_motion is not None):
             raise ValueError("near is for sampled motion; leave out still and head_motion, or near.")
         frames = speech.num_frames
@@ -286,7 +289,11 @@ class OSMNetPipeline(PipelineLoader):
         head_pose = (motion_scale * path).astype(np.float32)
         head_pose[..., :3] += offset
         lids = np.stack([blink_curve(frames, each) if blink else np.zeros(frames, np.float32) for each in generators])
-        return Motion(head_pose, lids, speech, seeds, float(epsilon), how, near)
+        settings = {"motion_scale": motion_scale, "blink": blink} | {
+            f"{name}_degrees": round(math.degrees(float(cast(Any, turn))), 3) if np.ndim(turn) == 0 else "one a frame"
+            for name, turn in turns.items()
+        }
+        return Motion(head_pose, lids, speech, seeds, float(epsilon), how, near, settings)
 
     def _sample_path(
         self,
@@ -336,6 +343,8 @@ class OSMNetPipeline(PipelineLoader):
 
     def _expression(self, source: Source, speech: Speech, expression_scale: float) -> LazyRows:
         """`extract_expression`, as far as it is looked at: rendering begins before an hour of speech is heard."""
+        _check_kind("source", source, Source, "encode_source")
+        _check_kind("speech", speech, Speech, "encode_speech")
         _check_range("expression_scale", expression_scale, 0, MAX_SCALE)
         if self.hears_words and speech.said is None:
             raise ValueError("The speech was encoded by another pipeline; encode it with this one's encode_speech.")
@@ -391,6 +400,8 @@ class OSMNetPipeline(PipelineLoader):
         Raises:
             ValueError: When the first chunk is asked for, if `expression` has another shape.
         """
+        _check_kind("source", source, Source, "encode_source")
+        _check_kind("motion", motion, Motion, "sample_motion")
         if expression is None:
             expression = self._expression(source, motion.speech, 1.0)
         expected = (motion.head_pose.shape[1], self.face_model.config.expression_dim)
@@ -508,11 +519,12 @@ class OSMNetPipeline(PipelineLoader):
         Raises:
             ValueError: If `expression_scale` is out of its range.
         """
+        _check_kind("motion", motion, Motion, "sample_motion")
         expression = self._expression(source, motion.speech, expression_scale)
         precision = str(resolve_precision(self.video_generator, self.precision)).removeprefix("torch.")
         return OSMNetPipelineOutput(
             frames=None, head_pose=absolute_pose(source, motion), expression=expression, motion=motion, source=source,
-            model=self.name, seed=seed,
+            model=self.name, seed=seed, expression_scale=expression_scale,
             _render=lambda takes, chunks: self.render(source, takes, expression=expression, chunks=chunks),
             _digest=self._digest, _device=self.device.type, _precision=precision,
         )  # fmt: skip
@@ -676,13 +688,27 @@ def _take_seeds(generator: torch.Generator | list[torch.Generator] | None, count
     if isinstance(generator, list | tuple):
         if len(generator) != count:
             raise ValueError(f"{len(generator)} generators were given for {count} videos; give one, or one for each.")
-        return tuple(each.initial_seed() for each in generator)
+        if all(isinstance(each, torch.Generator) for each in generator):
+            return tuple(each.initial_seed() for each in generator)
+        generator = next(each for each in generator if not isinstance(each, torch.Generator))
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(f"generator must be a torch.Generator or a list of them, not {type(generator).__name__}.")
     device = generator.device if generator is not None else "cpu"
     # 53 bits: every reader of the JSON files holds them exactly.
     draws = [torch.randint(0, 2**53, (), generator=generator, device=device, dtype=torch.int64) for _ in range(count)]
     return tuple(int(draw) for draw in draws)
+
+
+def _checked_seeds(near: Any) -> tuple[int, ...]:
+    seeds = tuple(near) if isinstance(near, Sequence | np.ndarray) else (near,)
+    if not all(isinstance(seed, int | np.integer) and 0 <= seed < 2**63 for seed in seeds):
+        raise ValueError(f"near must be a take's own near, then its seed, whole numbers of at least 0; not {near!r}.")
+    return tuple(int(seed) for seed in seeds)
+
+
+def _check_kind(name: str, value: Any, kind: type, maker: str) -> None:
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be the {kind.__name__} that {maker} returns, not {type(value).__name__}.")
 
 
 def _known_seed(generator: Any) -> int | None:

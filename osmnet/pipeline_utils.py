@@ -75,6 +75,7 @@ class PipelineLoader:
         pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
         *,
         dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
         variant: str | None = None,
         revision: str | None = None,
         device: str | torch.device | None = None,
@@ -91,6 +92,7 @@ class PipelineLoader:
                 or the id of a repository on the Hub. Not given: the weights that came with the package.
             dtype (`torch.dtype`, *optional*): Floating dtype of the networks; float32 when not given. What needs
                 float32 keeps it.
+            torch_dtype (`torch.dtype`, *optional*): The same, as diffusers calls it, too.
             variant (`str`, *optional*): Load `*.<variant>.safetensors`, e.g. `"fp16"`.
             revision (`str`, *optional*): Branch, tag or commit on the Hub.
             device (`str` or `torch.device`, *optional*): Where to put the networks; the CPU when not given.
@@ -108,7 +110,7 @@ class PipelineLoader:
         Raises:
             ValueError: If the model cannot be found or does not fit; the sentence says what to do.
         """
-        dtype, device = check_dtype(dtype), resolve_device(device, device_map)
+        dtype, device = check_dtype(torch_dtype if dtype is None else dtype), resolve_device(device, device_map)
         if face_landmarker is not None and not os.path.isfile(face_landmarker):
             raise ValueError(f"There is no face landmarker file {face_landmarker}; give the path of a .task file.")
         folder = cls._find_folder(
@@ -142,10 +144,14 @@ class PipelineLoader:
         cls, source: str | os.PathLike[str] | None, *, variant: str | None, revision: str | None, **hub: Any
     ) -> Path:
         """Return the local folder of a model, downloading only the files that are going to be read."""
-        if source is None:
-            return packaged_weights()
-        path = Path(source).expanduser()
+        if source is not None and not isinstance(source, str | os.PathLike):
+            raise ValueError(f"A model is a folder or an id on the Hub, not {type(source).__name__}.")
+        path = packaged_weights() if source is None else Path(source).expanduser()
+        if source == "":
+            raise ValueError("The path of the model is empty; give a folder, an id on the Hub, or nothing.")
         if path.is_dir():
+            if revision is not None:
+                raise ValueError(f"revision={revision!r} is for models on the Hub, and '{path}' is a folder here.")
             return path
         if path.exists() or path.is_absolute() or not isinstance(source, str) or source.startswith((".", "~")):
             raise ValueError(

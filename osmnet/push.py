@@ -9,18 +9,10 @@ from pathlib import Path
 
 from osmnet.arguments import Parser
 
-# What belongs to a model; anything else that lies in its folder stays here.
-SENT = (
-    "README.md",
-    "LICENSE",
-    "NOTICE",
-    "model_index.json",
-    "evaluation.json",
-    "*.task",
-    "*/config.json",
-    "*/*.safetensors",
-    "*.png",
-)
+# What belongs to a model beside its components and the pictures of its card; all else in its folder stays here.
+SENT = ("README.md", "LICENSE", "NOTICE", "model_index.json", "evaluation.json", "face_landmarker.task")
+OF_COMPONENT = ("config.json", "*.safetensors")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg")
 NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -31,16 +23,25 @@ def choose_files(folder: Path) -> tuple[list[Path], list[Path]]:
         folder (`Path`): Of a model.
 
     Returns:
-        `tuple[list[Path], list[Path]]`: Paths within the folder, sorted; the second without what is hidden.
+        `tuple[list[Path], list[Path]]`: Paths within the folder, sorted; neither has what is hidden.
     """
+    from osmnet.evaluation.sync import JUDGE_FOLDER
+    from osmnet.pipeline import OSMNetPipeline
+
+    components = {*OSMNetPipeline.components_classes, JUDGE_FOLDER}
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
-    sent = [file for file in files if len(file.parts) <= 2 and any(_fits(file, pattern) for pattern in SENT)]
+    card = (folder / "README.md").read_text(encoding="utf-8", errors="replace") if Path("README.md") in files else ""
+
+    def belongs(file: Path) -> bool:
+        if file.suffix.lower() in PICTURES:
+            return re.search(rf"[(\"'](\./)?{re.escape(file.as_posix())}[)\"'\s]", card) is not None
+        if len(file.parts) == 2 and file.parts[0] in components:
+            return any(fnmatch.fnmatchcase(file.name, pattern) for pattern in OF_COMPONENT)
+        return file.as_posix() in SENT
+
+    sent = [file for file in files if belongs(file)]
     return sent, [file for file in files if file not in sent]
-
-
-def _fits(file: Path, pattern: str) -> bool:
-    return len(file.parts) == pattern.count("/") + 1 and fnmatch.fnmatchcase(file.as_posix(), pattern)
 
 
 def check_model(folder: Path) -> None:

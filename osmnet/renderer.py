@@ -28,7 +28,7 @@ DEVICE_WORKERS = 2  # while the frames of one chunk are copied from a GPU, it dr
 Chunk = tuple[int, int]  # first frame, and the one behind the last
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """A portrait, encoded once.
 

@@ -12,11 +12,12 @@ from osmnet.media.recording import Recording
 PAUSE = 9  # frames; shorter silences do not close the mouth
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Speech:
     """Speech, encoded once: 0.6 MB a minute, for what is large is made when it is asked for.
 
-    It can be pickled, for another process to render: sound and what is said go along, 6 MB a minute.
+    It can be pickled, for another process to render: sound and what is said go along, 6 MB a minute. (A
+    spawned one: PyTorch's threads do not outlive a fork.)
 
     Attributes:
         recording (`Recording`): The sound, mono, 16 kHz.

@@ -251,6 +251,41 @@ def test_arrays_of_pictures(tiny, inputs, picture, pattern):
     assert_one_sentence(str(caught.value))
 
 
+# Steps
+
+
+@pytest.mark.parametrize(
+    ("wrong", "pattern"),
+    [
+        (
+            lambda pipe, source, motion: pipe.sample_motion("voice.wav"),
+            "the Speech that encode_speech returns",
+        ),
+        (lambda pipe, source, motion: pipe.takes("face.png", motion), "must be the Source that encode_source returns"),
+        (lambda pipe, source, motion: pipe.takes(source, "motion"), "must be the Motion that sample_motion returns"),
+        (lambda pipe, source, motion: next(pipe.render("face.png", motion)), "must be the Source"),
+        (lambda pipe, source, motion: pipe.sample_motion(motion.speech, near=5.0), "near must be"),
+        (lambda pipe, source, motion: pipe.sample_motion(motion.speech, near=(-1,)), "near must be"),
+        (lambda pipe, source, motion: pipe.sample_motion(motion.speech, near="abc"), "near must be"),
+        (lambda pipe, source, motion: pipe.sample_motion(motion.speech, generator=[7]), "generator must be"),
+        (lambda pipe, source, motion: motion.take([]), "at least one of the takes 0 to 0"),
+        (lambda pipe, source, motion: motion.take([5]), "at least one of the takes 0 to 0"),
+        (lambda pipe, source, motion: pipe.takes(source, motion).save(None), "must be the path of a folder"),
+        (lambda pipe, source, motion: pipe(source, ""), "its path is empty"),
+        (lambda pipe, source, motion: pipe("", motion.speech), "its path is empty"),
+        (lambda pipe, source, motion: pipe.from_pretrained(""), "path of the model is empty"),
+        (lambda pipe, source, motion: pipe.from_pretrained(3), "not int"),
+        (lambda pipe, source, motion: pipe.from_pretrained(revision="v1"), "is for models on the Hub"),
+    ],
+)
+def test_what_a_step_cannot_take(tiny, inputs, wrong, pattern):
+    source = tiny.encode_source(inputs / "face.png", size=64)
+    motion = tiny.sample_motion(tiny.encode_speech(inputs / "voice.wav"))
+    with pytest.raises(ValueError, match=pattern) as caught:
+        wrong(tiny, source, motion)
+    assert_one_sentence(str(caught.value))
+
+
 # Output
 
 

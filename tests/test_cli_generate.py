@@ -93,7 +93,9 @@ def test_the_same_seed_gives_the_same_videos(generate, tmp_path):
 
 def test_a_seed_that_was_drawn_is_said(generate, tmp_path):
     out, _, stderr = generate("-n", "1", "--no-sheet", output=tmp_path / "first")
-    seed = re.search(r"^osmnet: --seed (\d+) makes these videos again\.$", stderr, re.MULTILINE).group(1)
+    seed = re.search(
+        r"^osmnet: The same command with --seed (\d+) makes these videos again\.$", stderr, re.MULTILINE
+    ).group(1)
     assert read_json(out / "take-1.json")["seed"] == int(seed)
     again, _, _ = generate("-n", "1", "--no-sheet", "--seed", seed, output=tmp_path / "again")
     assert look_alike(again / "take-1.mp4", out / "take-1.mp4")
@@ -256,6 +258,7 @@ def test_take_seed_makes_one_take_again(generate, tmp_path):
     assert len(lines) == 2
     assert read_json(again / "take-1.json")["head_pose"] == second["head_pose"]
     generate("--take-seed", "1", "--seed", "2", output=tmp_path / "neither", status=2)
+    generate("--take-seed", "1", "--num-videos", "4", output=tmp_path / "neither", status=2)
 
 
 def test_noise_is_said_to_be_no_speech(generate, tmp_path):

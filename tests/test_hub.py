@@ -228,6 +228,18 @@ def test_a_model_needs_a_card_with_a_licence(model, tmp_path, capsys):
     assert "name/model" in capsys.readouterr().err
 
 
+def test_what_is_no_part_of_the_model_stays(tmp_path):
+    """Whatever else lies in the folder: a run's checkpoints, and pictures that the card does not show."""
+    mine = ("video_generator/config.json", "video_generator/model.safetensors", "figures/a b.png", "one.jpg")
+    others = ("checkpoints/1.safetensors", "optimizer/config.json", "somebody.png", "video_generator/a.pt", "x.task")
+    for name in (*mine, *others, "README.md", ".env"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('![A](figures/a b.png) <img src="./one.jpg">' if name == "README.md" else "x")
+    sent, kept = push.choose_files(tmp_path)
+    assert {file.as_posix() for file in sent} == {*mine, "README.md"}
+    assert {file.as_posix() for file in kept} == {*others}
+
+
 def test_the_weights_of_the_package_can_be_sent(repository, capsys):
     folder = repository / "weights_card"
     push.check_model(folder)

@@ -1,6 +1,7 @@
 """Takes while they are made: streamed, written side by side, stopped and gone on with."""
 
 import errno
+import pickle
 import threading
 import time
 from pathlib import Path
@@ -65,6 +66,21 @@ def test_a_stream_put_together_is_the_whole(tiny, encoded, whole):
     waveform = np.concatenate([chunk.waveform for chunk in chunks])
     assert np.array_equal(waveform, encoded[1].waveform)
     assert all(len(chunk.waveform) == chunk.frames.shape[1] * SAMPLES_PER_FRAME for chunk in chunks)
+
+
+def test_what_was_encoded_and_sampled_goes_to_another_process(tiny, encoded, whole):
+    source, motion = pickle.loads(pickle.dumps((whole.source, whole.motion)))
+    assert motion != whole.motion and motion.speech != whole.motion.speech  # arrays have no single answer
+    again = tiny.takes(source, motion)
+    frames = np.concatenate([chunk.frames for chunk in again.stream(label=False)], 1)
+    assert np.array_equal(frames, whole.frames)
+
+
+def test_saving_can_show_a_bar(tiny, encoded, tmp_path, capsys):
+    lazy(tiny, encoded).save(tmp_path, sheet=False, progress=True)
+    assert "rendering: 100%" in capsys.readouterr().err
+    lazy(tiny, encoded).save(tmp_path, sheet=False, progress=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_stream_refuses_at_the_call(tiny, encoded):

@@ -80,6 +80,8 @@ def find_sound(speech: Any, sampling_rate: Any = None) -> tuple[str, MonoArray |
         ValueError: If an array cannot be used. A file's faults show when its pieces are read.
     """
     if isinstance(speech, str | os.PathLike):
+        if speech == "":
+            raise ValueError("There is no recording: its path is empty.")
         return f"'{os.fspath(speech)}'", _decode_file(Path(speech))
     array, rate = _array_and_rate(speech, sampling_rate)
     sound = MonoArray(array)

@@ -38,6 +38,8 @@ def load_portrait(portrait: str | os.PathLike[str] | Image.Image | np.ndarray, m
     """
     if max_side < 1:
         raise ValueError(f"max_side must be at least 1 pixel, not {max_side}.")
+    if isinstance(portrait, str) and not portrait:
+        raise ValueError("There is no portrait: its path is empty.")
     if isinstance(portrait, str | os.PathLike):
         return _load_file(Path(portrait), max_side)
     if isinstance(portrait, Image.Image):
