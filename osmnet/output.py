@@ -335,7 +335,7 @@ class OSMNetPipelineOutput:
                 **self.motion.settings,
                 "expression_scale": self.expression_scale,
                 "full_frame": self.source.full_frame,
-                "size": self.source.size,
+                **({} if self.source.full_frame else {"size": self.source.size}),
             },
             "model": self.model,
             "fps": FPS,
