@@ -140,6 +140,14 @@ def build_parser() -> argparse.ArgumentParser:
         "(instead of --seed and --num-videos)",
     )
     takes.add_argument(
+        "--near",
+        type=_number(0, 2**63 - 1, whole=True),
+        action="append",
+        default=[],
+        metavar="SEED",
+        help="more takes like one: its take_seed (before it, each by a --near of its own, the seeds in its own near)",
+    )
+    takes.add_argument(
         "--sampling",
         choices=("span", "ball"),
         default="span",
@@ -318,6 +326,7 @@ def _make(
             face=None if arguments.face is None else arguments.face - 1,
             motion_scale=arguments.motion_scale,
             expression_scale=arguments.expression_scale,
+            near=arguments.near,
             still=arguments.still,
             blink=not arguments.no_blink,
             yaw=math.radians(arguments.yaw),

@@ -102,6 +102,23 @@ def test_a_seed_that_was_drawn_is_said(generate, tmp_path):
     assert np.array_equal(pose_of(again / "take-1.json"), pose_of(out / "take-1.json"))
 
 
+def test_takes_near_one_are_nearer_and_can_be_made_again(generate, tmp_path):
+    first, _, _ = generate("-n", "4", "--seed", "5", "--no-sheet", output=tmp_path / "first")
+    poses = [pose_of(first / f"take-{take}.json")[:, :3] for take in range(1, 5)]
+    seed = str(read_json(first / "take-1.json")["take_seed"])
+    near, _, _ = generate("-n", "2", "--seed", "6", "--near", seed, "--no-sheet", output=tmp_path / "near")
+    like = [pose_of(near / f"take-{take}.json")[:, :3] for take in (1, 2)]
+    apart = np.mean([np.abs(pose - poses[0]).mean() for pose in poses[1:]])
+    assert all(0 < np.abs(pose - poses[0]).mean() < 0.7 * apart for pose in like)
+    content = read_json(near / "take-2.json")
+    assert content["near"] == [int(seed)]
+    again, _, _ = generate(
+        "--take-seed", content["take_seed"], "--near", seed, "--no-sheet", output=tmp_path / "again"
+    )
+    assert np.array_equal(pose_of(again / "take-1.json"), pose_of(near / "take-2.json"))
+    generate("--near", seed, "--still", output=tmp_path / "neither", status=2)
+
+
 def test_epsilon_0_makes_all_takes_alike(generate):
     out, _, _ = generate("-n", "2", "--seed", "1", "--epsilon", "0", "--no-blink")
     assert np.array_equal(pose_of(out / "take-1.json"), pose_of(out / "take-2.json"))
