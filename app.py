@@ -421,10 +421,15 @@ def main() -> None:
     studio = Studio.load(settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # a service is stopped so: what is registered here still runs
     atexit.register(studio.close)
-    if not LENT:  # such a GPU is not there before a visitor asks for it
-        studio.painter.warm_up()
     showcase = Showcase(studio, examples())
-    showcase.prepare()
+    if LENT:
+        # The GPU is not there yet. Visitors' calls will run in forks of this process, which must find no thread at
+        # work, least of all at compiling: a lock that it holds would stay locked in them.
+        studio.pipe.warm_up()
+        showcase.prepare().join()
+    else:
+        studio.painter.warm_up()
+        showcase.prepare()
     build(studio, showcase).launch(**launch_options(settings))
 
 
