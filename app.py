@@ -206,10 +206,7 @@ def build(studio: Studio, showcase: Showcase) -> gr.Blocks:
                 except RefusedInputError as error:
                     raise refuse(error) from None
 
-        for widget in (
-            portrait,
-            speech,
-        ):  # who has agreed is another one's question now, and what was drawn is of before
+        for widget in (portrait, speech):  # who has agreed is asked anew, and what was drawn is of before
             widget.change(lambda: (False, None, None), None, [consent, drafted, drafts], queue=False, **hidden)
         portrait.change(check_portrait, portrait, portrait_note, **hidden, **light)
         speech.change(check_speech, speech, [speech_note, shorten], **hidden, **light)

@@ -4,6 +4,7 @@ import argparse
 from typing import NoReturn
 
 EXIT_WRONG_INPUT = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
 
 class Parser(argparse.ArgumentParser):

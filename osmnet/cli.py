@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import osmnet
-from osmnet.arguments import EXIT_WRONG_INPUT, Parser
+from osmnet.arguments import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, Parser
 from osmnet.files import write_whole
 from osmnet.limits import MAX_EPSILON, MAX_OFFSET_DEG, MAX_SCALE, MAX_SIZE, MAX_VIDEOS, MIN_SIZE
 from osmnet.unfinished import unfinished_records
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from osmnet.output import OSMNetPipelineOutput
     from osmnet.pipeline import OSMNetPipeline
 
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 NUM_VIDEOS = 4
 
 

@@ -685,14 +685,14 @@ def _curve(name: str, turn: HeadTurn, frames: int) -> np.ndarray:
 
 def _take_seeds(generator: torch.Generator | list[torch.Generator] | None, count: int) -> tuple[int, ...]:
     """One seed a take, so that each take can be made again alone and take i does not depend on how many there are."""
+    given = generator if isinstance(generator, list | tuple) else [] if generator is None else [generator]
+    for each in given:
+        if not isinstance(each, torch.Generator):
+            raise ValueError(f"generator must be a torch.Generator or a list of them, not {type(each).__name__}.")
     if isinstance(generator, list | tuple):
         if len(generator) != count:
             raise ValueError(f"{len(generator)} generators were given for {count} videos; give one, or one for each.")
-        if all(isinstance(each, torch.Generator) for each in generator):
-            return tuple(each.initial_seed() for each in generator)
-        generator = next(each for each in generator if not isinstance(each, torch.Generator))
-    if not isinstance(generator, torch.Generator | None):
-        raise ValueError(f"generator must be a torch.Generator or a list of them, not {type(generator).__name__}.")
+        return tuple(each.initial_seed() for each in generator)
     device = generator.device if generator is not None else "cpu"
     # 53 bits: every reader of the JSON files holds them exactly.
     draws = [torch.randint(0, 2**53, (), generator=generator, device=device, dtype=torch.int64) for _ in range(count)]

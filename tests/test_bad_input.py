@@ -268,6 +268,7 @@ def test_arrays_of_pictures(tiny, inputs, picture, pattern):
         (lambda pipe, source, motion: pipe.sample_motion(motion.speech, near=(-1,)), "near must be"),
         (lambda pipe, source, motion: pipe.sample_motion(motion.speech, near="abc"), "near must be"),
         (lambda pipe, source, motion: pipe.sample_motion(motion.speech, generator=[7]), "generator must be"),
+        (lambda pipe, source, motion: pipe.sample_motion(motion.speech, generator=[None]), "generator must be"),
         (lambda pipe, source, motion: motion.take([]), "at least one of the takes 0 to 0"),
         (lambda pipe, source, motion: motion.take([5]), "at least one of the takes 0 to 0"),
         (lambda pipe, source, motion: pipe.takes(source, motion).save(None), "must be the path of a folder"),

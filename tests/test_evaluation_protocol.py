@@ -12,12 +12,12 @@ from clips import dataset_of, talking_video
 from dummies import tiny_pipeline
 
 from osmnet.cli import main
-from osmnet.data.dataset import Clip, Dataset
+from osmnet.data.dataset import Clip, Dataset, clips_fingerprint
 from osmnet.data.shards import read_manifest, write_manifest
 from osmnet.evaluation.evaluate import choose_clips, evaluate
 from osmnet.evaluation.marked import read_marked
 from osmnet.evaluation.protocol import METHODS, ClipResult, Judges, evaluate_clip, face_boxes, room_noise, source_of
-from osmnet.evaluation.provenance import clips_fingerprint, weights_fingerprint
+from osmnet.evaluation.provenance import weights_fingerprint
 from osmnet.evaluation.report import aims, html, markdown, number
 from osmnet.evaluation.summary import METRICS, jsonable, mean_metrics, rows
 from osmnet.evaluation.sync import load_sync_judge

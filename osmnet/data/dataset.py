@@ -138,9 +138,8 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """The same for the same clips wherever they lie, eight hexadecimal digits."""
-        clips = [(clip.name, clip.frames, clip.size, clip.has_speech) for clip in self._clips]
-        return f"{zlib.crc32(json.dumps(clips).encode()):08x}"
+        """`clips_fingerprint` of all clips."""
+        return clips_fingerprint(self._clips)
 
     def clips(self, speech: bool | None = None, min_size: int = 0) -> list[Clip]:
         """Clips by name.
@@ -208,6 +207,11 @@ class Dataset:
                 "every fifth clip (--set split=clip)."
             )
         return training, [clip for clip in clips if clip.name in held] or training
+
+
+def clips_fingerprint(clips: list[Clip]) -> str:
+    """Say which clips these are: eight hexadecimal digits of their lines in the manifest, wherever they lie."""
+    return f"{zlib.crc32(json.dumps([clip.info for clip in clips], sort_keys=True).encode()):08x}"
 
 
 def speaker_of(name: str) -> str:

@@ -24,7 +24,7 @@ from osmnet.evaluation.frechet import few_samples
 from osmnet.evaluation.marked import read_marked, write_marked
 from osmnet.evaluation.motion import HARMONICS
 from osmnet.evaluation.protocol import MAX_SECONDS, METHODS, ClipResult, Judges, evaluate_clip
-from osmnet.evaluation.provenance import clips_fingerprint, file_record, versions, weights_fingerprint
+from osmnet.evaluation.provenance import file_record, versions, weights_fingerprint
 from osmnet.evaluation.report import write_report
 from osmnet.evaluation.summary import jsonable, mean_metrics
 from osmnet.evaluation.takes import MAX_CLIPS, MAX_FRAMES, measure_takes, motion_clips
@@ -159,7 +159,7 @@ def evaluate(
         "model": {"name": _model_name(pipe, model), "fingerprint": weights_fingerprint(pipe.components)},
         "data": {
             "name": str(data) if "://" in str(data) else Path(data).resolve().name,
-            "fingerprint": clips_fingerprint(dataset.clips()),
+            "fingerprint": dataset.fingerprint,
             "clips": len(dataset.clips()),
         },
         "settings": {

@@ -1,7 +1,6 @@
 """What was measured with what: fingerprints of weights, files and datasets, and the versions of what computes."""
 
 import hashlib
-import json
 import platform
 import zlib
 from collections.abc import Mapping
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import osmnet
 from osmnet.checkout import commit
-from osmnet.data.dataset import Clip
 from osmnet.modeling_utils import OSMNetModel
 
 # What has a say in the figures. OpenCV comes under several names, of which one is installed.
@@ -40,11 +38,6 @@ def weights_fingerprint(networks: Mapping[str, OSMNetModel]) -> str:
             digest = zlib.crc32(f"{name}.{key}".encode(), digest)
             digest = zlib.crc32(tensor.detach().cpu().float().contiguous().numpy().tobytes(), digest)
     return f"{digest:08x}"
-
-
-def clips_fingerprint(clips: list[Clip]) -> str:
-    """Say which dataset this is: eight hexadecimal digits of the clips' lines in the manifest, wherever they lie."""
-    return f"{zlib.crc32(json.dumps([clip.info for clip in clips], sort_keys=True).encode()):08x}"
 
 
 def file_record(path: str | Path | None) -> dict[str, str] | None:

@@ -23,12 +23,11 @@ import time
 from importlib import import_module, util
 from pathlib import Path
 
-from osmnet.arguments import Parser
+from osmnet.arguments import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, Parser
 from osmnet.training.config import SETTINGS, load_config
 
 STAGES = ("face-model", *SETTINGS, "finetune", "export")
 PACKAGES = ("accelerate", "tensorboard", "yaml")  # of the extra `train`
-EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 2, 130
 PATIENCE_SECONDS = 30.0
 
 

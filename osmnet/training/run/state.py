@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from osmnet.evaluation.provenance import weights_fingerprint
 from osmnet.modeling_utils import OSMNetModel
 from osmnet.training.config import FREE_SETTINGS, StageConfig
 from osmnet.training.run.average import moving_average, update_average
@@ -107,7 +107,13 @@ class RunState:
         in_networks = {id(p) for network in stage.networks.values() for p in network.parameters()}
         judging = adversary.parameters() if adversary is not None else ()
         self.judges = [p for p in judging if p.requires_grad and id(p) not in in_networks]
-        self.made_for = {**stage.made_for, "starting model": _initial(stage) if config.init else "none"}
+        to_train = {
+            name: network
+            for name, network in stage.networks.items()
+            if any(p.requires_grad for p in network.parameters())
+        }
+        start = weights_fingerprint(to_train) if config.init else "none"
+        self.made_for = {**stage.made_for, "starting model": start}
         judges = {id(p) for p in self.judges}
         self.trained = [p for p in stage.objective.parameters() if p.requires_grad and id(p) not in judges]
         for module in (*stage.networks.values(), adversary):
@@ -257,16 +263,6 @@ class RunState:
                     known.add(id(tensor))
                     others[f"{owner}/{name}"] = tensor
         return others
-
-
-def _initial(stage: Stage) -> str:
-    """The fingerprint of what is to be trained, eight hexadecimal digits."""
-    digest = 0
-    for network in stage.networks.values():
-        for parameter in network.parameters():
-            if parameter.requires_grad:
-                digest = zlib.crc32(parameter.detach().cpu().numpy().tobytes(), digest)
-    return f"{digest:08x}"
 
 
 def _named(module: nn.Module | OSMNetModel) -> dict[str, torch.Tensor]:
