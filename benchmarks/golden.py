@@ -28,7 +28,8 @@ SEED, NUM_VIDEOS = 7, 2
 
 def digest(array: np.ndarray) -> str:
     """Hash an array's bytes and shape."""
-    return hashlib.blake2b(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()
+    content = repr(array.shape).encode() + np.ascontiguousarray(array).tobytes()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def golden_digests() -> dict[str, str]:

@@ -27,9 +27,9 @@ import torch
 from calibration import Kernel
 from torch import nn
 
-from osmnet.fused_decoder import AT_ONCE, FusedDecoder
 from osmnet.models.layers import ConvBlock
-from osmnet.models.video_generator import VideoGenerator
+from osmnet.models.osm_net.video_generator import VideoGenerator
+from osmnet.rendering.decoders.fused import AT_ONCE, FusedDecoder
 
 SHAPES = ("base_channels=16,max_channels=64", "base_channels=24,max_channels=256")
 BATCH = 16  # frames, as the renderer gives them

@@ -89,9 +89,9 @@ def run(scenario: Scenario, args: argparse.Namespace) -> dict[str, Any]:
 
     import torch
 
-    from osmnet.overlap import default_workers
-    from osmnet.pipeline import OSMNetPipeline
-    from osmnet.profiling import Profile
+    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
+    from osmnet.utils.profiling import Profile
+    from osmnet.utils.threads import default_workers
 
     if args.threads:
         torch.set_num_threads(args.threads)

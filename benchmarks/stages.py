@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from calibration import Kernel
 
-from osmnet.pipeline import OSMNetPipeline
-from osmnet.profiling import Profile
+from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
+from osmnet.utils.profiling import Profile
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

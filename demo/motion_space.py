@@ -6,12 +6,12 @@ import numpy as np
 from PIL import Image
 
 from demo.studio import RefusedInputError, Studio
-from osmnet.device_renderer import renderer_for
-from osmnet.evaluation.bases import Basis, decode_bases, rotate
-from osmnet.evaluation.bases_figure import write_film
+from osmnet.evaluation.figures.bases import Basis, decode_bases, rotate
+from osmnet.evaluation.figures.bases_figure import write_film
 from osmnet.provenance.label import label_for
 from osmnet.provenance.manifest import sign
-from osmnet.renderer import Source
+from osmnet.rendering.mesh_renderer import Source
+from osmnet.rendering.mesh_renderer_gpu import renderer_for
 
 TURNS = (("left", "Left"), ("frontal", "Front"), ("right", "Right"))
 

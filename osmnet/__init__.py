@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from osmnet.media.audio import load_speech
     from osmnet.media.image import load_portrait
-    from osmnet.models.discriminator import PatchDiscriminator
-    from osmnet.models.expression import ExpressionExtractor
-    from osmnet.models.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace
-    from osmnet.models.video_generator import VideoGenerator
-    from osmnet.pipeline import OSMNetPipeline
+    from osmnet.models.osm_net.discriminator import PatchDiscriminator
+    from osmnet.models.osm_net.expression import ExpressionExtractor
+    from osmnet.models.osm_net.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace
+    from osmnet.models.osm_net.video_generator import VideoGenerator
+    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 
 __version__ = "0.1.0"
 
 _MODULE_OF_NAME = {
-    "AudioMotionEncoder": "osmnet.models.motion",
-    "ExpressionExtractor": "osmnet.models.expression",
-    "MotionDecoder": "osmnet.models.motion",
-    "MotionEncoder": "osmnet.models.motion",
-    "MotionSpace": "osmnet.models.motion",
-    "OSMNetPipeline": "osmnet.pipeline",
-    "PatchDiscriminator": "osmnet.models.discriminator",
-    "VideoGenerator": "osmnet.models.video_generator",
+    "AudioMotionEncoder": "osmnet.models.osm_net.motion",
+    "ExpressionExtractor": "osmnet.models.osm_net.expression",
+    "MotionDecoder": "osmnet.models.osm_net.motion",
+    "MotionEncoder": "osmnet.models.osm_net.motion",
+    "MotionSpace": "osmnet.models.osm_net.motion",
+    "OSMNetPipeline": "osmnet.pipelines.osm_net.pipeline_osm_net",
+    "PatchDiscriminator": "osmnet.models.osm_net.discriminator",
+    "VideoGenerator": "osmnet.models.osm_net.video_generator",
     "load_portrait": "osmnet.media.image",
     "load_speech": "osmnet.media.audio",
 }

@@ -2,7 +2,7 @@
 
 import sys
 
-from osmnet.cli import main
+from osmnet.cli.generate import main
 
 if __name__ == "__main__":
     sys.exit(main())

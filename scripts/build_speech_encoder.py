@@ -2,7 +2,7 @@
 
 The wheel `moonshine-voice==0.0.65` carries the English model "tiny" of Moonshine (MIT) for ONNX Runtime, its matrices
 in 8 bits. Its stem and its first three layers are taken, turned back into 16 bits, and named as in
-`osmnet.models.speech_encoder`. Nothing is trained.
+`osmnet.models.osm_net.speech_encoder`. Nothing is trained.
 
     pip install onnxruntime flatbuffers
     python scripts/build_speech_encoder.py                                        # downloads the wheel with pip
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
 
-from osmnet.models.speech_encoder import SpeechEncoder
+from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_OUTPUT = REPOSITORY / "weights_card" / "speech_encoder"

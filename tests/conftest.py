@@ -50,7 +50,7 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def tiny():
     """A tiny pipeline with a mesh, see `dummies.py`; tests leave it as it is."""
-    from dummies import tiny_pipeline
+    from tests.support.dummies import tiny_pipeline
 
     return tiny_pipeline()
 
@@ -74,7 +74,7 @@ def subprocess_environment() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def talking(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seconds of a made-up speaker, see `clips.py`; tests leave the file as it is."""
-    from clips import talking_video
+    from tests.support.clips import talking_video
 
     return talking_video(tmp_path_factory.mktemp("raw") / "talking.mp4")
 
@@ -82,7 +82,7 @@ def talking(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dataset_folder(talking: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Those two seconds as a dataset of two speakers to train on and one who is held out by name."""
-    from clips import dataset_of
+    from tests.support.clips import dataset_of
 
     names = ("ann-voice", "bob-voice", "opentalker-face-1")
     return dataset_of(talking, tmp_path_factory.mktemp("data") / "set", names)

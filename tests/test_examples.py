@@ -5,9 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dummies import read_json
-
 from osmnet.media.video import read_frames
+from tests.support.dummies import read_json
 
 
 def test_train_tiny_goes_from_raw_videos_to_measured_weights(repository, subprocess_environment, tmp_path):

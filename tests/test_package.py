@@ -38,9 +38,9 @@ def run_python(code, environment):
 
 
 def test_import_is_lazy(subprocess_environment):
-    code = "import sys, osmnet, osmnet.cli; osmnet.cli.build_parser(); print(' '.join(sys.modules))"
+    code = "import sys, osmnet, osmnet.cli.generate; osmnet.cli.generate.build_parser(); print(' '.join(sys.modules))"
     loaded = set(run_python(code, subprocess_environment).split())
-    assert "osmnet.cli" in loaded
+    assert "osmnet.cli.generate" in loaded
     assert loaded.isdisjoint(HEAVY)
 
 
@@ -48,7 +48,7 @@ def test_every_public_name_loads():
     for name in osmnet.__all__:
         assert getattr(osmnet, name) is not None
         assert name in dir(osmnet)
-    assert osmnet.MotionSpace.__module__ == "osmnet.models.motion"
+    assert osmnet.MotionSpace.__module__ == "osmnet.models.osm_net.motion"
     with pytest.raises(AttributeError, match="'osmnet' has no attribute 'Nothing'"):
         osmnet.Nothing  # noqa: B018
 
@@ -116,7 +116,7 @@ def test_ci_runs_the_command_of_the_readme(repository):
 
 
 def test_readme_commands_parse(repository):
-    from osmnet.cli import build_parser
+    from osmnet.cli.generate import build_parser
 
     text = "".join((repository / name).read_text(encoding="utf-8") for name in ("README.md", "examples/README.md"))
     commands = re.findall(r"osmnet (generate [^\n&`]*--[^\n&`]*)", text)

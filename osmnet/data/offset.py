@@ -15,9 +15,9 @@ from scipy.ndimage import gaussian_filter1d
 
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import CHIN, NOSE, mouth_opening, mouth_width
-from osmnet.models.expression import ExpressionExtractor
-from osmnet.models.speech_encoder import SpeechEncoder
-from osmnet.pipeline_utils import packaged_weights
+from osmnet.loading.pipeline import packaged_weights
+from osmnet.models.osm_net.expression import ExpressionExtractor
+from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 
 MAX_OFFSET = 8  # frames; a larger offset is not looked for
 LAGS = np.arange(-MAX_OFFSET - 4, MAX_OFFSET + 5)  # some more, so that a peak is seen from both sides

@@ -16,14 +16,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from osmnet.arguments import Parser
+from osmnet.cli.parser import Parser
 from osmnet.data.cluster import WorkerKilled, on_processes, on_ray, usable_cpus
 from osmnet.data.part import Job, load_face_model, part_files, part_head, prepare_video, write_part
 from osmnet.data.report import write_report
 from osmnet.data.segments import Known, Options, dropped
 from osmnet.data.shards import DATASET_FILE, MANIFEST, SHARDS, ShardWriter, read_manifest, write_manifest
-from osmnet.files import only_run_in
 from osmnet.media.audio import FPS
+from osmnet.utils.files import only_run_in
 
 PARTS = ".parts"
 _OPTION_HELP = {
@@ -281,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
             help=f"{_OPTION_HELP[each.name]} (default: %(default)s)",
         )  # fmt: skip
     args = parser.parse_args(argv)
-    from osmnet.pipeline_utils import packaged_landmarker, packaged_weights
+    from osmnet.loading.pipeline import packaged_landmarker, packaged_weights
 
     if args.workers < 1:
         raise ValueError(f"--workers must be at least 1, not {args.workers}.")

@@ -16,21 +16,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from osmnet.arguments import Parser
+from osmnet.cli.parser import Parser
 from osmnet.data.cluster import on_processes
 from osmnet.data.dataset import Clip, Dataset, is_held_out
-from osmnet.evaluation.fid import fid
-from osmnet.evaluation.frechet import few_samples
-from osmnet.evaluation.marked import read_marked, write_marked
-from osmnet.evaluation.motion import HARMONICS
+from osmnet.evaluation.metrics.fid import fid
+from osmnet.evaluation.metrics.frechet import few_samples
+from osmnet.evaluation.metrics.motion_statistics import HARMONICS
 from osmnet.evaluation.protocol import MAX_SECONDS, METHODS, ClipResult, Judges, evaluate_clip
-from osmnet.evaluation.provenance import file_record, versions, weights_fingerprint
 from osmnet.evaluation.report import write_report
 from osmnet.evaluation.summary import jsonable, mean_metrics
 from osmnet.evaluation.takes import MAX_CLIPS, MAX_FRAMES, measure_takes, motion_clips
-from osmnet.files import make_folder, write_whole
+from osmnet.loading.fingerprint import file_record, versions, weights_fingerprint
 from osmnet.media.audio import FPS
-from osmnet.pipeline import OSMNetPipeline
+from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
+from osmnet.utils.files import make_folder, write_whole
+from osmnet.utils.marked import read_marked, write_marked
 
 QUICK_SECONDS, QUICK_TAKES, QUICK_MINUTES, QUICK_CLIPS = 4.0, 2, 1.0, 8
 MINUTES = 5.0  # of speech, for drift
@@ -336,7 +336,7 @@ def main(argv: list[str] | None = None) -> int:
     if config is None:
         evaluate(**options)
     else:
-        from osmnet.training.ablation import ablate, load_ablation  # only this command reaches up
+        from osmnet.training.osm_net.ablation import ablate, load_ablation  # only this command reaches up
 
         names = ("data", "out", "model", "syncnet", "workers", "device")
         ablate(config=load_ablation(config), **{name: options[name] for name in names})

@@ -14,25 +14,26 @@ import numpy as np
 import torch
 
 from osmnet.data.dataset import Clip
-from osmnet.device_renderer import renderer_for
-from osmnet.evaluation import image, lips
-from osmnet.evaluation.fid import inception_features, load_inception
-from osmnet.evaluation.flicker import flicker, outside_head
-from osmnet.evaluation.identity import identity_distance, neutral_shape
-from osmnet.evaluation.motion import diversity_deg
-from osmnet.evaluation.sync import JUDGE_FOLDER, SyncJudge, judge_score, load_sync_judge
-from osmnet.evaluation.syncnet import SyncNet, load_syncnet, syncnet_score
+from osmnet.evaluation.metrics import image_quality as image
+from osmnet.evaluation.metrics import lips
+from osmnet.evaluation.metrics.fid import inception_features, load_inception
+from osmnet.evaluation.metrics.flicker import flicker, outside_head
+from osmnet.evaluation.metrics.identity import identity_distance, neutral_shape
+from osmnet.evaluation.metrics.motion_statistics import diversity_deg
+from osmnet.evaluation.metrics.sync import JUDGE_FOLDER, SyncJudge, judge_score, load_sync_judge
+from osmnet.evaluation.metrics.syncnet import SyncNet, load_syncnet, syncnet_score
 from osmnet.face.crop import CropBox, extract
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.face.topology import OVAL, mouth_opening, mouth_width
+from osmnet.loading.pipeline import packaged_weights
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE
 from osmnet.media.features import speech_activity
-from osmnet.pipeline_utils import packaged_weights
-from osmnet.renderer import Source
+from osmnet.rendering.mesh_renderer import Source
+from osmnet.rendering.mesh_renderer_gpu import renderer_for
 
 if TYPE_CHECKING:
-    from osmnet.pipeline import OSMNetPipeline, Speech
+    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline, Speech
 
 MILLI = 1000  # figures in head units are given in thousandths
 SIZE = 256  # pixels: the paper's

@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from osmnet.evaluation.plots import drift_plot, epsilon_plot, opening_plot, strip, takes_plot
 from osmnet.evaluation.protocol import METHODS, ClipResult
 from osmnet.evaluation.summary import Metric, rows
-from osmnet.files import write_whole
+from osmnet.utils.files import write_whole
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 ANGLES = ("yaw", "pitch", "roll")

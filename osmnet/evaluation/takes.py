@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from osmnet.data.dataset import Clip
-from osmnet.evaluation.motion import (
+from osmnet.evaluation.metrics.motion_statistics import (
     STRETCH,
     angles_deg,
     diversity_deg,
@@ -25,7 +25,7 @@ from osmnet.evaluation.motion import (
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE
 
 if TYPE_CHECKING:
-    from osmnet.pipeline import OSMNetPipeline
+    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 
 EPSILONS = (0.0, 0.25, 0.5, 1.0, 2.0)
 MAX_CLIPS = 64  # of a large dataset, evenly over the names

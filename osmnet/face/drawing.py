@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from osmnet.compiled import compiled
+from osmnet.utils.jit import compiled
 
 # Lanczos interpolation: weights of 8 taps at each 1/32 of a pixel, as in OpenCV. Down the picture in whole numbers:
 # processors multiply pairs of 16 bits at once, and pictures are whole numbers.

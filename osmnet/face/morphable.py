@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from osmnet.diffusers_base import register_to_config
 from osmnet.face.pose import Similarity, fit_similarity, pose_from_similarity
 from osmnet.face.topology import INNER_LIPS, NUM_VERTICES, STABLE, eye_opening, mouth_opening, opposite_lid
-from osmnet.modeling_utils import OSMNetModel
+from osmnet.loading.diffusers_base import register_to_config
+from osmnet.loading.model import OSMNetModel
 
 LIP_REACH = 0.05  # head units: how far from its edge a lip is carried along
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import osmnet
-from osmnet.profiling import stage
 from osmnet.provenance.key import TIMESTAMP, signing_credential
+from osmnet.utils.profiling import stage
 
 ASSERTION = "osmnet.generation"
 # What the consent of those who are shown is recorded as: that somebody declared it, not who, nor of whom.

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from osmnet.arguments import Parser
+from osmnet.cli.parser import Parser
 from osmnet.media.audio import local_file
 from osmnet.provenance.key import local_issuer
 from osmnet.provenance.label import TEXT

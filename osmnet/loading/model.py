@@ -1,0 +1,256 @@
+"""The base class of every network: diffusers' file layout with loading that never guesses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from osmnet.loading.diffusers_base import ConfigMixin, ModelMixin
+from osmnet.loading.hub import HUB_ERRORS, checked_download, explained
+
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def weights_name(variant: str | None = None) -> str:
+    """Return the name of a weights file, e.g. `diffusion_pytorch_model.fp16.safetensors` for `variant="fp16"`."""
+    stem, suffix = WEIGHTS_NAME.rsplit(".", 1)
+    return f"{stem}.{variant}.{suffix}" if variant else WEIGHTS_NAME
+
+
+def temporary_folder_in(folder: Path) -> Path:
+    """Make a folder, if it is not there, and a temporary one in it, from which files are moved when they are whole.
+
+    Raises:
+        ValueError: If the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    except OSError as error:
+        raise ValueError(f"Cannot write to the folder {folder} ({error}); choose another one.") from error
+
+
+class OSMNetModel(ModelMixin, ConfigMixin):
+    """A network whose constructor is its `config.json` and whose weights fit exactly or are refused.
+
+    diffusers' own `from_pretrained` only warns about a missing tensor, may fall back to pickled weights, and needs
+    `accelerate` for `_keep_in_fp32_modules`. This class raises a `ValueError` that names the tensor and the file,
+    reads nothing but safetensors, and needs no other package. Parameters and buffers named in
+    `_keep_in_fp32_modules` stay at least float32 under `dtype=`, `.to(...)`, `.half()` and `.bfloat16()`.
+    """
+
+    config_name: Any = "config.json"
+
+    if TYPE_CHECKING:  # diffusers' base class is untyped
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Call `forward`."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        subfolder: str | None = None,
+        dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Load the network from a folder or from a repository on the Hub, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): A folder with `config.json` and
+                `diffusion_pytorch_model.safetensors`, or the id of a repository on the Hub.
+            subfolder (`str`, *optional*): Folder of this network inside it.
+            dtype (`torch.dtype`, *optional*): Floating dtype of the weights in memory; float32 when not given.
+            variant (`str`, *optional*): Reads `diffusion_pytorch_model.<variant>.safetensors`, e.g. `"fp16"`.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
+            device (`str` or `torch.device`, *optional*): Where to put the network; the CPU when not given.
+            cache_dir (`str` or `os.PathLike`, *optional*): Download cache; the Hub client's own when not given.
+            token (`str` or `bool`, *optional*): Access token for private repositories.
+            local_files_only (`bool`): Never contact the Hub.
+
+        Returns:
+            `OSMNetModel`: An instance of the class this was called on.
+
+        Raises:
+            ValueError: If a file is missing or damaged, is a pickle, belongs to another class, or lacks a tensor,
+                has one too many or one of another shape.
+        """
+        dtype = check_dtype(dtype)
+        hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        source, weights = pretrained_model_name_or_path, weights_name(variant)
+        config = cls._checked_config(_find_file(source, subfolder, cls.config_name, **hub))
+        path = _find_file(source, subfolder, weights, **hub)
+        try:
+            with torch.random.fork_rng(devices=[]):  # building draws initial weights: leave the caller's seed alone
+                model = cls.from_config(config)
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"The configuration beside {path} does not describe a {cls.__name__} ({error}); restore its "
+                f"{cls.config_name} or download the model again."
+            ) from error
+        try:
+            state = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{path} is not a whole safetensors file ({error}); download it again or save the model again with "
+                "save_pretrained. Pickled weights are never loaded."
+            ) from error
+        _check_state(cls.__name__, path, model.state_dict(), state)
+        model.load_state_dict(state)
+        return model.to(device=device, dtype=dtype).eval()
+
+    @classmethod
+    def _checked_config(cls, path: Path) -> dict[str, Any]:
+        """Read a `config.json` and refuse one of another class or with arguments this class does not have."""
+        config = read_json(path)
+        if not isinstance(config, dict) or config.get("_class_name", cls.__name__) != cls.__name__:
+            name = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
+            raise ValueError(f"{path} describes a {name}, not a {cls.__name__}; load it with its own class.")
+        known = cls._get_init_keys(cls)
+        unknown = [key for key in config if not key.startswith("_") and key not in known]
+        if unknown:
+            raise ValueError(
+                f"{path} has the unknown argument {unknown[0]!r} for {cls.__name__}; update osmnet or remove it."
+            )
+        return config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; without diffusers' look for its offloading hooks, which loads PyTorch's compiler."""
+        return next(tensor.device for tensor in chain(self.parameters(), self.buffers()))
+
+    @property
+    def config(self) -> Any:
+        """The constructor's arguments, as attributes: what `config.json` holds."""
+        return self._internal_dict
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], variant: str | None = None, safe_serialization: bool = True
+    ) -> None:
+        """Write `config.json` and the safetensors file; each appears in the folder only when it is whole.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): The folder; made when it does not exist.
+            variant (`str`, *optional*): Name put into the weights file, e.g. `"fp16"`.
+            safe_serialization (`bool`): Must be true: there are no pickled weights here.
+
+        Raises:
+            ValueError: If the folder cannot be written or a pickle is asked for.
+        """
+        if not safe_serialization:
+            raise ValueError("Weights are only saved as safetensors: leave safe_serialization=True.")
+        folder = Path(save_directory)
+        temporary = temporary_folder_in(folder)
+        try:
+            ModelMixin.save_pretrained(self, temporary, variant=variant, max_shard_size="1000GB")
+            for file in sorted(temporary.iterdir()):
+                os.chmod(file, 0o644)
+                os.replace(file, folder / file.name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast as `torch.nn.Module.to` does, keeping what `_keep_in_fp32_modules` names in float32."""
+        # Past ModelMixin.to, which warns that the kept tensors would be cast: here they are not.
+        return super(ModelMixin, self).to(*args, **kwargs)  # type: ignore[misc]
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        kept = self._kept_in_fp32()
+        before = {name: tensor.detach() for name, tensor in kept.items()}
+        super(ModelMixin, self)._apply(fn, recurse)  # type: ignore[misc]
+        for name, tensor in self._kept_in_fp32().items():
+            if tensor.is_floating_point() and tensor.element_size() < 4:
+                # Taken from the tensor as it was: casting back would keep the rounding.
+                tensor.data = before[name].to(device=tensor.device, dtype=torch.float32)
+        return self
+
+    def _kept_in_fp32(self) -> dict[str, torch.Tensor]:
+        names = set(self._keep_in_fp32_modules or ())
+        tensors = dict(self.named_parameters()) | dict(self.named_buffers())
+        return {name: tensor for name, tensor in tensors.items() if names & set(name.split("."))}
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds, or raise `ValueError` if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error}); restore it or download it again.") from error
+
+
+def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
+    """Return `dtype`, or raise `ValueError` if it is not a floating `torch.dtype`."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype must be a floating torch.dtype such as torch.float16, not {dtype!r}.")
+    return dtype
+
+
+def _check_state(
+    class_name: str, path: Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]
+) -> None:
+    """Raise `ValueError` naming the first tensors that are missing, surplus or of another shape."""
+    problems = {
+        "lacks": [name for name in expected if name not in found],
+        "has the surplus": [name for name in found if name not in expected],
+        "has a wrong shape for": [
+            f"{name} ({tuple(found[name].shape)} instead of {tuple(tensor.shape)})"
+            for name, tensor in expected.items()
+            if name in found and found[name].shape != tensor.shape
+        ],
+    }
+    for what, names in problems.items():
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(
+                f"{path} {what} tensor {', '.join(names[:3])}{more}, so it is no {class_name} with this "
+                "configuration; download the model again or load the weights that belong to it."
+            )
+
+
+def _find_file(source: str | os.PathLike[str], subfolder: str | None, name: str, **hub: Any) -> Path:
+    """Return the local path of a file in a folder or of one downloaded from the Hub."""
+    if os.path.isdir(source):
+        folder = Path(source, subfolder or "")
+        path = folder / name
+        if path.is_file():
+            return path
+        present = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        pickles = [entry for entry in present if entry.endswith(PICKLE_SUFFIXES)]
+        if pickles and name.endswith(".safetensors"):
+            raise ValueError(
+                f"{folder} has {pickles[0]} where {name} belongs; pickled weights can run code and are never loaded: "
+                "convert the file to safetensors."
+            )
+        raise ValueError(
+            f"{folder} has no {name} (it holds {', '.join(present[:6]) or 'nothing'}); give the folder of a saved "
+            "model, or another variant."
+        )
+    if Path(source).is_absolute() or str(source).startswith((".", "~")):
+        raise ValueError(f"There is no folder {source}; give the folder of a saved model or the id of one on the Hub.")
+    remote = f"{subfolder}/{name}" if subfolder else name
+
+    def download() -> Path:
+        return Path(hf_hub_download(str(source), remote, **hub)).parents[remote.count("/")]
+
+    try:
+        return checked_download(download, [remote], str(source), hub["token"], hub["local_files_only"]) / remote
+    except HUB_ERRORS as error:
+        raise ValueError(f"Cannot get {name}: {explained(error, str(source), hub['revision'])}") from error

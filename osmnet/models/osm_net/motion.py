@@ -1,0 +1,600 @@
+"""The one-to-many half: clips of head motion, the space they span, and many samples around what the speech asks for.
+
+Source: OSM-Net (arXiv 2309.16148), Section III-A, Eq. 1-5. Letters in shape comments: B batch, T poses of a clip,
+C `motion_dim`, S `num_bases`, K clips, N `num_videos`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from osmnet.loading.diffusers_base import register_to_config
+from osmnet.loading.model import OSMNetModel
+
+from .layers import MelWindowEncoder, ResidualMLP
+
+NEAR = 0.35  # share of new noise in a draw near another's: a third as far from it as any two takes are apart
+CHUNK = 1024  # clips sampled at a time: bounds the memory on an hour of speech
+# A head rests, and moves, and is livelier at times: its movements are larger or smaller than the prior's by a factor.
+# Of its logarithm: standard deviation, and correlation from one clip to the next, of a mood of some ten seconds and of
+# bursts of a third of a second; what speech adds, beyond the share of it in which the rest was measured
+# (docs/experiments.md).
+MOOD, BURST = (0.25, 0.985), (0.65, 0.55)
+VOICE, TALKING = 0.7, 0.8
+FORCE = 0.7  # the factor's median: large movements end on the sphere of ε, and the others have to make up for it
+WARM_UP = 64  # clips walked before the first that is used: a take begins anywhere in the course of a movement
+BALL_CORRELATION = 0.8  # of neighbouring draws in the whole ball
+
+
+class MotionEncoder(OSMNetModel):
+    """Encode a clip of relative head poses into one motion feature (E_m of the paper).
+
+    The paper's encoder sees the frames of the clip; ours sees the six pose numbers that were measured on them, which
+    hold all the head motion there is and make the encoder small. `pose_scale` (6,) is the spread of each number in
+    the training clips; the poses are divided by it.
+    """
+
+    _keep_in_fp32_modules = ["pose_scale"]
+
+    @register_to_config
+    def __init__(self, clip_length: int = 5, pose_dim: int = 6, motion_dim: int = 512, hidden_dim: int = 256) -> None:
+        """Build the encoder; the arguments are its `config.json`."""
+        super().__init__()
+        _check_positive(pose_dim=pose_dim, motion_dim=motion_dim, hidden_dim=hidden_dim)
+        _check_clip_length(clip_length)
+        self.register_buffer("pose_scale", torch.ones(pose_dim))
+        self.linear_in = nn.Linear(clip_length * pose_dim, hidden_dim)
+        self.blocks = nn.Sequential(ResidualMLP(hidden_dim), ResidualMLP(hidden_dim))
+        self.linear_out = nn.Linear(hidden_dim, motion_dim)
+
+    def forward(self, head_pose: torch.Tensor) -> torch.Tensor:
+        """Encode clips.
+
+        Args:
+            head_pose (`torch.Tensor` of shape `(batch, clip_length, pose_dim)`): Poses relative to the first of the
+                clip: yaw, pitch, roll in radians, translation in head units.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, motion_dim)`: The features F_m.
+
+        Raises:
+            ValueError: If the shape is another one.
+        """
+        expected = (self.config.clip_length, self.config.pose_dim)
+        if head_pose.ndim != 3 or tuple(head_pose.shape[1:]) != expected:
+            raise ValueError(
+                f"head_pose must have shape (batch, {expected[0]}, {expected[1]}), not {tuple(head_pose.shape)}."
+            )
+        x = (head_pose / self.pose_scale).flatten(1).to(self.linear_in.weight.dtype)  # (B, T·6)
+        return self.linear_out(self.blocks(self.linear_in(x)))
+
+
+class MotionSpace(OSMNetModel):
+    """The learned bases b_i of natural head motion, and the ball around a centre in which takes are drawn.
+
+    Everything here is computed in float32 whatever the dtype of the other networks, because sixteen bits would move
+    the samples.
+
+    Three buffers hold how one clip follows another, learned from real sequences of clips (`fit_prior` in
+    `training/osm_net/motion_prior.py`; D is the smaller of `prior_dim` and `num_bases`): `prior_axes` (D, S), mixtures
+    of the bases along which real clips lie around their centre, one standard deviation long; `prior_transitions`
+    (P, D, D), what the last P clips, the latest first, make of the next; `prior_innovation` (D, D), the covariance's
+    root of what is new in each. Until they are learned each clip is 0.8 of the one before.
+    """
+
+    _keep_in_fp32_modules = ["motion_bases", "prior_axes", "prior_transitions", "prior_innovation"]
+
+    @register_to_config
+    def __init__(
+        self,
+        num_bases: int = 48,
+        motion_dim: int = 512,
+        kappa: float = 16.0,
+        prior_dim: int = 16,
+        prior_order: int = 6,
+    ) -> None:
+        """Build the space; the arguments are its `config.json`. `kappa` is the scaling term κ of Eq. 2."""
+        super().__init__()
+        _check_positive(
+            num_bases=num_bases, motion_dim=motion_dim, kappa=kappa, prior_dim=prior_dim, prior_order=prior_order
+        )
+        self.motion_bases = nn.Parameter(torch.randn(num_bases, motion_dim) / math.sqrt(motion_dim))
+        width = min(prior_dim, num_bases)
+        transitions = torch.zeros(prior_order, width, width)
+        transitions[0] = 0.8 * torch.eye(width)
+        self.register_buffer("prior_axes", torch.eye(width, num_bases) / math.sqrt(width))
+        self.register_buffer("prior_transitions", transitions)
+        self.register_buffer("prior_innovation", 0.6 * torch.eye(width))
+
+    def log_attention(self, feature: torch.Tensor) -> torch.Tensor:
+        """Return log w_m: the logarithm of `attention`, computed without underflow.
+
+        Args:
+            feature (`torch.Tensor` of shape `(..., motion_dim)`): Motion features F_m.
+
+        Returns:
+            `torch.Tensor` of shape `(..., num_bases)`, float32.
+
+        Raises:
+            ValueError: If the last dimension is not `motion_dim`.
+
+        Source:
+            arXiv 2309.16148, Eq. 1 (cosine similarity) and Eq. 2 (softmax with the scale κ).
+        """
+        self._check_last("feature", feature, self.config.motion_dim)
+        bases = F.normalize(self.motion_bases.float(), dim=-1)
+        cosine = F.normalize(feature.float(), dim=-1) @ bases.T  # (..., S)
+        return F.log_softmax(self.config.kappa * cosine, dim=-1)
+
+    def attention(self, feature: torch.Tensor) -> torch.Tensor:
+        """Return the weights w_m of the bases for features `(..., motion_dim)`: `(..., num_bases)`, sum 1; Eq. 1-2."""
+        return self.log_attention(feature).exp()
+
+    def reconstruct(self, weights: torch.Tensor) -> torch.Tensor:
+        """Mix the bases, `w · B` (Section III-A.1).
+
+        Args:
+            weights (`torch.Tensor` of shape `(..., num_bases)`): Weights of the bases.
+
+        Returns:
+            `torch.Tensor` of shape `(..., motion_dim)`, float32: Motion features.
+
+        Raises:
+            ValueError: If the last dimension is not `num_bases`.
+        """
+        self._check_last("weights", weights, self.config.num_bases)
+        return weights.float() @ self.motion_bases.float()
+
+    def forward(self, feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the reconstruction F̃_m `(..., motion_dim)` of features and their weights `(..., num_bases)`."""
+        weights = self.attention(feature)
+        return self.reconstruct(weights), weights
+
+    def basis_loss(self, feature: torch.Tensor) -> torch.Tensor:
+        """Return how far features are from their reconstruction; arXiv 2309.16148, Eq. 3.
+
+        The L1 norm is the mean, not the sum, of the absolute differences over the C numbers (and over the batch), so
+        that its weight does not depend on `motion_dim`.
+        """
+        return F.l1_loss(self.reconstruct(self.attention(feature)), feature.float())
+
+    @torch.no_grad()
+    def sample(
+        self,
+        center: torch.Tensor,
+        epsilon: float = 1.0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        num_videos: int = 1,
+        sampling: str = "span",
+        activity: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Draw motion features around the centre that the speech asks for, one sequence of clips a take.
+
+        Every draw obeys ‖F − F_c‖₂ ≤ ε. With the same `generator` the offsets grow in proportion to `epsilon`, and
+        take i is the same for any `num_videos` above i.
+
+        Args:
+            center (`torch.Tensor` of shape `(clips, motion_dim)` or `(num_videos, clips, motion_dim)`): F_c.
+            epsilon (`float`): Radius ε ≥ 0; 0 returns the centre itself.
+            generator (`torch.Generator` or a list of `num_videos` of them, *optional*): Source of the noise. One
+                generator is drawn from take by take. Not given: different each time.
+            num_videos (`int`): Number of takes.
+            sampling (`str`): `"span"` walks within the span of the bases (towards other mixtures of them) as real
+                sequences of clips do, see `MotionWalk`; `"ball"` draws evenly in the ball in all `motion_dim`
+                dimensions, nearly all of which the decoder ignores.
+            activity (`torch.Tensor` of shape `(clips,)`, *optional*): How much of each clip is speech, 0 to 1: heads
+                move less in silence. Not given: as much as is usual. Of no effect on `"ball"`.
+
+        Returns:
+            `torch.Tensor` of shape `(num_videos, clips, motion_dim)`, float32, on the device of `center`.
+
+        Raises:
+            ValueError: If an argument is out of its range or of another shape.
+
+        Source:
+            arXiv 2309.16148, Eq. 5. The paper does not say how to draw from the ball; the walk is ours.
+        """
+        epsilon = self._check_draw(epsilon, sampling)
+        center, generators = self._check_takes(center, generator, num_videos)
+        takes = []
+        for take, each in enumerate(generators):
+            steps = self._steps(center.shape[1], (each,), sampling, activity)
+            parts = zip(center[take % len(center)].split(CHUNK), steps.split(CHUNK), strict=True)
+            takes.append(torch.cat([self.around(*part, epsilon, sampling) for part in parts]))
+        return torch.stack(takes)
+
+    def sample_chunks(
+        self,
+        weights: torch.Tensor,
+        epsilon: float = 1.0,
+        generator: torch.Generator | None = None,
+        sampling: str = "span",
+        activity: torch.Tensor | None = None,
+        near: Sequence[torch.Generator] = (),
+    ) -> Iterator[torch.Tensor]:
+        """Draw one take around the centres `w · B`, some clips at a time: an hour's features take 46 MB.
+
+        Args:
+            weights (`torch.Tensor` of shape `(clips, num_bases)`): Weights of the bases that the speech asks for.
+            epsilon (`float`): As for `sample`, as are the others.
+            generator (`torch.Generator`, *optional*): Source of the noise.
+            sampling (`str`): `"span"` or `"ball"`.
+            activity (`torch.Tensor` of shape `(clips,)`, *optional*): How much of each clip is speech.
+            near (sequence of `torch.Generator`): Draw near a take: that of its first, moved a little by each further
+                one and then by `generator`. The draws stay distributed as they were, so ε holds, too.
+
+        Returns:
+            Iterator of `torch.Tensor` of shape `(n, motion_dim)`: The clips in order, 1024 or fewer at a time; what
+            `sample` draws around `reconstruct(weights)`.
+
+        Raises:
+            ValueError: If an argument is out of its range or of another shape.
+        """
+        epsilon = self._check_draw(epsilon, sampling)
+        self._check_last("weights", weights, self.config.num_bases)
+        steps = self._steps(len(weights), (*near, generator), sampling, activity)
+        parts = zip(weights.split(CHUNK), steps.split(CHUNK), strict=True)
+        device = self.motion_bases.device
+        return (self.around(self.reconstruct(part.to(device)), n, epsilon, sampling) for part, n in parts)
+
+    def _steps(
+        self,
+        clips: int,
+        generators: Sequence[torch.Generator | None],
+        sampling: str,
+        activity: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Where a take goes, as `around` takes it: `(clips, D)`, or `(clips, motion_dim + 1)` for `"ball"`."""
+        if sampling == "span":
+            return MotionWalk(self, *generators).advance(clips, activity)
+        noise = _near((clips, self.config.motion_dim + 1), generators)
+        rows = noise.numpy()
+        rows[1:] *= math.sqrt(1 - BALL_CORRELATION**2)
+        for clip in range(1, clips):  # first-order autoregression that keeps the variance 1
+            rows[clip] += BALL_CORRELATION * rows[clip - 1]
+        return noise
+
+    @torch.no_grad()
+    def around(
+        self, center: torch.Tensor, steps: torch.Tensor, epsilon: float, sampling: str = "span"
+    ) -> torch.Tensor:
+        """Features `(clips, motion_dim)` within ε of their centres.
+
+        Args:
+            center (`torch.Tensor` of shape `(clips, motion_dim)`): F_c, float32.
+            steps (`torch.Tensor` of shape `(clips, D)`): From `MotionWalk`, on the CPU; what goes further than ε = 1
+                reaches stays on the sphere. With `"ball"`: `(clips, motion_dim + 1)`, standard normal, the last column
+                draws the radius.
+            epsilon (`float`): Radius ε.
+            sampling (`str`): `"span"` or `"ball"`, see `sample`.
+
+        Returns:
+            `torch.Tensor` of shape `(clips, motion_dim)`, float32, on the device of `center`.
+        """
+        if sampling == "span":
+            bases = self.motion_bases.detach().float().cpu()
+            direction = steps @ (self.prior_axes.float().cpu() @ (bases - bases.mean(0)))  # (K, C)
+            radius = direction.norm(dim=-1, keepdim=True).clamp(max=1)
+        else:
+            direction = steps[:, :-1]
+            radius = torch.special.ndtr(steps[:, -1:]) ** (1 / self.config.motion_dim)  # (K, 1)
+        # Rounding the sum moves it by at most 2⁻²⁴ of its length, and the length of the direction is 1 but for a few
+        # units in its last place: stay that far inside, so that no feature leaves the ball.
+        center_cpu = center.cpu()
+        slack = 1e-6 * epsilon + 2**-23 * (center_cpu.norm(dim=-1, keepdim=True) + epsilon)
+        radius = torch.minimum(radius * epsilon, (epsilon - slack).clamp(min=0))
+        return (center_cpu + F.normalize(direction, dim=-1) * radius).to(center.device)
+
+    @staticmethod
+    def _check_draw(epsilon: float, sampling: str) -> float:
+        if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon < math.inf:
+            raise ValueError(f"epsilon must be a finite number of at least 0, not {epsilon!r}.")
+        if sampling not in ("span", "ball"):
+            raise ValueError(f'sampling must be "span" or "ball", not {sampling!r}.')
+        return float(epsilon)
+
+    def _check_takes(
+        self,
+        center: torch.Tensor,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        num_videos: int,
+    ) -> tuple[torch.Tensor, Sequence[torch.Generator | None]]:
+        if isinstance(num_videos, bool) or not isinstance(num_videos, int) or num_videos < 1:
+            raise ValueError(f"num_videos must be a whole number of at least 1, not {num_videos!r}.")
+        if center.ndim == 2:
+            center = center.unsqueeze(0)
+        if center.ndim != 3 or center.shape[0] not in (1, num_videos) or center.shape[1] < 1:
+            raise ValueError(
+                f"center must have shape (clips, {self.config.motion_dim}) or ({num_videos}, clips, "
+                f"{self.config.motion_dim}), not {tuple(center.shape)}."
+            )
+        self._check_last("center", center, self.config.motion_dim)
+        generators = (
+            [generator] * num_videos
+            if generator is None or isinstance(generator, torch.Generator)
+            else (list(generator))
+        )
+        if len(generators) != num_videos:
+            raise ValueError(f"generator has {len(generators)} entries for num_videos={num_videos}; give one a video.")
+        return center.float(), generators
+
+    @staticmethod
+    def _check_last(name: str, tensor: torch.Tensor, size: int) -> None:
+        if tensor.ndim < 1 or tensor.shape[-1] != size:
+            raise ValueError(f"The last dimension of {name} must be {size}; its shape is {tuple(tensor.shape)}.")
+
+
+class MotionWalk:
+    """Goes from clip to clip as real heads do: what the last clips make likely, and something new each time.
+
+    A vector autoregression within the span of the bases (see `MotionSpace`): a movement goes on for some clips and
+    swings back. How large movements are follows a mood and bursts, and whether there is speech; so there are rests.
+    It walks any number of clips at a time, and how many makes no difference.
+
+    Args:
+        space (`MotionSpace`): With the learned prior.
+        *generators (`torch.Generator` or `None`): Source of randomness; of several, the walk is near that of the
+            first, moved a little by each further one.
+    """
+
+    def __init__(self, space: MotionSpace, *generators: torch.Generator | None):
+        transitions = space.prior_transitions.double().cpu().numpy()  # (P, D, D), the latest first
+        self._order, self._width = transitions.shape[:2]
+        self._transitions = np.ascontiguousarray(np.concatenate(transitions[::-1], 1))  # (D, P·D), the oldest first
+        self._innovation = space.prior_innovation.double().cpu().numpy()
+        self._generators = generators or (None,)
+        self._past = np.zeros((self._order, self._width))  # the oldest first
+        self._mood, self._burst = _near((2,), self._generators).double().tolist()
+        self.advance(WARM_UP)
+
+    def advance(self, clips: int, activity: torch.Tensor | None = None) -> torch.Tensor:
+        """Walk on.
+
+        Args:
+            clips (`int`): How far.
+            activity (`torch.Tensor` of shape `(clips,)`, *optional*): How much of each clip is speech, 0 to 1. Not
+                given: as much as is usual.
+
+        Returns:
+            `torch.Tensor` of shape `(clips, D)`: float32, on the CPU; how far along each of the prior's axes.
+
+        Raises:
+            ValueError: If the activity is not that of so many clips.
+        """
+        if activity is not None and activity.shape != (clips,):
+            raise ValueError(f"activity must have shape ({clips},), one number a clip, not {tuple(activity.shape)}.")
+        # Row by row, so that a walk of any number of steps draws the same.
+        drawn = np.stack([_near((self._width + 2,), self._generators).double().numpy() for _ in range(clips)])
+        force = self._force(drawn[:, :2], np.full(clips, TALKING) if activity is None else activity.double().numpy())
+        states = np.concatenate([self._past, drawn[:, 2:] @ self._innovation.T])
+        flat = states.reshape(-1)
+        for clip in range(self._order, len(states)):
+            before = flat[(clip - self._order) * self._width : clip * self._width]
+            states[clip] += self._transitions @ before
+        self._past = states[clips:].copy()
+        return torch.from_numpy(force[:, None] * states[self._order :]).float()
+
+    def _force(self, drawn: np.ndarray, activity: np.ndarray) -> np.ndarray:
+        """By how much each clip's movement is larger, `(clips,)`."""
+        courses = []
+        for (deviation, correlation), name, new in zip((MOOD, BURST), ("_mood", "_burst"), drawn.T, strict=True):
+            value, course = getattr(self, name), []
+            for each in new.tolist():
+                value = correlation * value + math.sqrt(1 - correlation**2) * each
+                course.append(value)
+            setattr(self, name, value)
+            courses.append(deviation * np.array(course))
+        return FORCE * np.exp(sum(courses) + VOICE * (activity - TALKING))
+
+
+class AudioMotionEncoder(OSMNetModel):
+    """Predict from the speech of a clip how much each motion basis fits it (E_a of the paper)."""
+
+    @register_to_config
+    def __init__(
+        self,
+        mel_bins: int = 16,
+        mel_window: int = 16,
+        clip_length: int = 5,
+        num_bases: int = 48,
+        hidden_dim: int = 128,
+    ) -> None:
+        """Build the encoder; the arguments are its `config.json`."""
+        super().__init__()
+        _check_positive(num_bases=num_bases, hidden_dim=hidden_dim)
+        _check_clip_length(clip_length)
+        self.frame_encoder = MelWindowEncoder(mel_bins, mel_window, hidden_dim)
+        self.linear_in = nn.Linear(clip_length * hidden_dim, hidden_dim)
+        self.blocks = nn.Sequential(ResidualMLP(hidden_dim), ResidualMLP(hidden_dim))
+        self.linear_out = nn.Linear(hidden_dim, num_bases)
+
+    def forward(self, mel_windows: torch.Tensor) -> torch.Tensor:
+        """Predict the logarithm of the weights.
+
+        Args:
+            mel_windows (`torch.Tensor` of shape `(batch, clip_length, mel_window, mel_bins)`): The mel windows of the
+                clip's frames.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, num_bases)`, float32: log w_a; its exponentials sum to 1.
+
+        Raises:
+            ValueError: If the shape is another one.
+        """
+        x = self.frame_encoder(mel_windows)  # (B, T, hidden)
+        if x.shape[1] != self.config.clip_length:
+            raise ValueError(
+                f"mel_windows must hold {self.config.clip_length} frames a clip; its shape is "
+                f"{tuple(mel_windows.shape)}."
+            )
+        x = self.blocks(self.linear_in(x.flatten(1)))  # (B, hidden)
+        return F.log_softmax(self.linear_out(x).float(), dim=-1)
+
+
+class MotionDecoder(OSMNetModel):
+    """Decode a motion feature into the head poses of its clip.
+
+    The paper has this first in its video generator; it stands alone here so that motion is known before anything is
+    rendered. `pose_scale` (6,) is the spread of each pose number in the training clips.
+    """
+
+    _keep_in_fp32_modules = ["pose_scale"]
+
+    @register_to_config
+    def __init__(self, motion_dim: int = 512, clip_length: int = 5, hidden_dim: int = 256, pose_dim: int = 6) -> None:
+        """Build the decoder; the arguments are its `config.json`."""
+        super().__init__()
+        _check_positive(pose_dim=pose_dim, motion_dim=motion_dim, hidden_dim=hidden_dim)
+        _check_clip_length(clip_length)
+        self.register_buffer("pose_scale", torch.ones(pose_dim))
+        self.linear_in = nn.Linear(motion_dim, hidden_dim)
+        self.blocks = nn.Sequential(ResidualMLP(hidden_dim), ResidualMLP(hidden_dim))
+        self.linear_out = nn.Linear(hidden_dim, clip_length * pose_dim)
+
+    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+        """Decode motion features.
+
+        Args:
+            feature (`torch.Tensor` of shape `(batch, motion_dim)`): Motion features F.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, clip_length, pose_dim)`, float32: Poses relative to the first of the
+            clip, which is exactly 0: yaw, pitch, roll in radians, translation in head units.
+
+        Raises:
+            ValueError: If the shape is another one.
+        """
+        if feature.ndim != 2 or feature.shape[1] != self.config.motion_dim:
+            raise ValueError(f"feature must have shape (batch, {self.config.motion_dim}), not {tuple(feature.shape)}.")
+        x = self.linear_out(self.blocks(self.linear_in(feature.to(self.linear_in.weight.dtype))))
+        x = x.float().unflatten(1, (self.config.clip_length, self.config.pose_dim))  # (B, T, 6)
+        return (x - x[:, :1]) * self.pose_scale
+
+
+def kl_loss(log_weights: torch.Tensor, log_weights_audio: torch.Tensor) -> torch.Tensor:
+    """Return KL(w_m ‖ w_a), summed over the bases, averaged over the batch; arXiv 2309.16148, Eq. 4.
+
+    Args:
+        log_weights (`torch.Tensor` of shape `(..., num_bases)`): log w_m, from `MotionSpace.log_attention`.
+        log_weights_audio (`torch.Tensor` of shape `(..., num_bases)`): log w_a, from `AudioMotionEncoder`.
+
+    Returns:
+        `torch.Tensor`: A scalar of at least 0.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if log_weights.shape != log_weights_audio.shape:
+        raise ValueError(
+            f"The two log-weights must have one shape, not {tuple(log_weights.shape)} and "
+            f"{tuple(log_weights_audio.shape)}."
+        )
+    return (log_weights.exp() * (log_weights - log_weights_audio)).sum(-1).mean()
+
+
+def clip_frames(num_frames: int, clip_length: int) -> np.ndarray:
+    """Say which frames belong to which clip: the last frame of a clip is the first of the next (see `compose_clips`).
+
+    Args:
+        num_frames (`int`): Frames to cover, at least 1.
+        clip_length (`int`): Frames of a clip T, at least 2.
+
+    Returns:
+        `np.ndarray` of shape `(clips, clip_length)`: Frame numbers; beyond the end the last frame is repeated.
+    """
+    clips = max(math.ceil((num_frames - 1) / (clip_length - 1)), 1)
+    index = np.arange(clips)[:, None] * (clip_length - 1) + np.arange(clip_length)
+    return np.minimum(index, num_frames - 1)
+
+
+def compose_clips(clips: torch.Tensor, pull: float = 0.15, smoothing: float = 2.0) -> torch.Tensor:
+    """Join clips of relative poses into one path: the last pose of a clip is the first of the next.
+
+    Summing alone drifts like a random walk, so the pose in which a clip starts fades by `pull` while the clip runs,
+    spread evenly over its frames. Smoothing takes the jerk out of the joints.
+
+    Args:
+        clips (`torch.Tensor` of shape `(num_videos, clips, clip_length, pose_dim)`): Poses relative to the first of
+            each clip.
+        pull (`float`): Share of the distance from the rest pose that is taken back in each clip, in [0, 1].
+        smoothing (`float`): Standard deviation of a Gaussian over the path, in frames; 0 does not smooth.
+
+    Returns:
+        `torch.Tensor` of shape `(num_videos, clips · (clip_length − 1) + 1, pose_dim)`: Poses relative to the first
+        frame, which is exactly 0.
+
+    Raises:
+        ValueError: If an argument is out of its range or of another shape.
+
+    Source:
+        arXiv 2309.16148, Section III-A.2 (last paragraph). The pull and the smoothing are ours.
+    """
+    if clips.ndim != 4 or clips.shape[1] < 1 or clips.shape[2] < 2:
+        raise ValueError(
+            "clips must have shape (num_videos, clips, clip_length, pose_dim) with clip_length of at least 2, not "
+            f"{tuple(clips.shape)}."
+        )
+    if not 0 <= pull <= 1:
+        raise ValueError(f"pull must be between 0 and 1, not {pull!r}.")
+    if not 0 <= smoothing < math.inf:
+        raise ValueError(f"smoothing must be a finite number of frames of at least 0, not {smoothing!r}.")
+    clips = clips - clips[:, :, :1]
+    ends = clips[:, :, -1]  # (N, K, 6)
+    offsets = torch.cat([torch.zeros_like(ends[:, :1]), ends], 1).detach().cpu()  # (N, K+1, 6)
+    steps = offsets.numpy()  # which does ten times as many of such small steps in a second
+    for clip in range(1, steps.shape[1]):
+        steps[:, clip] += (1 - pull) * steps[:, clip - 1]
+    offsets = offsets.to(clips.device)
+    fade = 1 - pull * torch.linspace(0, 1, clips.shape[2], dtype=clips.dtype, device=clips.device)  # (T,)
+    path = offsets[:, :-1].unsqueeze(2) * fade[:, None] + clips  # (N, K, T, 6)
+    # The last pose of each clip is dropped: it is the first of the next one. The very last is kept.
+    path = torch.cat([path[:, :, :-1].flatten(1, 2), offsets[:, -1:]], 1)  # (N, K·(T−1)+1, 6)
+    path = _gaussian_smooth(path, smoothing)
+    return path - path[:, :1]
+
+
+def _gaussian_smooth(path: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Smooth `(N, frames, 6)` over the frames, reflecting the path at its ends however short it is."""
+    radius, frames = int(4 * sigma + 0.5), path.shape[1]
+    if radius == 0 or frames == 1:
+        return path
+    steps = torch.arange(-radius, radius + 1, dtype=path.dtype, device=path.device)
+    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    period = 2 * (frames - 1)
+    index = torch.arange(-radius, frames + radius, device=path.device) % period
+    index = torch.minimum(index, period - index)  # … 2 1 0 1 2 … frames-1 … 1 0 1 …
+    padded = path[:, index].transpose(1, 2)  # (N, 6, frames + 2·radius)
+    smoothed = F.conv1d(padded.flatten(0, 1).unsqueeze(1), kernel.view(1, 1, -1))  # (N·6, 1, frames)
+    return smoothed.view(path.shape[0], path.shape[2], frames).transpose(1, 2)
+
+
+def _near(shape: tuple[int, ...], generators: Sequence[torch.Generator | None]) -> torch.Tensor:
+    """Normal noise near that of the first generator, moved a little by each further one; it stays normal noise."""
+    noise = _randn(shape, generators[0])
+    for generator in generators[1:]:
+        noise = math.sqrt(1 - NEAR**2) * noise + NEAR * _randn(shape, generator)
+    return noise
+
+
+def _randn(shape: tuple[int, ...], generator: torch.Generator | None) -> torch.Tensor:
+    """Draw normal numbers where the generator lives and bring them to the CPU."""
+    device = generator.device if generator is not None else "cpu"
+    return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).cpu()
+
+
+def _check_positive(**sizes: float) -> None:
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int | float) or size <= 0:
+            raise ValueError(f"{name} must be a positive number, not {size!r}.")
+
+
+def _check_clip_length(clip_length: int) -> None:
+    if isinstance(clip_length, bool) or not isinstance(clip_length, int) or clip_length < 2:
+        raise ValueError(f"clip_length must be a whole number of at least 2, not {clip_length!r}.")

@@ -1,0 +1,171 @@
+"""What is said, as a network hears it that has learnt to write speech down.
+
+Source: Moonshine (arXiv 2410.15608): the lower layers of the encoder of its model "tiny", with its weights (MIT).
+They tell sounds apart, which a quarter of an hour of talking faces is too little to learn from.
+Letters in shape comments: B batch, N samples, S steps, H heads.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from osmnet.loading.diffusers_base import register_to_config
+from osmnet.loading.model import OSMNetModel
+from osmnet.media.audio import SAMPLES_PER_FRAME
+
+STRIDES, KERNELS = (64, 3, 2), (127, 7, 3)
+STRIDE = 384  # samples between two steps: 24 ms
+SPAN = 895  # samples that the convolutions of one step cover
+ROTARY_BASE = 10000.0
+
+# A recording is heard in blocks on a grid, so that no frame's numbers depend on how much is asked for at once.
+BLOCK, AROUND = 150, 50  # frames: 6 s, with 2 s to either side
+
+
+class Sound(Protocol):
+    """Mono samples at 16 kHz that are read by slices: an array or an `osmnet.media.recording.Recording`."""
+
+    def __len__(self) -> int:
+        """Samples."""
+
+    def __getitem__(self, where: slice) -> np.ndarray:
+        """Samples of a slice, float32 in [-1, 1]."""
+
+
+class SpeechAttention(nn.Module):
+    """Self-attention with rotary positions on the first `rotary_dim` numbers of each head."""
+
+    def __init__(self, dim: int, num_heads: int, rotary_dim: int) -> None:
+        """Build attention of `num_heads` heads."""
+        super().__init__()
+        self.num_heads, self.rotary_dim = num_heads, rotary_dim
+        self.q_proj = nn.Linear(dim, dim, bias=False)
+        self.k_proj = nn.Linear(dim, dim, bias=False)
+        self.v_proj = nn.Linear(dim, dim, bias=False)
+        self.o_proj = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+        """Map `(B, S, dim)` to the same, with the `rotation` of each step, `(2, S, rotary_dim / 2)`."""
+        query, key, value = (
+            proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, S, dim / H)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attended = F.scaled_dot_product_attention(self._turn(query, rotation), self._turn(key, rotation), value)
+        return self.o_proj(attended.transpose(1, 2).flatten(2))
+
+    def _turn(self, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+        """Turn neighbouring pairs of numbers by the angles of their step."""
+        cos, sin = rotation
+        even, odd = x[..., : self.rotary_dim : 2], x[..., 1 : self.rotary_dim : 2]
+        turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+        return torch.cat([turned, x[..., self.rotary_dim :]], dim=-1)
+
+
+class SpeechLayer(nn.Module):
+    """A layer of the encoder: attention, then two linear layers, each after a normalisation."""
+
+    def __init__(self, dim: int, num_heads: int, rotary_dim: int, mlp_dim: int) -> None:
+        """Build a layer."""
+        super().__init__()
+        self.input_layernorm = nn.LayerNorm(dim, bias=False)
+        self.self_attn = SpeechAttention(dim, num_heads, rotary_dim)
+        self.post_attention_layernorm = nn.LayerNorm(dim, bias=False)
+        self.fc1 = nn.Linear(dim, mlp_dim)
+        self.fc2 = nn.Linear(mlp_dim, dim)
+
+    def forward(self, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+        """Map `(B, S, dim)` to the same."""
+        x = x + self.self_attn(self.input_layernorm(x), rotation)
+        return x + self.fc2(F.gelu(self.fc1(self.post_attention_layernorm(x))))
+
+
+class SpeechEncoder(OSMNetModel):
+    """Turn sound into what is said: 288 numbers every 24 ms.
+
+    All of a stretch of sound takes part in every step's result.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        hidden_dim: int = 288,
+        num_layers: int = 3,
+        num_heads: int = 8,
+        rotary_dim: int = 32,
+        mlp_dim: int = 1152,
+    ) -> None:
+        """Build the encoder; the arguments are its `config.json`."""
+        super().__init__()
+        self.conv1 = nn.Conv1d(1, hidden_dim, KERNELS[0], STRIDES[0], bias=False)
+        self.groupnorm = nn.GroupNorm(1, hidden_dim)
+        self.conv2 = nn.Conv1d(hidden_dim, 2 * hidden_dim, KERNELS[1], STRIDES[1])
+        self.conv3 = nn.Conv1d(2 * hidden_dim, hidden_dim, KERNELS[2], STRIDES[2])
+        self.layers = nn.ModuleList(SpeechLayer(hidden_dim, num_heads, rotary_dim, mlp_dim) for _ in range(num_layers))
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Hear a stretch of sound.
+
+        Args:
+            waveform (`torch.Tensor` of shape `(batch, samples)`): Mono, 16 kHz, in [-1, 1]; at least 895 samples.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, steps, hidden_dim)`: Step `j` is centred on sample `384 j + 447`.
+        """
+        x = torch.tanh(self.conv1(waveform[:, None].to(self.dtype)))  # (B, dim, S)
+        x = F.gelu(self.conv3(F.gelu(self.conv2(self.groupnorm(x))))).transpose(1, 2)  # (B, S, dim)
+        rotation = self._rotation(x.shape[1], x)
+        for layer in self.layers:
+            x = layer(x, rotation)
+        return x
+
+    @torch.inference_mode()
+    def hear(self, sound: Sound, begin: int, end: int) -> np.ndarray:
+        """Hear what is said at frames of a recording of any length.
+
+        Args:
+            sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz; silent beyond its end.
+            begin (`int`): First frame wanted, of 640 samples each.
+            end (`int`): Frame before which to end.
+
+        Returns:
+            `np.ndarray` of shape `(end - begin, hidden_dim)`: float32, read between the steps at the frames' middles.
+        """
+        heard = np.empty((max(end - begin, 0), self.config.hidden_dim), np.float32)
+        for block in range(begin // BLOCK, -(-end // BLOCK)):
+            first, stop = max(block * BLOCK, begin), min((block + 1) * BLOCK, end)
+            earliest = max(block * BLOCK - AROUND, 0) * SAMPLES_PER_FRAME
+            piece = sound[earliest : ((block + 1) * BLOCK + AROUND) * SAMPLES_PER_FRAME]
+            heard[first - begin : stop - begin] = self.hear_piece(
+                piece, np.arange(first, stop) - earliest // SAMPLES_PER_FRAME
+            )
+        return heard
+
+    @torch.inference_mode()
+    def hear_piece(self, waveform: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """Hear a piece of sound at once.
+
+        Args:
+            waveform (`np.ndarray` of shape `(samples,)`): Mono, 16 kHz, float32.
+            frames (`np.ndarray` of shape `(n,)`): Where to read, counted in frames of the piece; may have fractions.
+
+        Returns:
+            `np.ndarray` of shape `(n, hidden_dim)`: float32; beyond the ends the nearest step.
+        """
+        waveform = np.pad(waveform, (0, max(SPAN + STRIDE - len(waveform), 0)))
+        steps = self(torch.from_numpy(np.ascontiguousarray(waveform))[None].to(self.device))[0].float().cpu().numpy()
+        at = ((np.asarray(frames) + 0.5) * SAMPLES_PER_FRAME - SPAN // 2) / STRIDE
+        at = np.clip(at, 0, len(steps) - 1)
+        below = np.minimum(at.astype(int), len(steps) - 2)
+        part = (at - below)[:, None].astype(np.float32)
+        return steps[below] * (1 - part) + steps[below + 1] * part
+
+    def _rotation(self, steps: int, like: torch.Tensor) -> torch.Tensor:
+        half = self.config.rotary_dim // 2
+        speed = ROTARY_BASE ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
+        angle = torch.arange(steps, device=like.device, dtype=torch.float32)[:, None] * speed
+        return torch.stack([angle.cos(), angle.sin()]).to(like.dtype)

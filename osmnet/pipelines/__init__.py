@@ -1,0 +1,1 @@
+"""Pipelines: portrait and speech to takes."""

@@ -1,0 +1,1 @@
+"""OSM-Net: one-to-many talking heads."""

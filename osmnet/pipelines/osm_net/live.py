@@ -1,0 +1,303 @@
+"""Live speech: sound goes in as it is spoken, frames come out a stated time later."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d, maximum_filter1d
+
+from osmnet.media.audio import FPS, SAMPLING_RATE, MonoArray
+from osmnet.media.listener import BEFORE, Listener, resampling_delay
+from osmnet.models.osm_net.speech_encoder import SpeechEncoder
+from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, to_camera
+from osmnet.pipelines.osm_net.live_motion import LiveBlinks, LiveMotion
+from osmnet.provenance.label import label_for
+from osmnet.rendering.mesh_renderer import Source
+from osmnet.structures import PAUSE
+from osmnet.utils.threads import in_order
+
+if TYPE_CHECKING:
+    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
+
+LOOKAHEAD, BLOCK = 4, 2  # frames; measured in docs/live.md
+WORDS = 25  # frames of sound before the first that the mouth depends on, of which the speech encoder makes sense of it
+MAX_LOOKAHEAD, MAX_BLOCK, MAX_CHANNELS = 25, 25, 32
+
+
+class BlockRenderer(Protocol):
+    """What draws the frames: `osmnet.rendering.mesh_renderer.Renderer`, or anything that has these."""
+
+    source: Source
+    context: int
+    closing: np.ndarray
+
+    def block(self, head_pose: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        """Draw n frames `(n, height, width, 3)` from driving numbers of n + 2 · context frames."""
+
+
+class LiveSession:
+    """One take of one portrait that talks while the speech is being spoken; made by `OSMNetPipeline.live`.
+
+    Frames are made `block` at a time, as soon as the sound of `lookahead` further frames is there. `feed` returns when
+    the work is done, and no session is fed from two threads at a time. One seed gives one result, in whatever chunks
+    the sound comes, and memory does not grow, however long the session.
+
+    Args:
+        pipe (`OSMNetPipeline`): The networks.
+        renderer (`BlockRenderer`): Draws the frames of the portrait.
+        seed (`int`): Of the head's motion and the blinks.
+        epsilon (`float`): Radius ε.
+        lookahead (`int`): How many frames' sound after a frame is waited for, 0 to 25; 17 see all that the mouth
+            depends on.
+        block (`int`): How many frames are made at once, 1 to 25.
+        motion_scale (`float`): Factor of the head's movement.
+        expression_scale (`float`): Factor of the mouth's movement.
+        still (`bool`): Keep the head still.
+        blink (`bool`): Blink.
+        sampling_rate (`int`, *optional*): Of the sound in Hz; if not given, the first chunk must come with it.
+        label (`bool`): Write a small "AI-generated" into every frame.
+
+    Attributes:
+        source (`Source`): The portrait.
+        seed (`int`): Makes the same take again.
+        num_frames (`int`): How many frames were returned so far. Frame `i` belongs to the moment i/25 s of the sound.
+        head_pose (`np.ndarray` of shape `(n, 6)`): Absolute poses of the `n` frames that were returned last.
+        expression (`np.ndarray` of shape `(n, 64)`): Their β without blinks.
+
+    Example:
+        >>> session = pipe.live("portrait.jpg", generator=torch.Generator().manual_seed(7), sampling_rate=48_000)
+        >>> for chunk in microphone:  # arrays of shape (samples,), int16 or float
+        ...     for frame in session.feed(chunk):
+        ...         show(frame)
+        >>> last_frames = session.finish()
+    """
+
+    def __init__(
+        self,
+        pipe: OSMNetPipeline,
+        renderer: BlockRenderer,
+        *,
+        seed: int,
+        epsilon: float = 1.0,
+        lookahead: int = LOOKAHEAD,
+        block: int = BLOCK,
+        motion_scale: float = 1.0,
+        expression_scale: float = 1.0,
+        still: bool = False,
+        blink: bool = True,
+        sampling_rate: int | None = None,
+        label: bool = True,
+    ):
+        for name, value, low, high in (("lookahead", lookahead, 0, MAX_LOOKAHEAD), ("block", block, 1, MAX_BLOCK)):
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ValueError(f"{name} must be a whole number of frames from {low} to {high}, not {value!r}.")
+        self.source, self.seed = renderer.source, seed
+        self.lookahead, self.block = lookahead, block
+        self.num_frames = 0
+        self._pipe, self._renderer = pipe, renderer
+        self._expression_scale, self._motion_scale = expression_scale, motion_scale
+        generators = [torch.Generator().manual_seed(each) for each in _two_seeds(seed)]
+        past = pipe.expression_extractor.context_frames + (WORDS if pipe.hears_words else 0)
+        self._listener = Listener(keep=max(past, PAUSE) + 3 + block + lookahead)
+        context = renderer.context
+        self._motion = None if still else LiveMotion(pipe, generators[0], epsilon, keep=context + block)
+        self._blinks = LiveBlinks(generators[1]) if blink else None
+        self._rest = pipe.rest_expression(self.source)
+        self._label = label_for(self.source, _reach(self.source)) if label else None
+        self._driven: deque[np.ndarray] = deque(maxlen=context)  # β with blinks of the frames before
+        self._rate: float | None = None
+        self._delay = 0.0
+        self._finished = False
+        self.head_pose = np.zeros((0, 6), np.float32)
+        self.expression = np.zeros((0, len(self._rest)), np.float32)
+        if sampling_rate is not None:
+            self._set_rate(sampling_rate)
+
+    @property
+    def latency(self) -> float:
+        """Seconds after frame i's own moment, i/25 s, within which it is returned, counted in sound that was fed.
+
+        That is the sound of its block and of the frames looked ahead, 7.5 ms for the last spectrum, and what the
+        resampler holds back at other rates than 16 kHz (its rate must be known). What computing takes comes on top.
+        """
+        return (self.block + self.lookahead) / FPS + BEFORE / SAMPLING_RATE + self._delay
+
+    def feed(self, chunk: np.ndarray, sampling_rate: int | None = None) -> np.ndarray:
+        """Take in the sound that follows and return the frames that it completes.
+
+        Args:
+            chunk (`np.ndarray` of shape `(samples,)` or `(samples, channels)`): Floats in [-1, 1] or integers (up to
+                32 bits) that use the range of their type; any number of samples, also none.
+            sampling_rate (`int`, *optional*): Of the sound in Hz, the same in all chunks; needed once.
+
+        Returns:
+            `np.ndarray` of shape `(n, height, width, 3)`: The next n frames, uint8; n may be 0.
+
+        Raises:
+            ValueError: If the session is finished, or the chunk cannot be used; nothing of it is taken in then.
+        """
+        self._check_open()
+        if sampling_rate is not None:
+            self._set_rate(sampling_rate)
+        if self._rate is None:
+            raise ValueError(
+                "The sound needs its rate: pass sampling_rate=..., for example 48000, with the first chunk."
+            )
+        self._listener.give(_mono(chunk), self._rate)
+        return self._returned(self._complete())
+
+    def finish(self) -> np.ndarray:
+        """End the sound as if silence followed.
+
+        Returns:
+            `np.ndarray` of shape `(n, height, width, 3)`: The frames that are left, so that `num_frames` in all cover
+            the sound; nothing more can be fed.
+
+        Raises:
+            ValueError: If the session is finished already.
+        """
+        self._check_open()
+        self._finished = True
+        total = self._listener.end()
+        blocks = self._complete()
+        while self._begun < total:
+            self._listener.give_silence()
+            blocks += self._complete()
+        return self._returned(blocks, total - self.num_frames)
+
+    @property
+    def _begun(self) -> int:
+        """The frame that the next block begins with."""
+        return max(self._listener.frames - self.lookahead, 0) // self.block * self.block
+
+    def _complete(self) -> list[tuple[np.ndarray, ...]]:
+        """Make the blocks whose sound is there, each from no more than the sound it waits for."""
+        due = self._due()
+        first = next(due, None)
+        if first is None:
+            return []
+        # One after another, and PyTorch without further threads: two frames are too little work to share, and threads
+        # that wait for one another on a busy machine were measured to be four times slower than one.
+        return list(in_order(self._make, chain([first], due), workers=1, ahead=0))
+
+    def _due(self) -> Iterator[int]:
+        """Hear frame by frame, and yield the first frame of each block whose turn it is."""
+        while self._listener.hear():
+            begun = self._listener.frames - self.lookahead - self.block
+            if begun >= 0 and begun % self.block == 0:
+                yield begun
+
+    def _returned(self, blocks: list[tuple[np.ndarray, ...]], count: int | None = None) -> np.ndarray:
+        if blocks:
+            frames, self.head_pose, self.expression = (
+                np.concatenate(parts)[:count] for parts in zip(*blocks, strict=True)
+            )
+        else:
+            frames = np.zeros((0, *self.source.frame_size, 3), np.uint8)
+            self.head_pose, self.expression = self.head_pose[:0], self.expression[:0]
+        self.num_frames += len(frames)
+        return frames
+
+    def _make(self, begin: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Make one block: its frames, their poses and β."""
+        context, end = self._renderer.context, begin + self.block
+        head_pose = self._head_pose(begin, end)  # (context + block + context, 6)
+        expression = self._expression(begin, end)  # (block + at most context, 64)
+        ahead = np.minimum(np.arange(self.block + context), len(expression) - 1)
+        driven = expression[ahead]
+        if self._blinks is not None:
+            driven = driven + self._blinks.lids(begin, end + context)[:, None] * self._renderer.closing
+        past = [self._driven[0] if self._driven else driven[0]] * (context - len(self._driven)) + list(self._driven)
+        driving = np.concatenate([np.reshape(past, (context, -1)), driven]).astype(np.float32)
+        self._driven.extend(driven[: self.block])
+        frames = self._renderer.block(head_pose, driving)
+        if self._label is not None:
+            self._label.draw(frames)
+        return frames, head_pose[context : context + self.block], expression[: self.block]
+
+    def _head_pose(self, begin: int, end: int) -> np.ndarray:
+        """Absolute poses of a block and its context; what is not known yet stays as it is last known."""
+        context = self._renderer.context
+        if self._motion is None:
+            return to_camera(self.source, np.zeros((end - begin + 2 * context, 6), np.float32))
+        for clip in self._motion.clips_until(end - 1):
+            self._motion.add_clip(*self._sound_of(clip))
+        first, known = max(begin - context, 0), min(self._motion.known, end + context)
+        path = self._motion_scale * self._motion.path(first, known)
+        around = np.clip(np.arange(begin - context, end + context), first, known - 1)
+        return to_camera(self.source, path[around - first])
+
+    def _sound_of(self, clip: int) -> tuple[np.ndarray, float]:
+        """Mel windows of a clip's frames and how much of them is speech; beyond the last one heard that one stays."""
+        length = self._pipe.motion_decoder.config.clip_length
+        frames = np.minimum(clip * (length - 1) + np.arange(length), self._listener.frames - 1)
+        windows = self._listener.mel_windows(frames[0], frames[-1] + 1)[frames - frames[0]]
+        activity = self._listener.activity(frames[0])[: len(set(frames))]
+        return windows, float(activity.mean())
+
+    def _expression(self, begin: int, end: int) -> np.ndarray:
+        """β of the frames from `begin` to the last one heard, or the last one that the renderer looks at."""
+        extractor, face_model, listener = self._pipe.expression_extractor, self._pipe.face_model, self._listener
+        past = extractor.context_frames
+        first, stop = max(begin - past, 0), min(listener.frames, end + self._renderer.context)
+        windows = listener.mel_windows(first, max(end + past, stop))
+        said = self._said(first) if self._pipe.hears_words else None
+        expression = extractor.extract(windows, self.source.fit.identity, begin - first, stop - first, said)
+        lips = expression - face_model.upper_face(expression)
+        first = max(begin - PAUSE, 0)
+        talking = maximum_filter1d(listener.activity(first), PAUSE, mode="nearest")
+        speaking = gaussian_filter1d(talking, 1.0, mode="nearest")[begin - first : stop - first]
+        return (self._rest + self._expression_scale * speaking[:, None] * lips).astype(np.float32)
+
+    def _said(self, first: int) -> Callable[[int, int], np.ndarray]:
+        """What is said at frames counted from `first`, heard with `WORDS` frames before them."""
+        earliest = max(first - WORDS, 0)
+        waveform = self._listener.waveform(earliest)
+        encoder = cast(SpeechEncoder, self._pipe.speech_encoder)
+        return lambda begin, stop: encoder.hear_piece(waveform, np.arange(begin, stop) + first - earliest)
+
+    def _check_open(self) -> None:
+        if self._finished:
+            raise ValueError("The session is finished; make another with pipe.live(...).")
+
+    def _set_rate(self, sampling_rate: Any) -> None:
+        number = isinstance(sampling_rate, int | float | np.number) and not isinstance(sampling_rate, bool)
+        if not number or not 1_000 <= sampling_rate <= 1_000_000:
+            raise ValueError(f"sampling_rate must be a number of Hz from 1000 to 1000000, not {sampling_rate!r}.")
+        rate = float(sampling_rate)
+        if self._rate not in (None, rate):
+            raise ValueError(
+                f"The sound began at {self._rate:g} Hz and cannot go on at {rate:g} Hz; keep to one rate."
+            )
+        if self._rate is None:
+            self._rate, self._delay = rate, resampling_delay(rate)
+
+
+def _reach(source: Source) -> np.ndarray:
+    """Poses `(n, 6)` that a head may take which is not sampled yet: its own, and as far as most go to every side."""
+    to_sides = np.concatenate([np.zeros((1, 6)), np.eye(6), -np.eye(6)]) * MAX_MOTION / 2
+    return to_camera(source, to_sides.astype(np.float32))
+
+
+def _two_seeds(seed: int) -> list[int]:
+    """Seeds of the motion and of the blinks, which are drawn at their own paces."""
+    generator = torch.Generator().manual_seed(seed)
+    return [int(torch.randint(0, 2**53, (), generator=generator, dtype=torch.int64)) for _ in range(2)]
+
+
+def _mono(chunk: Any) -> np.ndarray:
+    """A chunk as float32 `(samples,)`."""
+    if not isinstance(chunk, np.ndarray) or chunk.ndim not in (1, 2) or (chunk.ndim == 2 and chunk.shape[1] == 0):
+        shape = chunk.shape if isinstance(chunk, np.ndarray) else type(chunk).__name__
+        raise ValueError(f"A chunk of sound must be an array of shape (samples,) or (samples, channels), not {shape}.")
+    if chunk.ndim == 2 and chunk.shape[1] > MAX_CHANNELS:
+        raise ValueError(f"A chunk of shape {chunk.shape} has too many channels: give (samples, channels).")
+    samples = MonoArray(chunk.reshape(-1))[:].reshape(chunk.shape)
+    if not np.isfinite(samples).all():
+        raise ValueError("The chunk of sound holds NaN or infinite samples; leave it out, or check the microphone.")
+    return samples if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float32)

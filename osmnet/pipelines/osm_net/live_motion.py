@@ -1,0 +1,127 @@
+"""Head motion of a take while the speech is still being spoken."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+
+from osmnet.models.osm_net.motion import MotionWalk
+from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, PULL, SMOOTHING, blink_curve
+
+if TYPE_CHECKING:
+    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
+
+REACH = int(4 * SMOOTHING + 0.5)  # frames to either side that the smoothing sees
+STEADY_CLIPS = 375  # 60 s of clips of 4 frames: what the steady part of the centre's motion is the mean of
+BLINK_FRAMES = 1500  # blinks are drawn for so long at a time
+
+
+class LiveMotion:
+    """Samples the head's path clip by clip: the same walk, pull, smoothing and limits as `sample_motion`.
+
+    Only speech to come is not known yet: the head stirs with the first word, not a moment before.
+
+    A recording's centre nods slightly on average, in silence otherwise than in speech; composed over seconds, the head
+    would sink. What is taken off is the mean of the clips so far, of those with and of those without speech.
+
+    Args:
+        pipe (`OSMNetPipeline`): With the networks of motion.
+        generator (`torch.Generator`): Source of randomness.
+        epsilon (`float`): Radius ε.
+        keep (`int`): How many frames of the path are remembered.
+    """
+
+    def __init__(self, pipe: OSMNetPipeline, generator: torch.Generator, epsilon: float, keep: int):
+        self._pipe = pipe
+        self._walk = MotionWalk(pipe.motion_space, generator)
+        self._epsilon = float(epsilon)
+        self._length = pipe.motion_decoder.config.clip_length
+        self._steady = _Steady()
+        self._offset = np.zeros(6, np.float32)  # pose in which the next clip starts
+        self._path: deque[np.ndarray] = deque(maxlen=keep + 2 * REACH + self._length)  # not smoothed
+        self._frames = 0  # poses of the path in all, up to the one in which the next clip starts
+        self._rest: np.ndarray | None = None  # the smoothed path at its beginning
+
+    def clips_until(self, frame: int) -> range:
+        """Which clips are missing before the pose of `frame` is known."""
+        step = self._length - 1
+        return range(self._frames // step, -(-(frame + REACH) // step))
+
+    @torch.inference_mode()
+    def add_clip(self, mel_windows: np.ndarray, activity: float) -> None:
+        """Sample the next clip.
+
+        Args:
+            mel_windows (`np.ndarray` of shape `(clip_length, 16, 16)`): Those of its frames.
+            activity (`float`): How much of it is speech, 0 to 1.
+        """
+        space, device = self._pipe.motion_space, self._pipe.device
+        weights = self._pipe.audio_motion_encoder(torch.from_numpy(mel_windows)[None].to(device)).exp()
+        center = space.reconstruct(weights).float().cpu()  # (1, C)
+        feature = space.around(center, self._walk.advance(1, torch.tensor([activity])), self._epsilon)
+        sampled, steady = self._pipe.motion_decoder(torch.cat([feature, center]).to(device)).float().cpu().numpy()
+        clip = sampled - self._steady.update(steady, activity)
+        fade = 1 - PULL * np.linspace(0, 1, self._length, dtype=np.float32)[:, None]
+        path = fade * self._offset + clip
+        self._path.extend(path[:-1])
+        self._offset = path[-1]
+        self._frames += self._length - 1
+
+    @property
+    def known(self) -> int:
+        """How many poses are known."""
+        return max(self._frames + 1 - REACH, 0)
+
+    def path(self, first: int, stop: int) -> np.ndarray:
+        """Poses relative to the first frame's, `(stop - first, 6)` float32, for frames that are remembered."""
+        begin, remembered = max(first - REACH, 0), self._frames - len(self._path)
+        raw = np.stack([*self._path, self._offset])[begin - remembered : stop + REACH - remembered]
+        smooth = gaussian_filter1d(raw, SMOOTHING, axis=0, mode="mirror")[first - begin : stop - begin]
+        if self._rest is None:
+            self._rest = smooth[0].copy()
+        limits = np.array(MAX_MOTION, np.float32)
+        return limits * np.tanh((smooth - self._rest) / limits)
+
+
+class _Steady:
+    """Mean motion of the centre, of clips with speech and of clips without."""
+
+    def __init__(self):
+        self._mean: np.ndarray | None = None  # (2, T, 6)
+        self._weight = np.zeros(2)
+
+    def update(self, clip: np.ndarray, activity: float) -> np.ndarray:
+        """Take in a clip `(T, 6)` and return what is steady in it."""
+        share = np.array([1 - activity, activity])
+        if self._mean is None:
+            self._mean = np.stack([clip, clip])
+        self._weight = np.minimum(self._weight + share, STEADY_CLIPS)
+        rate = share / np.maximum(self._weight, 1e-6)
+        self._mean += rate[:, None, None].astype(np.float32) * (clip - self._mean)
+        return np.tensordot(share, self._mean, 1).astype(np.float32)
+
+
+class LiveBlinks:
+    """Blinks without an end.
+
+    Args:
+        generator (`torch.Generator`): Source of randomness.
+    """
+
+    def __init__(self, generator: torch.Generator):
+        self._generator = generator
+        self._first = 0  # frame
+        self._lids = np.zeros(0, np.float32)
+
+    def lids(self, first: int, stop: int) -> np.ndarray:
+        """How far the lids are closed in frames `first` to `stop`, `(stop - first,)`; `first` never falls."""
+        self._lids, self._first = self._lids[first - self._first :], first
+        while len(self._lids) < stop - first:
+            drawn = blink_curve(BLINK_FRAMES, self._generator)
+            open_ = np.flatnonzero(drawn == 0)[-1] + 1  # no blink is cut
+            self._lids = np.concatenate([self._lids, drawn[:open_]])
+        return self._lids[: stop - first]

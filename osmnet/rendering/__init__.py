@@ -1,0 +1,1 @@
+"""From pose and expression to frames."""

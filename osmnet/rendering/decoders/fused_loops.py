@@ -1,0 +1,276 @@
+"""What lies between the convolutions of the video generator, fused: each step reads a map twice and writes it once.
+
+PyTorch goes through a map about eight times between two convolutions (moments, normalisation, scale and shift, leaky
+ReLU, pooling or joining) and makes a new one nearly each time. Here the moments are one pass, everything else another.
+
+Maps are C-contiguous arrays `(batch, height, width, channels)`, of float32, or of int16 with the bits of bfloat16
+(NumPy has no such type). Sums are taken in float32 or better. Calls share nothing, and free the interpreter.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numba.extending import overload
+
+from osmnet.utils.jit import compiled
+
+LEAK = 0.2
+EPSILON = 1e-5  # as `torch.nn.GroupNorm` has it
+
+
+_compiled = compiled(fastmath=True)
+
+
+def _number(value):
+    """Return an entry of a map as float32; within compiled functions only."""
+    raise NotImplementedError
+
+
+def _entry(out, number):
+    """Return a float32 as an entry of the map `out`; bfloat16 is rounded to nearest, ties to even."""
+    raise NotImplementedError
+
+
+@overload(_number, inline="always")
+def _overload_number(value):
+    if value == numba.int16:
+        return lambda value: np.uint32(np.uint32(np.uint16(value)) << np.uint32(16)).view(np.float32)
+    return lambda value: value
+
+
+@overload(_entry, inline="always")
+def _overload_entry(out, number):
+    if out.dtype == numba.int16:
+
+        def entry(out, number):
+            bits = np.float32(number).view(np.uint32)
+            odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+            return np.int16(np.uint32(np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd) >> np.uint32(16)))
+
+        return entry
+    return lambda out, number: np.float32(number)
+
+
+@_compiled
+def _leaky(number):
+    return max(number, np.float32(LEAK) * number)
+
+
+@_compiled
+def _affine(x, modulation, first):
+    """Factor and offset `(c,)` that normalise one sample `(h, w, c)` over all its numbers, scale and shift it."""
+    height, width, channels = x.shape
+    total, squares = 0.0, 0.0
+    for row in range(height):
+        a, b = np.float32(0), np.float32(0)
+        for column in range(width):
+            for k in range(channels):
+                number = _number(x[row, column, k])
+                a += number
+                b += number * number
+        total += a
+        squares += b
+    mean = total / x.size
+    scale = 1 / np.sqrt(max(squares / x.size - mean * mean, 0.0) + EPSILON)
+    factor, offset = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    for k in range(channels):
+        factor[k] = scale * modulation[first + k]
+        offset[k] = modulation[first + channels + k] - mean * factor[k]
+    return factor, offset
+
+
+@_compiled
+def activate(x, modulation, first, out):
+    """Normalise, scale and shift a map, then apply the leaky ReLU.
+
+    Args:
+        x (`np.ndarray` of shape `(n, h, w, c)`): What a convolution made.
+        modulation (`np.ndarray` of shape `(n, numbers)`): float32; from `first` on, c numbers to scale the normalised
+            map by, and c to add to it.
+        first (`int`): Where they begin.
+        out (`np.ndarray` of shape `(n, h, w, c)`): Receives the result; may be `x`.
+    """
+    batch, height, width, channels = x.shape
+    for i in range(batch):
+        factor, offset = _affine(x[i], modulation[i], first)
+        for row in range(height):
+            for column in range(width):
+                for k in range(channels):
+                    number = _leaky(_number(x[i, row, column, k]) * factor[k] + offset[k])
+                    out[i, row, column, k] = _entry(out, number)
+
+
+@_compiled
+def activate_onto(x, modulation, first, out):
+    """Do what `activate` does, and add it to what is in `out` `(n, h, w, c)`: a residual link."""
+    batch, height, width, channels = x.shape
+    for i in range(batch):
+        factor, offset = _affine(x[i], modulation[i], first)
+        for row in range(height):
+            for column in range(width):
+                for k in range(channels):
+                    number = _leaky(_number(x[i, row, column, k]) * factor[k] + offset[k])
+                    out[i, row, column, k] = _entry(out, number + _number(out[i, row, column, k]))
+
+
+@_compiled
+def activate_pooled(x, modulation, first, out):
+    """Do what `activate` does, and average 2×2 places: `out` is `(n, h / 2, w / 2, c)`."""
+    batch, height, width, channels = out.shape
+    for i in range(batch):
+        factor, offset = _affine(x[i], modulation[i], first)
+        for row in range(height):
+            for column in range(width):
+                for k in range(channels):
+                    total = np.float32(0)
+                    for y in range(2):
+                        for z in range(2):
+                            number = _number(x[i, 2 * row + y, 2 * column + z, k])
+                            total += _leaky(number * factor[k] + offset[k])
+                    out[i, row, column, k] = _entry(out, total * np.float32(0.25))
+
+
+@_compiled
+def activate_joined(x, modulation, first, link, skip, out):
+    """Do what `activate` does, add a link at half the size, and put a skip beside it.
+
+    Args:
+        x (`np.ndarray` of shape `(n, h, w, c)`): What a convolution made.
+        modulation (`np.ndarray` of shape `(n, numbers)`): As in `activate`.
+        first (`int`): As in `activate`.
+        link (`np.ndarray` of shape `(n, h / 2, w / 2, c)`): Added, each entry to 2×2 places.
+        skip (`np.ndarray` of shape `(n, h, w, d)`): Becomes the last channels.
+        out (`np.ndarray` of shape `(n, h, w, c + d)`): Receives the result.
+    """
+    batch, height, width, channels = x.shape
+    for i in range(batch):
+        factor, offset = _affine(x[i], modulation[i], first)
+        for row in range(height):
+            for column in range(width):
+                for k in range(channels):
+                    number = _leaky(_number(x[i, row, column, k]) * factor[k] + offset[k])
+                    out[i, row, column, k] = _entry(out, number + _number(link[i, row // 2, column // 2, k]))
+                for k in range(skip.shape[3]):
+                    out[i, row, column, channels + k] = skip[i, row, column, k]
+
+
+@_compiled
+def activate_framed(x, modulation, first, top, left, out):
+    """Do what `activate` does within a box only, with a frame of one place around it for the next convolution.
+
+    Args:
+        x (`np.ndarray` of shape `(n, h, w, c)`): What a convolution made; all of it is normalised together.
+        modulation (`np.ndarray` of shape `(n, numbers)`): As in `activate`.
+        first (`int`): As in `activate`.
+        top (`int`): First row of the box.
+        left (`int`): First column of the box.
+        out (`np.ndarray` of shape `(n, rows + 2, columns + 2, c)`): Receives the box and its frame, 0 outside of `x`.
+    """
+    batch, height, width, channels = x.shape
+    for i in range(batch):
+        factor, offset = _affine(x[i], modulation[i], first)
+        for row in range(out.shape[1]):
+            for column in range(out.shape[2]):
+                y, z = top + row - 1, left + column - 1
+                if 0 <= y < height and 0 <= z < width:
+                    for k in range(channels):
+                        number = _leaky(_number(x[i, y, z, k]) * factor[k] + offset[k])
+                        out[i, row, column, k] = _entry(out, number)
+                else:
+                    out[i, row, column] = 0
+
+
+@_compiled
+def add(constant, out):
+    """Add a map `(h, w, c)`, float32, to each of `(n, h, w, c)`."""
+    batch, height, width, channels = out.shape
+    for i in range(batch):
+        for row in range(height):
+            for column in range(width):
+                for k in range(channels):
+                    number = _number(out[i, row, column, k]) + constant[row, column, k]
+                    out[i, row, column, k] = _entry(out, number)
+
+
+@_compiled
+def pack(pictures, stride, first, out):
+    """Make squares of pixels the channels of one place, as `torch.nn.functional.pixel_unshuffle` orders them.
+
+    Args:
+        pictures (`np.ndarray` of shape `(n, c, H, W)`): float32.
+        stride (`int`): Side of the squares.
+        first (`int`): First channel of `out` that they become.
+        out (`np.ndarray` of shape `(n, H / stride, W / stride, channels)`): Receives `c * stride**2` of its channels.
+    """
+    batch, channels, height, width = pictures.shape
+    for i in range(batch):
+        for row in range(height // stride):
+            for channel in range(channels):
+                for y in range(stride):
+                    line = pictures[i, channel, row * stride + y]
+                    k = first + (channel * stride + y) * stride
+                    for column in range(width // stride):
+                        for x in range(stride):
+                            out[i, row, column, k + x] = _entry(out, line[column * stride + x])
+
+
+@_compiled
+def painted_box(guide):
+    """Rows and columns of pixels that hold everything where channel 0 of `guide` `(n, d, H, W)` is not 0.
+
+    Returns:
+        `tuple[int, int, int, int]`: First row, row after the last, first column, column after the last; 0 if nothing.
+    """
+    batch, _, height, width = guide.shape
+    top, bottom, left, right = height, 0, width, 0
+    for i in range(batch):
+        for row in range(height):
+            line = guide[i, 0, row]
+            largest = np.float32(0)
+            for column in range(width):
+                largest = max(largest, line[column])
+            if largest > 0:
+                top, bottom = min(top, row), max(bottom, row + 1)
+                column = 0
+                while line[column] == 0:
+                    column += 1
+                left = min(left, column)
+                column = width
+                while line[column - 1] == 0:
+                    column -= 1
+                right = max(right, column)
+    return (top, bottom, left, right) if bottom else (0, 0, 0, 0)
+
+
+@_compiled
+def blend(painted, warped, guide, stride, top, left, residual, mask):
+    """Make residual and mask (see `VideoGeneratorOutput`) within a box of what the last convolution made.
+
+    Args:
+        painted (`np.ndarray` of shape `(n, rows, columns, 4 * stride**2)`): float32: the hyperbolic tangent of the
+            colours and of half of the mask's logit, which makes a sigmoid of it.
+        warped (`np.ndarray` of shape `(n, 3, H, W)`): float32.
+        guide (`np.ndarray` of shape `(n, d, H, W)`): float32; channel 0 confines the mask, if there is one.
+        stride (`int`): Side of the squares of pixels that are one place.
+        top (`int`): First row of the box, in places.
+        left (`int`): First column of the box, in places.
+        residual (`np.ndarray` of shape `(n, 3, H, W)`): float32, receives mask × (colour − warped) there.
+        mask (`np.ndarray` of shape `(n, 1, H, W)`): float32, receives the mask there.
+    """
+    batch, rows, columns, _ = painted.shape
+    area, half = stride * stride, np.float32(0.5)
+    for i in range(batch):
+        for row in range(rows):
+            for y in range(stride):
+                v = (top + row) * stride + y
+                for column in range(columns):
+                    for x in range(stride):
+                        u, k = (left + column) * stride + x, y * stride + x
+                        share = half + half * painted[i, row, column, 3 * area + k]
+                        if guide.shape[1]:
+                            share *= guide[i, 0, v, u]
+                        mask[i, 0, v, u] = share
+                        for channel in range(3):
+                            colour = painted[i, row, column, channel * area + k]
+                            residual[i, channel, v, u] = share * (colour - warped[i, channel, v, u])

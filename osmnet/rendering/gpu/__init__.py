@@ -1,0 +1,1 @@
+"""The parts of the renderer in batched tensor operations, for a GPU."""

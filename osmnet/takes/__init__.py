@@ -1,0 +1,1 @@
+"""Takes: what a pipeline returns, and how it is written to files."""

@@ -1,0 +1,84 @@
+"""A video that is written by a thread of its own, while the next frames are made."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from types import TracebackType
+
+import numpy as np
+
+from osmnet.media.video import VideoWriter
+from osmnet.utils.profiling import stage
+
+AHEAD = 2  # pieces that may wait for the encoder
+
+
+class BackgroundWriter:
+    """Hands frames to a `VideoWriter` that works in another thread.
+
+    A context manager, used like the writer itself. `write` waits while two pieces are still to be encoded, so that
+    frames do not pile up in memory where encoding is the slower part.
+
+    Args:
+        writer (`VideoWriter`): Not entered yet.
+
+    Raises:
+        Exception: What the writer raised, at the next `write` or at the end of the block.
+    """
+
+    def __init__(self, writer: VideoWriter) -> None:
+        """Nothing is opened before the block is entered."""
+        self.writer = writer
+        # Ctrl-C may come at any point, and a `queue.Queue` is then left locked.
+        self._pieces: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(AHEAD)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name=f"osmnet write {writer.path.name}", daemon=True)
+
+    def __enter__(self) -> BackgroundWriter:
+        """Open the file and start the thread."""
+        self.writer.__enter__()
+        try:
+            self._thread.start()
+        except BaseException as error:
+            self.writer.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def write(self, frames: np.ndarray) -> None:
+        """Append frames `(n, H, W, 3)`, uint8; they must not be changed afterwards."""
+        if self._error is not None:
+            raise self._error
+        self._room.acquire()
+        self._pieces.put(frames)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for what has been handed over, then finish the file; or drop both if the block failed."""
+        self._error = self._error or error
+        try:
+            self._pieces.put(None)
+            self._thread.join()
+        except BaseException as stop:  # what waits is dropped, so that this ends soon
+            self._error = self._error or stop
+            self._pieces.put(None)
+            self._thread.join()
+        if self._error is None:
+            self.writer.__exit__(None, None, None)
+            return
+        self.writer.__exit__(type(self._error), self._error, None)
+        if self._error is not error:
+            raise self._error
+
+    def _work(self) -> None:
+        # Until the end even after an error: whoever hands over must never wait for a thread that has gone.
+        while (frames := self._pieces.get()) is not None:
+            if self._error is None:
+                try:
+                    with stage("encode"):
+                        self.writer.write(frames)
+                except BaseException as error:  # told to the thread that hands over
+                    self._error = error
+            self._room.release()

@@ -1,0 +1,146 @@
+"""What a long run has finished when it is killed: whole parts of its takes, for a later run to go on from.
+
+Long takes are written in parts of a minute, in a folder of their own beside the takes; when all parts of a take are
+there they are joined, without being encoded again, and removed. A run that goes on thus makes the same files, bit for
+bit, as one that was never stopped. Runs with other inputs or settings have other folders: none takes from another.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from osmnet.utils.files import write_whole
+
+FOLDER_NAME = ".osmnet-unfinished"
+RECORD_NAME, LOCK_NAME = "run.json", "lock"
+PART_SECONDS = 60
+# What each entry of a record stands for, in the order in which a difference is named.
+MEANINGS = {
+    "take_seeds": "other seeds, or another number of takes",
+    "frames": "speech of another length",
+    "frame_size": "another size",
+    "precision": "another precision",
+    "label": "another choice of label",
+    "consent": "another word on consent",
+    "versions": "another version of osmnet or what it is built on",
+    "inputs": "another portrait, speech, model or setting",
+}
+
+
+class UnfinishedRun:
+    """The parts of one run, in a folder of its own beside its takes.
+
+    Args:
+        takes (`Path`): The folder of the takes.
+        record (`dict`): What the files depend on, as JSON has it.
+    """
+
+    def __init__(self, takes: Path, record: dict[str, Any]):
+        self.takes, self.record = takes, record
+        key = hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=8).hexdigest()
+        self.folder = takes / FOLDER_NAME / key
+        self._lock = FileLock(self.folder / LOCK_NAME)
+
+    def begin(self, resume: bool) -> None:
+        """Begin the run anew, or go on with it if it is there.
+
+        Args:
+            resume (`bool`): Go on; else what there is of this run is removed.
+
+        Raises:
+            ValueError: If another process is at it, if there are unfinished runs to go on with but not this one, or if
+                the folder is full.
+            OSError: If the folder cannot be made.
+        """
+        others = [record for record in unfinished_records(self.takes) if record != self.record]
+        if resume and others and not (self.folder / RECORD_NAME).is_file():
+            differs = next((key for key in MEANINGS if others[0].get(key) != self.record.get(key)), "inputs")
+            raise ValueError(
+                f"The unfinished run in '{self.takes}' was begun with {MEANINGS[differs]}; repeat its command, or "
+                "begin anew without resuming."
+            )
+        _sweep(self.takes / FOLDER_NAME, self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"Another process is making these takes in '{self.takes}'; wait for it, or name another folder."
+            ) from None
+        for path in self.folder.iterdir():
+            half_written = path.name.startswith(".")
+            if path.name != LOCK_NAME and (half_written or not resume):
+                path.unlink()
+        write_whole(self.folder / RECORD_NAME, (json.dumps(self.record, indent=1) + "\n").encode())
+
+    def part(self, take: int, index: int) -> Path:
+        """File of a part; it is there only when it is whole."""
+        return self.folder / f"take-{take + 1}.{index:04d}.mp4"
+
+    def parts_finished(self, takes: Sequence[int], count: int, is_whole: Callable[[Path, int], bool]) -> int:
+        """Count the parts that all the takes have, from the first on.
+
+        Args:
+            takes (`Sequence[int]`): The takes.
+            count (`int`): Parts of a take.
+            is_whole (`Callable`): Whether the file of a part, the `i`-th, can be used.
+        """
+        for index in range(count):
+            if not all(is_whole(self.part(take, index), index) for take in takes):
+                return index
+        return count
+
+    def finish_take(self, take: int) -> None:
+        """Remember that a take is whole, and remove its parts."""
+        (self.folder / f"take-{take + 1}.whole").touch()
+        for part in self.folder.glob(f"take-{take + 1}.*.mp4"):
+            part.unlink(missing_ok=True)
+
+    def has_take(self, take: int) -> bool:
+        """Whether this run has finished a take, and it is still there."""
+        whole = self.folder / f"take-{take + 1}.whole"
+        return whole.is_file() and (self.takes / f"take-{take + 1}.mp4").is_file()
+
+    def leave(self) -> None:
+        """Let go of the folder, and remove it unless there is something finished in it to go on from."""
+        self._lock.release()
+        if not _finished(self.folder):
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        self._lock.release()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.folder.parent.rmdir()  # if there is no other run in it
+
+
+def unfinished_records(takes: Path) -> list[dict[str, Any]]:
+    """Records of the runs in a folder of takes that have something finished to go on from, the newest first."""
+    files = [path for path in (takes / FOLDER_NAME).glob(f"*/{RECORD_NAME}") if _finished(path.parent)]
+    records = []
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(OSError, ValueError):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            records += [record] if isinstance(record, dict) else []
+    return records
+
+
+def _finished(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return any(path.suffix in (".mp4", ".whole") and path.name[0] != "." for path in folder.iterdir())
+    return False
+
+
+def _sweep(folder: Path, own: Path) -> None:
+    """Remove what killed runs have left that nothing can go on from."""
+    for path in folder.glob("*"):
+        if path != own and path.is_dir() and not _finished(path):
+            with contextlib.suppress(Timeout, OSError), FileLock(path / LOCK_NAME, timeout=0):
+                shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,74 @@
+"""The batches of a run, made in this process or in loader processes, in the same order either way."""
+
+import signal
+from collections.abc import Iterator
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from osmnet.training.core.stage import Stage
+
+Batch = dict[str, torch.Tensor]
+
+
+class _Batches(IterableDataset):
+    """Batches from step `start` to before step `stop`; of several loader processes, each makes every n-th."""
+
+    def __init__(self, stage: Stage, start: int, stop: int, micros: int, rank: int, world: int):
+        self.stage, self.rank, self.world, self.micros = stage, rank, world, micros
+        self.indices = range(start * micros, stop * micros)
+
+    def __iter__(self) -> Iterator[Batch | Exception]:
+        worker = get_worker_info()
+        for index in self.indices if worker is None else self.indices[worker.id :: worker.num_workers]:
+            step, micro = divmod(index, self.micros)
+            try:
+                yield self.stage.batch(step, self.rank, self.world, micro)
+            except (ValueError, OSError) as error:
+                # Sent on as it is: the loader would wrap its sentence into a traceback.
+                yield error
+                return
+
+
+def batches(
+    stage: Stage, start: int, stop: int, micros: int = 1, rank: int = 0, world: int = 1, workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:  # fmt: skip
+    """Make the batches of a run.
+
+    Args:
+        stage (`Stage`): Whose `batch` is called.
+        start (`int`): First step.
+        stop (`int`): Step before which it ends.
+        micros (`int`): Batches a step.
+        rank (`int`): This process.
+        world (`int`): Number of training processes.
+        workers (`int`): Loader processes; the order of the batches does not depend on it.
+        pin_memory (`bool`): Whether to put them where a CUDA GPU can fetch them while it computes.
+
+    Yields:
+        `dict[str, torch.Tensor]`: `micros` batches for each step.
+
+    Raises:
+        ValueError: What the stage raised (or `OSError`).
+    """
+    loader = DataLoader(
+        _Batches(stage, start, stop, micros, rank, world),
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=_begin_worker,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # its own: the loader draws a seed, and that must not come from the run's
+    )
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+def _begin_worker(_: int) -> None:
+    # The training process saves a checkpoint when it is told to stop; a loader just ends. Ctrl-C reaches all of them.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork, and each loader has one core anyway

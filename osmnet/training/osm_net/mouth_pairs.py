@@ -1,0 +1,113 @@
+"""Pairs of mouth windows of the same clip, one warped to the other: what `geometry="mesh"` is trained on."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from osmnet.data.dataset import Clip
+from osmnet.face.morphable import FaceModel
+from osmnet.face.mouth import WINDOW_WIDTH, apply_affine, cut_window, guide, window_affine
+from osmnet.face.pose import Similarity
+from osmnet.face.topology import mouth_opening
+from osmnet.face.warp import MeshWarp
+from osmnet.training.osm_net.driving import Driving, window
+from osmnet.training.osm_net.pairs import AS_IT_IS, Pair, Pairs, frames_on_disk, joined, view
+
+WIDE, WIDE_OPEN = 2.0, 0.3  # how much more often a mouth that is open this far [head units] is drawn
+CONTEXT = 1.5  # the windows on disk are this much wider than the network's: warping looks outside the window
+
+
+class MouthClip:
+    """One clip's mouth windows, kept on disk and mapped into memory, with what a warp between its frames needs.
+
+    Args:
+        clip (`Clip`): A prepared clip.
+        face_model (`FaceModel`): The linear face model.
+        driving (`Driving`): Gives the poses that drive.
+        window_size (`int`): Side of the network's window in pixels.
+        folder (`Path`): Where the windows are kept while this object lives.
+    """
+
+    def __init__(self, clip: Clip, face_model: FaceModel, driving: Driving, window_size: int, folder: Path):
+        fit = clip.fit(face_model)
+        self.size, self.window_size = clip.size, window_size
+        self.wide_size = round(window_size * CONTEXT)
+        self.shape, self.similarity = fit.shape.astype(np.float32), fit.similarity
+        self.expression, self.tracks = fit.expression, driving.tracks(clip, fit.head_pose)
+        anchor = face_model.mouth_anchor(fit.identity)
+        self.affine = window_affine(anchor, fit.similarity, window_size)
+        self.wide_affine = window_affine(anchor, fit.similarity, self.wide_size, WINDOW_WIDTH * CONTEXT)
+        # Another face model places the windows elsewhere, another preparation has other frames: another name.
+        places = zlib.crc32(f"{clip.info['shard']} {clip.info['files']}".encode())
+        places = zlib.crc32(self.wide_affine.round(2).tobytes(), places)
+        frames = zip(clip.read_frames(), self.wide_affine, strict=False)
+        self.windows = frames_on_disk(
+            self, folder, f"{clip.name}-mouth-{self.wide_size}-{places:08x}",
+            (cut_window(frame, affine, self.wide_size) for frame, affine in frames), len(self), self.wide_size,
+        )  # fmt: skip
+        opening = mouth_opening(self.shape)
+        rank = opening.argsort().argsort() / max(len(opening) - 1, 1)
+        # Within a clip the open half, and what is wide open by any measure: few clips have it.
+        weight = 0.4 + rank + WIDE * np.minimum(opening / WIDE_OPEN, 1)
+        self.open_weight = weight / weight.sum()
+        self.widest = min(float(np.quantile(opening, 0.95)) / WIDE_OPEN, 1.0)
+        self.shut = np.flatnonzero(rank < 0.25)
+
+    def __len__(self) -> int:
+        return len(self.expression)
+
+    def pair(self, source: int, target: int, context: int, affine: np.ndarray = AS_IT_IS) -> Pair:
+        """Warp one frame of the clip to another: the inputs of the network and the truth.
+
+        Args:
+            source (`int`): Frame of the source picture.
+            target (`int`): Frame wanted.
+            context (`int`): Frames of driving numbers on either side.
+            affine (`np.ndarray` of shape `(2, 3)`): Moves the pixels of the windows, see `random_view`.
+
+        Returns:
+            `dict[str, np.ndarray]`: Pictures `source`, `target`, `warped`, uint8; `guide`; `driving`.
+        """
+        at = lambda i: Similarity(*(part[i] for part in self.similarity))  # noqa: E731
+        warp = MeshWarp(np.empty((self.size, self.size, 3), np.uint8), self.shape[source], at(source))
+        target_px, origin = warp.points(self.shape[target][None], at(slice(target, target + 1)))
+        to_target, to_source = joined(affine, self.affine[target]), joined(affine, self.affine[source])
+        placed = target_px[0].copy()
+        placed[:, :2] = apply_affine(to_target[None], target_px[..., :2])[0]
+        placed[:, 2] *= np.sqrt(np.linalg.det(to_target[:, :2]))
+        origin = apply_affine(self.wide_affine[source][None], origin)[0]
+        warp.size = self.window_size
+        grid = warp.grid(placed, origin).astype(np.float32) - np.float32(0.5)
+        wide = np.ascontiguousarray(self.windows[source])
+        warped = cv2.remap(wide, grid[..., 0], grid[..., 1], cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
+        source_px = apply_affine(to_source[None], warp.source_points[None, :478, :2])[0]
+        edge = (self.wide_size - self.window_size) // 2
+        inner = joined(affine, np.array([[1.0, 0, -edge], [0, 1, -edge]]))
+        return {
+            "source": view(wide, inner, self.window_size),
+            "target": view(np.ascontiguousarray(self.windows[target]), inner, self.window_size),
+            "warped": warped,
+            "guide": guide(placed[:478, :2], source_px, self.window_size),
+            "driving": window(self.tracks, self.expression, source, target, context),
+        }
+
+
+class MouthPairs(Pairs):
+    """Draws pairs of mouth windows, `size` the window's; `guide` has 4 channels."""
+
+    def make(self, clip: Clip) -> MouthClip:
+        """Make a clip ready."""
+        return MouthClip(clip, self.face_model, self.driving, self.size, self.folder)
+
+    def share(self, clip: MouthClip) -> float:
+        """Long clips count more, but not in proportion; sharp ones much more: soft teeth are learnt easily enough."""
+        return np.sqrt(len(clip)) * clip.size**2 * (0.4 + clip.widest)
+
+    def draw(self, clip: MouthClip, rng: np.random.Generator) -> tuple[int, int]:
+        """Draw a source that is shut half of the time, and a target that is rather open."""
+        source = rng.choice(clip.shut) if rng.random() < 0.5 else rng.integers(len(clip))
+        return int(source), int(rng.choice(len(clip), p=clip.open_weight))

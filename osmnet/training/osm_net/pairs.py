@@ -1,0 +1,229 @@
+"""What pairs of frames, of mouths or of whole faces, have in common: pictures on disk, changes at random, batches."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import torch
+
+from osmnet.data.dataset import Clip
+from osmnet.face.morphable import FaceModel
+from osmnet.training.osm_net.driving import Driving
+from osmnet.training.osm_net.pose_clip import MIRROR
+
+Pair = dict[str, np.ndarray]
+PICTURES = ("source", "target", "warped")  # the entries of a pair that are pictures
+PALE = 0.2  # share of the pairs that lose colour
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+MAX_SHIFT, MAX_ZOOM = 0.04, 0.08  # of the side
+AS_IT_IS = np.array([[1.0, 0, 0], [0, 1, 0]])  # an affine map of pixels
+
+
+def frames_on_disk(
+    owner: object, folder: Path, name: str, frames: Iterable[np.ndarray], count: int, size: int
+) -> np.ndarray:
+    """Keep the pictures of a clip in a file and map it into memory: what is not looked at takes no memory.
+
+    Args:
+        owner (`object`): The file is deleted when this is, and kept when the process ends: the run may go on.
+        folder (`Path`): Where; made if it is not there.
+        name (`str`): Name of the file. One that is there is taken as it is.
+        frames (iterable of `np.ndarray`): Pictures `(size, size, 3)`, uint8; not looked at if the file is there.
+        count (`int`): How many.
+        size (`int`): Their side in pixels.
+
+    Returns:
+        `np.ndarray` of shape `(count, size, size, 3)`: uint8, read-only.
+
+    Raises:
+        ValueError: If there are fewer frames, or the disk is full.
+    """
+    path = folder / f"{name}.npy"
+    try:
+        mapped = np.load(path, mmap_mode="r")
+    except (OSError, ValueError):  # not there
+        mapped = _written(path, frames, count, size)
+    weakref.finalize(owner, _delete, path).atexit = False
+    return mapped
+
+
+def _written(path: Path, frames: Iterable[np.ndarray], count: int, size: int) -> np.ndarray:
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+        done = 0
+        with os.fdopen(handle, "wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for frame in frames:
+                file.write(np.ascontiguousarray(frame).data)
+                done += 1
+        if done != count:
+            raise ValueError(f"The video of '{path.stem}' has {done} frames, its track {count}; prepare it again.")
+        # Mapped before it has its name: another process may delete that file at any time, but not this mapping.
+        mapped = np.load(part, mmap_mode="r")
+        os.replace(part, path)
+        return mapped
+    except OSError as error:
+        raise ValueError(
+            f"Cannot keep frames in '{path.parent}' ({error}); free some space, set pool_clips to fewer, or give "
+            "another folder with --work."
+        ) from error
+    finally:
+        if part is not None:
+            _delete(Path(part))
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # an open file on Windows
+        return
+
+
+def random_view(size: int, rng: np.random.Generator, zoom_out: bool = True) -> np.ndarray:
+    """Draw a small shift or zoom of a picture: an affine map `(2, 3)` of its pixels.
+
+    Half of the views are the picture as it is; of the others, half are shifted by whole pixels, which does not blur.
+
+    Args:
+        size (`int`): Side of the picture.
+        rng (`np.random.Generator`): Draws.
+        zoom_out (`bool`): Whether what lies around the picture may come into view; otherwise each shift comes with the
+            zoom that it needs.
+    """
+    changed, zoomed = rng.random(2) < 0.5
+    shift = rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * size
+    zoom = 1 + rng.uniform(-MAX_ZOOM if zoom_out else 0, MAX_ZOOM)
+    if not changed:
+        return AS_IT_IS.copy()
+    if not zoomed:
+        zoom, shift = 1.0, np.round(shift)
+    if not zoom_out:
+        zoom = max(zoom, 1 + 2 * np.abs(shift).max() / size)
+    return np.array([[zoom, 0, size / 2 * (1 - zoom) + shift[0]], [0, zoom, size / 2 * (1 - zoom) + shift[1]]])
+
+
+def view(picture: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
+    """Cut `(size, size, 3)` out of a larger picture by a map of its pixels (the first one's centre is 0.5)."""
+    offset = affine[:, 2]
+    if np.array_equal(affine[:, :2], np.eye(2)) and np.array_equal(offset, np.round(offset)):
+        left, top = (-offset).astype(int)
+        if min(left, top) >= 0 and max(left, top) + size <= len(picture):
+            return picture[top : top + size, left : left + size]
+    moved = affine.copy()
+    moved[:, 2] += 0.5 * moved[:, :2].sum(1) - 0.5  # OpenCV's pixel centres are at integers
+    return cv2.warpAffine(picture, moved, (size, size), flags=cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
+
+
+def joined(after: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """The affine map that does `before` `(..., 2, 3)`, then `after` `(2, 3)`."""
+    linear = after[:, :2] @ before[..., :2]
+    return np.concatenate([linear, (before[..., 2] @ after[:, :2].T + after[:, 2])[..., None]], -1)
+
+
+def flipped(pair: Pair, mirror: np.ndarray) -> Pair:
+    """A pair as in a mirror.
+
+    Args:
+        pair (`dict[str, np.ndarray]`): Pictures `(H, W, 3)`, `guide` `(channels, H, W)` and `driving`
+            `(kinds, window, 70)`.
+        mirror (`np.ndarray` of shape `(64, 64)`): `FaceModel.mirror_expression`.
+    """
+    driving = pair["driving"].copy()
+    driving[..., :6] *= MIRROR
+    driving[..., 6:] = driving[..., 6:] @ mirror
+    pictures = {key: np.ascontiguousarray(pair[key][:, ::-1]) for key in PICTURES if key in pair}
+    return {**pictures, "guide": np.ascontiguousarray(pair["guide"][:, :, ::-1]), "driving": driving}
+
+
+def tinted(pair: Pair, rng: np.random.Generator) -> Pair:
+    """The same change of light and colour for all pictures of a pair, which become floats in [-1, 1]."""
+    gain = rng.uniform(0.75, 1.2) * rng.uniform(0.93, 1.07, 3).astype(np.float32)
+    gamma = rng.uniform(0.8, 1.25)
+    table = 2 * np.clip((np.arange(256)[:, None] / 255) ** gamma * gain, 0, 1).astype(np.float32) - 1
+    pictures = {key: np.stack([table[pair[key][..., c], c] for c in range(3)], -1) for key in PICTURES if key in pair}
+    if rng.random() < PALE:  # paintings, statues, black and white: the colour of a mouth is not always a mouth's
+        left = np.float32(rng.random() ** 2)
+        pictures = {key: left * seen + (1 - left) * (seen @ LUMA)[..., None] for key, seen in pictures.items()}
+    return {**pair, **pictures}
+
+
+def plain(pair: Pair) -> Pair:
+    """A pair as it is, its pictures as floats in [-1, 1]."""
+    return {**pair, **{key: pair[key] / np.float32(127.5) - 1 for key in PICTURES if key in pair}}
+
+
+def stacked(pairs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+    """A batch; pictures become `(size, 3, H, W)`."""
+    batch = {key: torch.from_numpy(np.stack([pair[key] for pair in pairs])) for key in pairs[0]}
+    for key in PICTURES:
+        if key in batch:
+            batch[key] = batch[key].permute(0, 3, 1, 2).contiguous()
+    return batch
+
+
+class Pairs(ABC):
+    """Draws pairs of frames of the same clip.
+
+    Args:
+        face_model (`FaceModel`): The linear face model.
+        driving (`Driving`): Gives the poses that drive.
+        size (`int`): Side of the network's pictures in pixels.
+        context (`int`): Frames of driving numbers on either side.
+        folder (`Path`): Where pictures are kept.
+    """
+
+    zoom_out: ClassVar[bool] = True  # whether a view may show what lies around the picture
+
+    def __init__(self, face_model: FaceModel, driving: Driving, size: int, context: int, folder: Path):
+        self.face_model, self.driving, self.folder = face_model, driving, folder
+        self.size, self.context = size, context
+        self.mirror = face_model.mirror_expression().astype(np.float32)
+
+    @abstractmethod
+    def make(self, clip: Clip) -> Any:
+        """Make a clip ready: an object with a length and a method `pair`."""
+
+    @abstractmethod
+    def share(self, clip: Any) -> float:
+        """How often a clip is drawn, next to others."""
+
+    @abstractmethod
+    def draw(self, clip: Any, rng: np.random.Generator) -> tuple[int, int]:
+        """Draw a source and a target frame."""
+
+    def batch(
+        self, clips: Sequence[Any], size: int, rng: np.random.Generator, augment: bool = True
+    ) -> dict[str, torch.Tensor]:
+        """Draw a batch.
+
+        Args:
+            clips (sequence): From `make`.
+            size (`int`): How many pairs.
+            rng (`np.random.Generator`): Draws.
+            augment (`bool`): Whether to shift, zoom, mirror and tint them.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `source` and `target` `(size, 3, H, W)` in [-1, 1], of mouths also `warped`;
+            `guide` `(size, channels, H, W)`; `driving` `(size, kinds, 2 * context + 1, 70)`.
+        """
+        share = np.array([self.share(clip) for clip in clips])
+        pairs = []
+        for index in rng.choice(len(clips), size, p=share / share.sum()):
+            source, target = self.draw(clips[index], rng)
+            affine = random_view(self.size, rng, self.zoom_out) if augment else AS_IT_IS
+            pair = clips[index].pair(source, target, self.context, affine)
+            if augment and rng.random() < 0.5:
+                pair = flipped(pair, self.mirror)
+            pairs.append(tinted(pair, rng) if augment else plain(pair))
+        return stacked(pairs)

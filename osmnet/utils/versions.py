@@ -1,0 +1,29 @@
+"""What a checkout of osmnet knows that an installed package does not: its commit, and the example files."""
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def commit() -> str:
+    """Return the commit of the checkout, with `+changes` if files differ from it; `""` for an installed package."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return ""
+    try:
+        git = lambda *arguments: subprocess.run(  # noqa: E731
+            ["git", "-C", str(checkout), *arguments], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):  # no git, or not ours to read
+        return ""
+
+
+def example_files(pattern: str) -> list[Path]:
+    """Find the example files of a name like `portrait_*.jpg`, by name; none in an installed package.
+
+    Those of the working folder come first, where osmnet is installed beside the checkout.
+    """
+    clones = Path(), Path(__file__).resolve().parents[2]
+    return next(filter(None, (sorted((clone / "examples").glob(pattern)) for clone in clones)), [])

@@ -1,0 +1,644 @@
+"""Preparing raw videos: the right face, the right sound, whole datasets whatever happens on the way."""
+
+import errno
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from osmnet.data import prepare
+from osmnet.data.cluster import WorkerKilled, on_processes, on_ray
+from osmnet.data.dataset import Clip, Dataset
+from osmnet.data.offset import LAGS, Agreement, LipReader, judge, pooled
+from osmnet.data.part import CannotSave, Job, part_files, part_head, prepare_video
+from osmnet.data.report import _reasons
+from osmnet.data.segments import Known, Options, sharpness_of
+from osmnet.data.track import track_faces
+from osmnet.face.morphable import FaceModel
+from osmnet.face.topology import mouth_opening
+from osmnet.loading.pipeline import packaged_landmarker, packaged_weights
+from osmnet.media.audio import load_speech
+from osmnet.media.features import mel_windows
+from osmnet.media.video import VideoWriter, read_frames
+from osmnet.utils.files import only_run_in
+from tests.support import worker_jobs
+from tests.support.clips import SIZE, mouth_curve, talking_frames
+from tests.support.dummies import REPOSITORY
+from tests.support.worker_jobs import work
+
+FRAMES = 100
+LATE = 4  # frames by which the picture of shifted.mp4 is late
+
+
+def job_of(video: Path, folder: Path, **more: object) -> Job:
+    folder.mkdir(exist_ok=True)
+    return Job(video, video.stem, folder / f"{video.stem}.tar", packaged_weights(), packaged_landmarker(), **more)
+
+
+def rows_of(folder: Path, status: str = "kept") -> list[dict]:
+    return [row for row in prepare.read_manifest(folder) if row["status"] == status]
+
+
+def write_video(path: Path, frames: np.ndarray, waveform: np.ndarray | None = None) -> Path:
+    with VideoWriter(path, frames.shape[1:3], waveform=waveform) as writer:
+        writer.write(frames)
+    return path
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    waveform = load_speech(REPOSITORY / "examples" / "speech_1.wav")
+    start = 640 * 10
+    return waveform[start : start + 640 * (FRAMES + 2 * LATE)]
+
+
+@pytest.fixture(scope="module")
+def opening(speech: np.ndarray) -> np.ndarray:
+    """How a mouth opens that says `speech`, whole length, head units."""
+    import torch
+
+    reader = LipReader.load(packaged_weights())
+    beta = reader.extractor.extract(mel_windows(speech), np.zeros(40, np.float32), speech=reader.words_of(speech))
+    with torch.inference_mode():
+        curve = mouth_opening(reader.face_model(torch.zeros(40), torch.from_numpy(beta)).numpy())
+    return np.clip(1.5 * (curve - np.percentile(curve, 20)), 0, 0.3)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory, speech: np.ndarray, opening: np.ndarray) -> Path:
+    """Videos of all kinds, good and bad."""
+    folder = tmp_path_factory.mktemp("raw")
+    speaks = talking_frames(opening[LATE : LATE + FRAMES])
+    # What is heard at frame k was to be seen at k - LATE: the picture is late.
+    write_video(folder / "shifted.mp4", speaks, speech[2 * LATE * 640 :][: FRAMES * 640])
+    # Another scene in the middle, and no sound.
+    other = talking_frames(mouth_curve(28), portrait="hopper")
+    write_video(folder / "silent.cut.mp4", np.concatenate([speaks[:27], other]))
+    # The larger of two people listens and chews.
+    chews = talking_frames(0.15 * np.abs(np.sin(np.arange(FRAMES) * 0.9)), portrait="hopper")
+    small = np.stack([frame[::2, ::2] for frame in speaks])
+    both = np.zeros((FRAMES, SIZE, SIZE + SIZE // 2, 3), np.uint8)
+    both[:, :, :SIZE], both[:, 80 : 80 + SIZE // 2, SIZE:] = chews, small
+    write_video(folder / "two.mp4", both, speech[LATE * 640 :][: FRAMES * 640])
+    # Bad ones.
+    (folder / "empty.mp4").touch()
+    (folder / "notes <b>.txt").write_text("no video")
+    write_video(folder / "faceless.mp4", np.full((30, 64, 64, 3), 127, np.uint8))
+    whole = (folder / "shifted.mp4").read_bytes()
+    damaged = bytearray(whole)
+    half = len(damaged) // 2
+    damaged[half : half + 3000] = os.urandom(3000)
+    (folder / "damaged.mp4").write_bytes(damaged)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of them, prepared by the command."""
+    out = tmp_path_factory.mktemp("prepared") / "set"
+    assert prepare.main([str(raw), "--out", str(out), "--workers", "2"]) == 0
+    return out
+
+
+# What becomes of videos
+
+
+def test_good_videos_are_kept_whole_and_bad_ones_named(dataset: Path, raw: Path):
+    assert sorted(file.name for file in dataset.iterdir()) == [
+        "dataset.json", "manifest.jsonl", "report.html", "shards",
+    ]  # fmt: skip
+    kept = {row["key"]: row for row in rows_of(dataset)}
+    assert {"shifted-000", "silent_cut-000", "silent_cut-001", "two-000"} <= set(kept)
+    assert kept["shifted-000"]["frames"] == FRAMES
+    assert {row["source"] for row in prepare.read_manifest(dataset)} == {file.name for file in raw.iterdir()}
+    why = {row["source"]: row["reason"] for row in rows_of(dataset, "dropped")}
+    assert "0 bytes" in why["empty.mp4"] and why["faceless.mp4"] == "no face was found"
+    assert "cannot be read as a video" in why["notes <b>.txt"] or "not a video" in why["notes <b>.txt"]
+    assert all("\n" not in reason for reason in why.values())
+
+
+def test_a_shifted_sound_is_found_and_moved_back(dataset: Path, speech: np.ndarray):
+    clip = next(clip for clip in Dataset.open(dataset).clips() if clip.name == "shifted-000")
+    assert abs(clip.info["av_offset"] - LATE) <= 1 and clip.info["av_correlation"] > 0.4
+    found = clip.speech()
+    assert len(found) == FRAMES * 640
+    # What is heard now is what was said when the mouth moved.
+    start = (2 * LATE - clip.info["av_offset"]) * 640
+    inside = slice(10 * 640, 90 * 640)
+    assert np.corrcoef(found[inside], speech[start:][: len(found)][inside])[0, 1] > 0.98
+
+
+def test_the_one_who_speaks_is_taken_though_smaller(dataset: Path):
+    row = next(row for row in rows_of(dataset) if row["key"] == "two-000")
+    assert row["speech"] and abs(row["av_offset"]) <= 1
+    left, _, side = row["crop"]
+    assert left + side / 2 > SIZE  # on the right
+    other = next(row for row in rows_of(dataset, "dropped") if row["source"] == "two.mp4")
+    assert other["face_px"] > row["face_px"] and "speaks" in other["reason"]
+
+
+def test_a_cut_parts_a_video_and_each_part_has_its_own_crop(dataset: Path, raw: Path):
+    first, second = (row for row in rows_of(dataset) if row["video"] == "silent_cut")
+    assert (first["first_frame"], first["frames"], second["first_frame"], second["frames"]) == (0, 27, 27, 28)
+    assert not first["speech"] and first["note"] == "no sound" and "wav" not in first["files"]
+    clips = {clip.name: clip for clip in Dataset.open(dataset).clips()}
+    video = list(read_frames(raw / "silent.cut.mp4"))
+    for row in (first, second):
+        frames = list(clips[row["key"]].read_frames())
+        left, top, side = row["crop"]
+        assert len(frames) == row["frames"] and frames[0].shape == (row["size"], row["size"], 3)
+        for k in (0, row["frames"] - 1):  # the very pixels of that frame
+            expected = video[row["first_frame"] + k][top : top + side, left : left + side]
+            assert np.abs(frames[k].astype(int) - expected).mean() < 4
+
+
+def test_landmarks_lie_on_the_crop_and_follow_the_mouth(dataset: Path, opening: np.ndarray):
+    clip = next(clip for clip in Dataset.open(dataset).clips() if clip.name == "shifted-000")
+    model = FaceModel.from_pretrained(packaged_weights() / "face_model")
+    landmarks = clip.landmarks_px()
+    assert landmarks.shape == (FRAMES, 478, 3)
+    assert landmarks[..., :2].min() > 0 and landmarks[..., :2].max() < clip.size
+    assert np.corrcoef(mouth_opening(clip.fit(model).shape), opening[LATE : LATE + FRAMES])[0, 1] > 0.8
+
+
+def test_webdataset_reads_the_shards(dataset: Path):
+    webdataset = pytest.importorskip("webdataset")
+    shards = sorted(str(file) for file in (dataset / "shards").glob("*.tar"))
+    samples = {sample["__key__"]: sample for sample in webdataset.WebDataset(shards, shardshuffle=False)}
+    rows = {row["key"]: row for row in rows_of(dataset)}
+    assert samples.keys() == rows.keys()
+    for key, row in rows.items():
+        assert json.loads(samples[key]["json"]) == {k: v for k, v in row.items() if k not in ("shard", "files")}
+        with (dataset / row["shard"]).open("rb") as shard:
+            for ending, (start, size) in row["files"].items():
+                shard.seek(start)
+                assert shard.read(size) == samples[key][ending]
+        assert np.load(io.BytesIO(samples[key]["npz"]))["landmarks"].shape == (row["frames"], 478, 3)
+        if row["speech"]:
+            sound, rate = soundfile.read(io.BytesIO(samples[key]["wav"]))
+            assert rate == 16_000 and len(sound) == row["frames"] * 640
+
+
+def test_report_shows_everything_and_obeys_nothing(dataset: Path):
+    page = (dataset / "report.html").read_text(encoding="utf-8")
+    assert "notes &lt;b&gt;.txt" in page and "notes <b>" not in page
+    assert "no face was found" in page and 'src="http' not in page
+    assert page.count("data:image/jpeg;base64,") >= len(rows_of(dataset))
+    assert "data:image/png;base64," in page
+
+
+def test_rotated_ten_bit_video_of_another_rate_is_as_good(tmp_path: Path, raw: Path):
+    path, frames = tmp_path / "phone.mp4", list(read_frames(raw / "shifted.mp4"))[:50]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "12"})
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = "yuv420p10le"
+        stream.set_display_rotation(90, False, False)
+        for k in range(60):  # two seconds
+            lying = np.ascontiguousarray(np.rot90(frames[min(k * 25 // 30, 49)], -1))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(lying)))
+        container.mux(stream.encode())
+    job = job_of(path, tmp_path / "parts")
+    assert prepare_video(job)["kept"] == 1
+    row = part_head(job.part)["rows"][0]
+    assert row["frames"] in (49, 50)
+    clip = part_files(job.part)[row["key"]]["mp4"]
+    left, top, side = row["crop"]
+    expected = frames[0][top : top + side, left : left + side]
+    assert np.abs(next(read_frames(clip)).astype(int) - expected).mean() < 6
+
+
+def test_a_large_picture_is_tracked_small_and_cropped_large(tmp_path: Path, raw: Path):
+    frames = [frame.repeat(2, 0).repeat(2, 1) for frame in list(read_frames(raw / "shifted.mp4"))[:26]]
+    path = write_video(tmp_path / "large.mp4", np.pad(frames, ((0, 0), (200, 600), (500, 1420), (0, 0))))
+    tracking = track_faces(path, packaged_landmarker())
+    assert (tracking.height, tracking.width) == (2 * SIZE + 800, 2 * SIZE + 1920)
+    landmarks = tracking.runs[0].landmarks_px[..., :2]
+    assert 500 < landmarks[..., 0].min() < landmarks[..., 0].max() < 500 + 2 * SIZE
+    assert 200 < landmarks[..., 1].min() < landmarks[..., 1].max() < 200 + 2 * SIZE
+    assert tracking.runs[0].face_px > SIZE * 0.8
+    job = job_of(path, tmp_path / "parts")
+    assert prepare_video(job)["kept"] == 1
+    assert part_head(job.part)["rows"][0]["size"] == 384  # cut from the large picture
+
+
+# Filters and decisions
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (Options(min_face=300), "pixels high, less than --min-face 300"),
+        (Options(max_turn=0.01), "turned or tilted by over --max-turn 0.01 degrees in"),
+        (Options(min_sharpness=99), "blurred: sharpness"),
+        (Options(min_seconds=3, max_seconds=9), "2 stretches of less than 3 s"),
+    ],
+)
+def test_filters_give_their_reason(tmp_path: Path, raw: Path, options: Options, reason: str):
+    job = job_of(raw / "silent.cut.mp4", tmp_path / "parts", options=options)
+    assert prepare_video(job)["kept"] == 0
+    rows = part_head(job.part)["rows"]
+    assert rows and all(row["status"] == "dropped" and reason in row["reason"] for row in rows)
+
+
+def test_long_runs_are_parted_into_equal_pieces(tmp_path: Path, raw: Path):
+    job = job_of(raw / "shifted.mp4", tmp_path / "parts", options=Options(max_seconds=2.5, min_seconds=1))
+    prepare_video(job)
+    rows = part_head(job.part)["rows"]
+    assert [(row["first_frame"], row["frames"]) for row in rows] == [(0, 50), (50, 50)]
+    assert rows[0]["av_offset"] == rows[1]["av_offset"]
+
+
+def test_a_face_that_lies_on_its_side_is_dropped(raw: Path, tmp_path: Path):
+    frames = np.stack(list(read_frames(raw / "shifted.mp4"))[:30])
+    job = job_of(write_video(tmp_path / "lying.mp4", np.rot90(frames, axes=(1, 2)).copy()), tmp_path / "parts")
+    prepare_video(job)
+    assert all(row["status"] == "dropped" for row in part_head(job.part)["rows"])
+    assert any("tilted" in row["reason"] or "no face" in row["reason"] for row in part_head(job.part)["rows"])
+
+
+def test_a_file_that_breaks_off_is_used_so_far_and_said(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    broken = []
+
+    def breaks(video: Path, on_break=None, **more):
+        yield from list(read_frames(video, **more))[:40]
+        if on_break is not None:
+            broken.append(on_break(av.InvalidDataError(1, "damaged")))
+
+    monkeypatch.setattr("osmnet.data.track.read_frames", breaks)
+    job = job_of(raw / "shifted.mp4", tmp_path / "parts")
+    prepare_video(job)
+    rows = part_head(job.part)["rows"]
+    assert [row.get("frames") for row in rows if row["status"] == "kept"] == [40] and broken
+    assert rows[0]["reason"] == "the file is damaged: nothing after 1.6 s decodes"
+
+
+def test_the_dataset_names_no_folder_of_ours_and_needs_one(raw: Path, tmp_path: Path):
+    job = job_of(raw / "empty.mp4", tmp_path / "parts")
+    prepare_video(job)
+    assert "'empty.mp4' is empty" in part_head(job.part)["rows"][0]["reason"]
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be made because a file is in its way"):
+        prepare.main([str(raw), "--out", str(tmp_path / "file")])
+
+
+def test_reasons_are_grouped_without_their_numbers_only():
+    rows = [{"reason": f"'{name}' is 4.{name} s, for example MP4.", "seconds": 1} for name in (1, 2)]
+    assert _reasons(rows) == [("'…' is N s, for example MP4.", 2, 2)]
+
+
+def test_sharpness_does_not_depend_on_size_light_or_contrast(raw: Path):
+    import cv2
+
+    frame = next(read_frames(raw / "shifted.mp4"))
+    landmarks = track_faces(raw / "silent.cut.mp4", packaged_landmarker()).runs[0].landmarks_px[0]
+    sharp = sharpness_of(frame, landmarks)
+    double = cv2.resize(frame, (2 * SIZE, 2 * SIZE), interpolation=cv2.INTER_CUBIC)
+    assert sharpness_of(double, 2 * landmarks) == pytest.approx(sharp, rel=0.35)
+    assert sharpness_of((frame * 0.5 + 40).astype(np.uint8), landmarks) == pytest.approx(sharp, rel=0.2)
+    assert sharpness_of(cv2.GaussianBlur(frame, (0, 0), 3), landmarks) < 0.25 * sharp
+
+
+def _agreement(peak: float, at: int, frames: int, elsewhere: float = 0.05) -> Agreement:
+    curve = np.full(len(LAGS), elsewhere)
+    curve[np.abs(LAGS - at) <= 1] = 0.8 * peak
+    curve[at - LAGS[0]] = peak
+    return Agreement(frames, curve)
+
+
+def test_the_verdict_weighs_a_stretch_against_its_video():
+    sure, weak = _agreement(0.6, -3, 200), _agreement(0.2, 5, 60)
+    assert judge(sure, sure).av_offset == -3
+    video = pooled([sure, weak])
+    assert video.offset == -3 and video.frames == 260
+    assert judge(weak, video).speech and judge(weak, video).av_offset == -3  # too short to say otherwise
+    dubbed = Agreement(200, np.full(len(LAGS), -0.02))
+    assert not judge(dubbed, pooled([sure, sure, sure, dubbed])).speech  # long enough
+    assert not judge(dubbed, dubbed).speech and "(dubbed" in judge(dubbed, dubbed).note
+    short = Agreement(50, np.full(len(LAGS), -0.02))
+    assert not judge(short, short).speech and "too short to tell" in judge(short, short).note
+    assert judge(_agreement(0.5, 2, 200), _agreement(0.6, -3, 400)).av_offset == 2  # edited with two offsets
+    assert not _agreement(0.5, 0, 200, elsewhere=0.45).is_decisive  # a plain is no peak
+    short = _agreement(0.5, 0, 40)
+    assert not short.is_decisive and judge(short, short).speech and judge(short, short).av_offset == 0
+    assert not judge(_agreement(0.5, 6, 40), _agreement(0.5, 6, 40)).speech
+
+
+def test_sound_of_somebody_else_is_no_speech(tmp_path: Path, raw: Path):
+    path = tmp_path / "dubbed.mp4"
+    other = load_speech(REPOSITORY / "examples" / "speech_2.wav")[: FRAMES * 640]
+    write_video(path, np.stack(list(read_frames(raw / "shifted.mp4"))), other)
+    job = job_of(path, tmp_path / "parts")
+    assert prepare_video(job)["kept"] == 1  # its motion is as good as any
+    row = part_head(job.part)["rows"][0]
+    assert not row["speech"] and row["av_offset"] is None and "lips do not follow" in row["note"]
+    assert "wav" not in part_files(job.part)[row["key"]]
+
+
+def test_what_the_table_says_is_not_measured(tmp_path: Path, raw: Path):
+    known = Known(speech=True, av_offset=-7, speaker="ann")
+    job = job_of(raw / "shifted.mp4", tmp_path / "parts", known=known)
+    prepare_video(job)
+    row = part_head(job.part)["rows"][0]
+    assert (row["speech"], row["av_offset"], row["speaker"]) == (True, -7, "ann")
+    job = job_of(raw / "shifted.mp4", tmp_path / "parts", known=Known(speech=False))
+    prepare_video(job)
+    row = part_head(job.part)["rows"][0]
+    assert not row["speech"] and "table" in row["note"]
+    job = job_of(raw / "silent.cut.mp4", tmp_path / "parts", known=Known(speech=True))
+    assert "no sound" in prepare_video(job)["reason"]
+
+
+# Runs that are stopped, repeated, added to
+
+
+def _snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def fewer(tmp_path: Path, raw: Path) -> Path:
+    folder = tmp_path / "fewer"
+    folder.mkdir()
+    shutil.copy(raw / "silent.cut.mp4", folder / "a.mp4")
+    shutil.copy(raw / "faceless.mp4", folder)
+    return folder
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the jobs run in this process; which ran."""
+    ran: list[str] = []
+
+    def in_place(jobs, function, workers):
+        for job in jobs:
+            ran.append(job.key)
+            yield job, function(job)
+
+    monkeypatch.setattr(prepare, "on_processes", in_place)
+    return ran
+
+
+def _prepare(clips: Path, out: Path, *more: str) -> int:
+    return prepare.main([str(clips), "--out", str(out), *more])
+
+
+def test_run_again_does_nothing_and_new_videos_are_added(
+    tmp_path: Path, fewer: Path, here: list[str], raw: Path, capsys
+):
+    out = tmp_path / "set"
+    assert _prepare(fewer, out) == 0
+    before = _snapshot(out)
+    assert _prepare(fewer, out) == 0 and sorted(here) == ["a", "faceless"]
+    assert _snapshot(out).keys() == before.keys()
+    assert (out / "manifest.jsonl").read_bytes() == before["manifest.jsonl"]
+    shutil.copy(fewer / "a.mp4", fewer / "b.mp4")
+    assert _prepare(fewer, out) == 0 and sorted(here) == ["a", "b", "faceless"]
+    assert [clip.name for clip in Dataset.open(out).clips()] == ["a-000", "a-001", "b-000", "b-001"]
+    assert (out / "shards/shard-00000.tar").read_bytes() == before["shards/shard-00000.tar"]
+
+    # A dropped video that was mended is prepared; a kept one that changed is told of.
+    shutil.copy(raw / "silent.cut.mp4", fewer / "faceless.mp4")
+    with (fewer / "a.mp4").open("ab") as file:
+        file.write(b"\0")
+    capsys.readouterr()
+    assert _prepare(fewer, out) == 0
+    assert "a.mp4 is not the file that was prepared before" in capsys.readouterr().err
+    assert [row["key"] for row in rows_of(out) if row["video"] == "faceless"] == ["faceless-000", "faceless-001"]
+    assert not [row for row in rows_of(out, "dropped") if row["video"] == "faceless"]
+
+
+def test_other_options_and_versions_are_refused(tmp_path: Path, fewer: Path, here: list[str]):
+    out = tmp_path / "set"
+    _prepare(fewer, out)
+    before = _snapshot(out)
+    with pytest.raises(ValueError, match="prepared with max_seconds 20.0, not 5.0; give the same"):
+        _prepare(fewer, out, "--max-seconds", "5")
+    assert {name: data for name, data in _snapshot(out).items() if "lock" not in name} == before
+    about = json.loads((out / "dataset.json").read_text())
+    (out / "dataset.json").write_text(json.dumps(about | {"version": 99}))
+    with pytest.raises(ValueError, match="dataset of version 99"):
+        _prepare(fewer, out)
+
+
+@pytest.mark.parametrize("where", ["add", "write_manifest", "write_report"])
+def test_stopped_while_packing_it_is_packed_again(
+    tmp_path: Path, fewer: Path, here: list[str], monkeypatch: pytest.MonkeyPatch, where: str
+):
+    _prepare(fewer, tmp_path / "whole")
+    out, real = tmp_path / "set", (prepare.ShardWriter if where == "add" else prepare).__dict__[where]
+    owner = prepare.ShardWriter if where == "add" else prepare
+    calls = []
+
+    def stop(*args, **more):
+        calls.append(1)
+        if where != "add" or len(calls) > 1:
+            raise KeyboardInterrupt
+        return real(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, where, stop)
+        with pytest.raises(KeyboardInterrupt):
+            _prepare(fewer, out)
+    ran = len(here)
+    assert _prepare(fewer, out) == 0 and len(here) == ran  # nothing is prepared twice
+    whole, again = _snapshot(tmp_path / "whole"), _snapshot(out)
+    assert whole.keys() == again.keys()
+    expected, found = rows_of(tmp_path / "whole"), rows_of(out)
+    assert [row | {"files": None} for row in found] == [row | {"files": None} for row in expected]
+    for row in found:
+        clip = Clip(str(out), row)
+        assert sum(1 for _ in clip.read_frames()) == row["frames"] == len(clip.landmarks_px())
+
+
+def test_after_kill_9_the_run_goes_on(tmp_path: Path, raw: Path, subprocess_environment: dict[str, str]):
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for name in "abcd":
+        shutil.copy(raw / "silent.cut.mp4", clips / f"{name}.mp4")
+    out = tmp_path / "set"
+    command = [sys.executable, "-m", "osmnet", "prepare", str(clips), "--out", str(out), "--workers", "1"]
+    run = subprocess.Popen(command, env=subprocess_environment, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        while not list(out.glob(".parts/*.tar")):
+            assert run.poll() is None
+            time.sleep(0.02)
+    finally:
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+    done = {part.stem for part in out.glob(".parts/*.tar")}
+    assert done and done != set("abcd") and not (out / "manifest.jsonl").exists()
+    before = {part.name: part.stat().st_mtime_ns for part in out.glob(".parts/*.tar")}
+    for _ in range(200):  # the orphaned worker sees that it is one and leaves
+        if not _holds(out / ".parts"):
+            break
+        time.sleep(0.05)
+    (out / ".parts" / ".x.tar.0.tmp").write_bytes(b"half")
+    ran: list[str] = []
+
+    def in_place(jobs, function, workers):
+        assert {part.name: part.stat().st_mtime_ns for part in out.glob(".parts/*.tar")} == before
+        for job in jobs:
+            ran.append(job.key)
+            yield job, function(job)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "on_processes", in_place)
+        assert _prepare(clips, out) == 0
+    assert set(ran) == set("abcd") - done
+    assert [clip.name for clip in Dataset.open(out).clips()] == [f"{n}-{k:03d}" for n in "abcd" for k in (0, 1)]
+    assert sorted(file.name for file in out.iterdir()) == ["dataset.json", "manifest.jsonl", "report.html", "shards"]
+    for clip in Dataset.open(out).clips():
+        assert sum(1 for _ in clip.read_frames()) == clip.frames
+
+
+def _holds(folder: Path) -> bool:
+    """Whether some process still has its hands in a folder (a crop that is being written)."""
+    return any(folder.glob(".crop-*.tmp/*")) and any(
+        str(folder) in os.readlink(link)
+        for link in Path("/proc").glob("[0-9]*/fd/*")
+        if os.access(link, os.R_OK) and link.is_symlink()
+    )
+
+
+def test_full_disk_stops_with_one_sentence_and_leaves_nothing_half_written(
+    tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, here: list[str]
+):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = tmp_path / "parts"
+    for owner, name in ((VideoWriter, "_encode_picture"), (tarfile.TarFile, "addfile")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            with pytest.raises(CannotSave, match="cannot be written .*make room"):
+                prepare_video(job_of(raw / "silent.cut.mp4", folder))
+        assert list(folder.iterdir()) == []
+
+    # While packing: what was finished is used by the next run.
+    clips, out = tmp_path / "clips", tmp_path / "set"
+    clips.mkdir()
+    shutil.copy(raw / "silent.cut.mp4", clips / "a.mp4")
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare.ShardWriter, "add", full)
+        with pytest.raises(OSError, match="No space left"):
+            _prepare(clips, out)
+    assert [file.name for file in out.rglob("*.tar")] == ["a.tar"] and not (out / "manifest.jsonl").exists()
+    assert _prepare(clips, out) == 0 and here == ["a"]
+
+
+# Many workers
+
+
+def test_a_killed_worker_takes_only_its_job_with_it(tmp_path: Path):
+    jobs = [(kind, tmp_path) for kind in ("a", "dies", "bb", "dies once", "ccc")]
+    results = {job[0]: result for job, result in on_processes(jobs, work, 2)}
+    assert isinstance(results.pop("dies"), WorkerKilled)
+    assert results == {"a": {"letters": 1}, "bb": {"letters": 2}, "ccc": {"letters": 3}, "dies once": {"letters": 9}}
+
+
+def test_a_video_that_kills_its_worker_is_dropped_with_a_reason(
+    tmp_path: Path, fewer: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def killed(jobs, function, workers):
+        for job in jobs:
+            yield job, WorkerKilled("the worker was killed") if job.key == "faceless" else function(job)
+
+    monkeypatch.setattr(prepare, "on_processes", killed)
+    assert _prepare(fewer, tmp_path / "set") == 0
+    assert [row["reason"] for row in rows_of(tmp_path / "set", "dropped")] == ["the worker was killed"]
+
+
+def test_ray_cluster_of_two_workers_does_the_same(tmp_path: Path, fewer: Path, monkeypatch: pytest.MonkeyPatch):
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(worker_jobs)  # workers know osmnet, not the tests
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        assert _prepare(fewer, tmp_path / "ray", "--ray", cluster.address) == 0
+        jobs = [("a", tmp_path), ("dies", tmp_path), ("dies once", tmp_path)]
+        results = {job[0]: result for job, result in on_ray(jobs, work, cluster.address)}
+        assert isinstance(results["dies"], WorkerKilled) and results["dies once"] == {"letters": 9}
+        with pytest.raises(OSError, match="no room"):
+            list(on_ray([("full", tmp_path)], work, cluster.address))
+    finally:
+        cluster.shutdown()
+    monkeypatch.setattr(prepare, "on_processes", lambda jobs, function, workers: ((j, function(j)) for j in jobs))
+    assert _prepare(fewer, tmp_path / "local") == 0
+    there, local = (prepare.read_manifest(tmp_path / name) for name in ("ray", "local"))
+    assert [row | {"files": None} for row in there] == [row | {"files": None} for row in local]
+
+
+def test_no_ray_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match="extra 'scale'"):
+        list(on_ray([("a", tmp_path)], work, "auto"))
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,speech\na.mp4,yes\n", "line 2: the column 'file' is missing or empty"),
+        ("file,speech\na.mp4,yes\nb.mp4,maybe\n", "line 3: speech is 'maybe'"),
+        ("file,av_offset_frames\na.mp4,early\n", "line 2: av_offset_frames is 'early', not a whole number"),
+    ],
+)
+def test_table_errors_name_the_line(tmp_path: Path, text: str, message: str):
+    table = tmp_path / "clips.csv"
+    table.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        prepare.read_table(table)
+
+
+def test_table_columns_may_be_missing_or_empty(tmp_path: Path):
+    path = tmp_path / "clips.csv"
+    path.write_text("file,speaker,av_offset_frames\na.mp4,ann,\nb.mp4,,-3\n")
+    table = prepare.read_table(path)
+    assert table == {"a.mp4": Known(speaker="ann"), "b.mp4": Known(av_offset=-3)}
+
+
+def test_videos_are_checked_beforework_begins(tmp_path: Path):
+    with pytest.raises(ValueError, match="no file or folder"):
+        prepare.find_videos([tmp_path / "missing.mp4"])
+    with pytest.raises(ValueError, match="no files"):
+        prepare.find_videos([tmp_path])
+    for name in ("a.b.mp4", ".hidden.mp4", "a_b.mov"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="both become the clip 'a_b'"):
+        prepare.find_videos([tmp_path])
+    (tmp_path / "a_b.mov").unlink()
+    assert prepare.find_videos([tmp_path, tmp_path / "a.b.mp4"]) == [tmp_path / "a.b.mp4"]
+
+
+def test_options_out_of_range_are_refused(tmp_path: Path, raw: Path):
+    for wrong in (["--min-seconds", "30"], ["--max-turn", "120"], ["--workers", "0"]):
+        with pytest.raises(ValueError, match="must be"):
+            _prepare(raw, tmp_path / "set", *wrong)
+    assert not (tmp_path / "set").exists()
+
+
+def test_nothing_to_keep_is_an_error_that_names_the_report(tmp_path: Path, raw: Path, here: list[str]):
+    with pytest.raises(ValueError, match="No clip could be made .1 video given.; .*report.html' says why"):
+        _prepare(raw / "faceless.mp4", tmp_path / "set")
+    assert "no face was found" in (tmp_path / "set" / "report.html").read_text()
+
+
+def test_two_runs_do_notwork_in_one_folder(tmp_path: Path, fewer: Path, here: list[str]):
+    with only_run_in(tmp_path / "set" / ".parts"), pytest.raises(ValueError, match="Another run is at work"):
+        _prepare(fewer, tmp_path / "set")

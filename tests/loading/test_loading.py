@@ -1,0 +1,412 @@
+"""Loading and saving: what fits loads bit for bit, from a folder and from the Hub; what does not is refused."""
+
+import hashlib
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file, save_file
+
+import osmnet.loading.pipeline
+from osmnet.loading.model import WEIGHTS_NAME, OSMNetModel
+from osmnet.loading.pipeline import INDEX_NAME, LANDMARKER_NAME, PipelineLoader, resolve_device
+from osmnet.models.osm_net.motion import MotionDecoder, MotionSpace
+from osmnet.models.osm_net.video_generator import VideoGenerator
+from tests.support.hub_server import Hub, run_client
+
+REPO_ID = "someone/tiny"
+COMMITS = {"main": "a" * 40, "v1": "b" * 40}
+
+
+class TinyPipeline(PipelineLoader):
+    components_classes = {
+        "motion_space": "osmnet.models.osm_net.motion:MotionSpace",
+        "motion_decoder": "osmnet.models.osm_net.motion:MotionDecoder",
+        "video_generator": "osmnet.models.osm_net.video_generator:VideoGenerator",
+    }
+
+
+def tiny_pipeline(landmarker, seed=0):
+    torch.manual_seed(seed)
+    space, decoder = MotionSpace(num_bases=3, motion_dim=8), MotionDecoder(motion_dim=8, hidden_dim=4)
+    space.prior_innovation.uniform_()
+    decoder.pose_scale.uniform_()
+    video = VideoGenerator(image_size=16, driving_dim=4, window=3, base_channels=2, num_residual=1, vector_dim=4)
+    return TinyPipeline(motion_space=space, motion_decoder=decoder, video_generator=video, face_landmarker=landmarker)
+
+
+def digest(pipeline):
+    """Fingerprint of everything a pipeline holds: names, dtypes, shapes and bits."""
+    state = hashlib.sha256()
+    for component, network in pipeline.components.items():
+        for name, tensor in network.state_dict().items():
+            state.update(f"{component} {name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            state.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    state.update(Path(pipeline.face_landmarker_path).read_bytes())
+    return state.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def landmarker(tmp_path_factory):
+    path = tmp_path_factory.mktemp("landmarker") / "own.task"
+    path.write_bytes(b"a landmarker")
+    return path
+
+
+@pytest.fixture
+def pipeline(landmarker):
+    return tiny_pipeline(landmarker)
+
+
+@pytest.fixture
+def folder(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def edit_json(path, **changes):
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def edit_tensors(folder, change, component="motion_space"):
+    path = folder / component / WEIGHTS_NAME
+    state = load_file(path)
+    change(state)
+    save_file(state, path)
+
+
+def refused(source, *words, **arguments):
+    with pytest.raises(ValueError) as caught:
+        TinyPipeline.from_pretrained(source, **arguments)
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+
+
+def test_round_trip_is_bit_exact_and_complete(pipeline, folder, tmp_path):
+    loaded = TinyPipeline.from_pretrained(folder)
+    assert digest(loaded) == digest(pipeline)
+    assert all(not network.training for network in loaded.components.values())
+    assert dict(loaded.video_generator.config)["window"] == 3
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {INDEX_NAME, LANDMARKER_NAME} | {
+        f"{name}/{file}" for name in pipeline.components for file in ("config.json", WEIGHTS_NAME)
+    }
+    assert not [path for path in folder.rglob(".saving*")]
+    index = json.loads((folder / INDEX_NAME).read_text())
+    assert index["_class_name"] == "TinyPipeline" and index["motion_space"] == ["osmnet", "MotionSpace"]
+    loaded.save_pretrained(folder)  # onto itself
+    assert digest(TinyPipeline.from_pretrained(str(folder))) == digest(pipeline)
+
+
+def test_loaded_networks_compute_the_same(pipeline, folder):
+    loaded = TinyPipeline.from_pretrained(folder)
+    feature = torch.randn(2, 8)
+    assert torch.equal(loaded.motion_decoder(feature), pipeline.motion_decoder.eval()(feature))
+
+
+def test_a_failed_save_leaves_the_folder_as_it_was(pipeline, folder, tmp_path):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    other = tiny_pipeline(tmp_path / "missing.task", seed=1)
+    with pytest.raises(ValueError, match="Cannot save"):
+        other.save_pretrained(folder)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="Cannot write"):
+        pipeline.save_pretrained(tmp_path / "file")
+
+
+def test_variant_and_dtype(pipeline, folder):
+    bases = pipeline.motion_space.motion_bases.detach().clone()
+    pipeline.to(torch.float16).save_pretrained(folder, variant="fp16")
+    half = TinyPipeline.from_pretrained(folder, variant="fp16", dtype=torch.float16)
+    assert digest(half) == digest(pipeline)
+    assert half.dtype == torch.float16 and half.video_generator.conv_out.weight.dtype == torch.float16
+    assert torch.equal(half.motion_space.motion_bases, bases)
+    assert TinyPipeline.from_pretrained(folder, variant="fp16").dtype == torch.float32  # float32 unless asked
+    brain = TinyPipeline.from_pretrained(folder, dtype=torch.bfloat16)
+    assert brain.dtype == torch.bfloat16 and torch.equal(brain.motion_space.motion_bases, bases)
+    refused(folder, "diffusion_pytorch_model.fp8.safetensors", variant="fp8")
+    refused(folder, "dtype", dtype=torch.int8)
+    refused(folder, "dtype", dtype="float16")
+
+
+def test_devices(pipeline, folder):
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert resolve_device(None, "auto").type == resolve_device("auto").type == best
+    assert resolve_device(None).type == resolve_device(None, {"": "cpu"}).type == "cpu"
+    loaded = TinyPipeline.from_pretrained(folder, device_map="cpu")
+    assert loaded.device == torch.device("cpu")
+    assert loaded.to("cpu", dtype=torch.bfloat16) is loaded and loaded.dtype == torch.bfloat16
+    refused(folder, "not both", device="cpu", device_map="auto")
+    refused(folder, "not a device", device="gpu")
+    refused(folder, "one device", device_map={"a": "cpu", "b": "cuda"})
+    refused(folder, "cuda:99", device="cuda:99")
+
+
+@pytest.fixture
+def accelerate_state(monkeypatch):
+    """Accelerate as in a process that has not asked it for a device yet; afterwards as it was."""
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_auto_is_the_device_that_accelerate_gives(accelerate_state, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    assert resolve_device("auto") == resolve_device(None, {"": "balanced"}) == torch.device("meta")
+    assert resolve_device("cpu") == resolve_device(None) == torch.device("cpu")  # what is named, is taken
+
+
+def test_each_process_of_accelerate_launch_has_a_gpu_of_its_own(accelerate_state, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr("accelerate.state.check_cuda_p2p_ib_support", lambda: True)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **kwargs: None)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    assert resolve_device("auto") == torch.device("cuda:1")
+
+
+def test_a_launch_that_cannot_be_set_up_is_one_sentence(accelerate_state, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")  # without its like
+    for _ in range(2):
+        with pytest.raises(ValueError, match="Accelerate cannot place this process") as error:
+            resolve_device(None, "auto")
+        assert "\n" not in str(error.value)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.delenv("LOCAL_RANK")
+    assert resolve_device("auto") == torch.device("cpu")
+
+
+def test_tensors_must_fit(folder):
+    edit_tensors(folder, lambda state: state.pop("motion_bases"))
+    refused(folder, "lacks tensor motion_bases", str(folder / "motion_space"))
+    edit_tensors(folder, lambda state: state.update(motion_bases=torch.zeros(3, 8), old_bases=torch.zeros(1)))
+    refused(folder, "surplus tensor old_bases", str(folder / "motion_space"))
+    edit_tensors(folder, lambda state: (state.pop("old_bases"), state.update(motion_bases=torch.zeros(4, 8))))
+    refused(folder, "motion_bases", "(4, 8) instead of (3, 8)", str(folder / "motion_space"))
+    with pytest.raises(ValueError, match="motion_bases"):
+        MotionSpace.from_pretrained(folder, subfolder="motion_space")
+
+
+class Canary:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "weights.pt", "model.ckpt"])
+def test_a_pickle_is_named_and_never_loaded(folder, tmp_path, name):
+    (folder / "motion_space" / WEIGHTS_NAME).unlink()
+    (folder / "motion_space" / name).write_bytes(pickle.dumps(Canary(tmp_path / "ran")))
+    refused(folder, name, "never loaded")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_under_a_false_name_is_not_loaded(folder, tmp_path):
+    path = folder / "motion_space" / WEIGHTS_NAME
+    path.write_bytes(pickle.dumps({"motion_bases": Canary(tmp_path / "ran")}))
+    refused(folder, str(path), "not a whole safetensors file")
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(ValueError, match="safetensors"):
+        MotionSpace().save_pretrained(tmp_path / "new", safe_serialization=False)
+
+
+def test_a_truncated_file_is_refused(folder):
+    path = folder / "video_generator" / WEIGHTS_NAME
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(folder, str(path), "not a whole safetensors file")
+
+
+def test_configurations_are_checked(folder):
+    config = folder / "motion_space" / "config.json"
+    original = config.read_text()
+    for change, word in (
+        ({"_class_name": "MotionDecoder"}, "describes a MotionDecoder"),
+        ({"temperature": 1.0}, "'temperature'"),
+        ({"num_bases": "many"}, "num_bases"),
+        ({"num_bases": -1}, "num_bases"),
+    ):
+        edit_json(config, **change)
+        refused(folder, word)
+        config.write_text(original)
+    config.write_text("{")
+    refused(folder, "not readable JSON", str(config))
+    config.unlink()
+    refused(folder, "has no config.json")
+
+
+def test_the_index_is_checked(folder):
+    index = folder / INDEX_NAME
+    original = index.read_text()
+    for change, word in (
+        ({"_class_name": "OtherPipeline"}, "describes a OtherPipeline"),
+        ({"format_version": 2}, "format version 2"),
+        ({"format_version": None}, "format version None"),
+        ({"vocoder": ["osmnet", "Vocoder"]}, "unknown component 'vocoder'"),
+        ({"motion_space": None}, "lacks the component 'motion_space'"),
+        ({"motion_space": ["antigravity", "MotionSpace"]}, "antigravity"),
+        ({"motion_space": ["osmnet", "MotionDecoder"]}, "MotionDecoder"),
+    ):
+        edit_json(index, **change)
+        refused(folder, word, str(index))
+        index.write_text(original)
+    assert "antigravity" not in sys.modules
+    index.write_text("[]")
+    refused(folder, "describes a list")
+    index.unlink()
+    refused(folder, "no model_index.json")
+
+
+def test_the_landmarker_comes_along_or_is_given(folder, tmp_path):
+    own = tmp_path / "mine.task"
+    refused(folder, str(own), face_landmarker=own)
+    own.write_bytes(b"mine")
+    assert TinyPipeline.from_pretrained(folder, face_landmarker=own).face_landmarker_path == own
+    (folder / LANDMARKER_NAME).unlink()
+    refused(folder, LANDMARKER_NAME)
+    assert TinyPipeline.from_pretrained(folder, face_landmarker=own).face_landmarker_path == own
+
+
+def test_sources_that_are_no_folder(folder, tmp_path):
+    for source in (tmp_path / "nowhere", str(tmp_path / "nowhere"), "./nowhere", folder / INDEX_NAME):
+        refused(source, str(source), "not a folder")
+
+
+def test_weights_in_the_package_and_beside_it(folder, tmp_path, monkeypatch):
+    package = tmp_path / "site" / "osmnet"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(osmnet.loading.pipeline, "__file__", str(package / "loading" / "pipeline.py"))
+    refused(None, "no weights")
+    beside = package.parent / "weights_card"
+    folder.rename(beside)
+    expected = digest(TinyPipeline.from_pretrained(beside))
+    assert digest(TinyPipeline.from_pretrained()) == expected
+    beside.rename(package / "weights_card")
+    assert digest(TinyPipeline.from_pretrained()) == expected
+
+
+def test_components_must_be_the_ones_of_the_table(pipeline):
+    components = pipeline.components
+    with pytest.raises(ValueError, match="no component 'extra'"):
+        TinyPipeline(**components, extra=components["motion_space"])
+    with pytest.raises(ValueError, match="motion_space must be a MotionSpace, not a MotionDecoder"):
+        TinyPipeline(**components | {"motion_space": components["motion_decoder"]})
+    del components["motion_space"]
+    with pytest.raises(ValueError, match="lacks its component 'motion_space'"):
+        TinyPipeline(**components)
+
+
+# --- A Hub on loopback, spoken to by the real client in a process of its own.
+
+
+CLIENT = """
+import json, os, socket, time, urllib.request
+from test_loading import REPO_ID, MotionSpace, TinyPipeline, digest
+
+def attempt(**arguments):
+    try:
+        return digest(TinyPipeline.from_pretrained(arguments.pop("id", REPO_ID), **arguments))
+    except ValueError as error:
+        return f"ValueError: {error}"
+
+results = {
+    "main": attempt(),
+    "v1": attempt(revision="v1"),
+    "commit": attempt(revision="b" * 40),
+    "again offline": attempt(local_files_only=True),
+    "fp16": attempt(variant="fp16"),
+    "unknown id": attempt(id="someone/else"),
+    "invalid id": attempt(id="some/one/else"),
+    "unknown revision": attempt(revision="v9"),
+    "never seen offline": attempt(id="someone/other", local_files_only=True),
+    "one component": MotionSpace.from_pretrained(REPO_ID, subfolder="motion_space").motion_bases.sum().item(),
+}
+try:
+    MotionSpace.from_pretrained(REPO_ID, subfolder="motion_shape")
+except ValueError as error:
+    results["unknown component"] = str(error)
+urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/stop").read()
+port = int(os.environ["HF_ENDPOINT"].rsplit(":", 1)[1])
+while True:  # until nobody answers any more
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)):
+            break
+    time.sleep(0.05)
+results["cached, Hub gone"] = attempt()
+results["Hub gone"] = attempt(id="someone/new")
+print(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory, landmarker):
+    """What the real client got: its results, the server's log, and the digests of the folders that were served."""
+    root = tmp_path_factory.mktemp("hub")
+    folders, digests = {}, {}
+    for seed, (revision, commit) in enumerate(COMMITS.items()):
+        folders[commit] = root / revision
+        pipeline = tiny_pipeline(landmarker, seed)
+        digests[revision] = digest(pipeline)
+        pipeline.save_pretrained(folders[commit])
+        (folders[commit] / "motion_space" / "pytorch_model.bin").write_bytes(b"a pickle")
+        (folders[commit] / "README.md").write_text("a card")
+        (folders[commit] / "code.py").write_text("raise SystemExit('code from the Hub ran')")
+    space_sum = tiny_pipeline(landmarker, 0).motion_space.motion_bases.sum().item()
+    server = Hub({REPO_ID: {revision: (commit, folders[commit]) for revision, commit in COMMITS.items()}}, root)
+    results, _ = run_client(CLIENT, server, root, HF_HUB_DISABLE_PROGRESS_BARS="1")
+    return results | {"log": server.log, "digests": digests, "space_sum": space_sum}
+
+
+@pytest.mark.hub
+def test_hub_and_folder_give_the_same_bits(hub):
+    assert hub["main"] == hub["digests"]["main"] == hub["again offline"] == hub["cached, Hub gone"]
+    assert hub["v1"] == hub["digests"]["v1"] == hub["commit"]
+    assert hub["v1"] != hub["main"]
+    assert hub["one component"] == hub["space_sum"]
+
+
+@pytest.mark.hub
+def test_only_what_is_read_is_downloaded(hub):
+    downloads = [entry for entry in hub["log"] if "/resolve/" in entry]
+    assert downloads and all(entry.endswith((".json", ".safetensors", ".task")) for entry in downloads)
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("unknown id", ["'someone/else'", "no model"]),
+        ("invalid id", ["'some/one/else'", "check the id"]),
+        ("unknown revision", ["'v9'", "no revision"]),
+        ("fp16", ["diffusion_pytorch_model.fp16.safetensors"]),
+        ("never seen offline", ["'someone/other'", "connection"]),
+        ("Hub gone", ["'someone/new'", "connection"]),
+        ("unknown component", ["config.json", "someone/tiny"]),
+    ],
+)
+def test_hub_errors_are_one_clear_sentence(hub, case, words):
+    assert all(word in hub[case] for word in words), hub[case]
+    assert "\n" not in hub[case]
+
+
+def test_every_network_is_loaded_strictly():
+    import osmnet
+
+    networks = {getattr(osmnet, name) for name in osmnet.__all__ if name not in ("OSMNetPipeline", "__version__")}
+    strict = {entry for entry in networks if isinstance(entry, type) and issubclass(entry, OSMNetModel)}
+    assert {"MotionSpace", "MotionEncoder", "MotionDecoder", "AudioMotionEncoder", "VideoGenerator"} <= {
+        entry.__name__ for entry in strict
+    }
+    assert all(entry.from_pretrained.__func__ is OSMNetModel.from_pretrained.__func__ for entry in strict)
