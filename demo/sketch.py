@@ -11,8 +11,9 @@ import numpy as np
 from osmnet import OSMNetPipeline
 from osmnet.face.topology import FACE_TRIANGLES, INNER_LIPS, LEFT_EYE, NUM_VERTICES, OUTER_LIPS, OVAL, RIGHT_EYE
 from osmnet.media.audio import FPS
-from osmnet.pipelines.osm_net.head_motion import Motion, absolute_pose
-from osmnet.rendering.mesh_renderer import Source, lid_closing
+from osmnet.pipelines.osm_net.head_motion import absolute_pose
+from osmnet.rendering.mesh_renderer import lid_closing
+from osmnet.structures import Motion, Source
 
 STEP = 2  # frames from one number to the next: the browser draws what lies between
 NUM_DIRECTIONS = 4  # of the face; they hold nearly all of what speech does to it

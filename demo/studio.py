@@ -21,9 +21,7 @@ from demo.sketch import curves, sketch
 from osmnet import OSMNetPipeline
 from osmnet.media.audio import SAMPLING_RATE
 from osmnet.media.recording import Recording
-from osmnet.pipelines.osm_net.head_motion import Motion
-from osmnet.rendering.mesh_renderer import Source
-from osmnet.structures import Speech
+from osmnet.structures import Motion, Source, Speech
 
 POLL_SECONDS = 0.2  # how long it takes at most until a stop is noticed
 SURE_SPEECH = 0.5  # of the speech activity's maximum; below, no speech was heard

@@ -1,15 +1,48 @@
-"""Speech, encoded once for any number of takes."""
+"""Data that passes between the steps of a pipeline: encoded portrait, encoded speech, sampled motion, frames."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from osmnet.face.crop import CropBox
+from osmnet.face.morphable import FaceFit
 from osmnet.media.features import cut_windows
 from osmnet.media.recording import Recording
 from osmnet.utils.lazy_rows import LazyRows
 
-PAUSE = 9  # frames; shorter silences do not close the mouth
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A portrait, encoded once.
+
+    Attributes:
+        picture (`np.ndarray` of shape `(height, width, 3)`): The whole picture, uint8.
+        crop (`np.ndarray` of shape `(size, size, 3)`): The square around the head at the size it is rendered.
+        box (`CropBox`): Where the square lies in the picture.
+        fit (`FaceFit`): Shape, identity, expression and pose of the head.
+        full_frame (`bool`): Whether frames are whole pictures or squares.
+        num_faces (`int`): How many faces the picture shows.
+    """
+
+    picture: np.ndarray
+    crop: np.ndarray
+    box: CropBox
+    fit: FaceFit
+    full_frame: bool
+    num_faces: int = 1
+
+    @property
+    def size(self) -> int:
+        """Side of the square in pixels."""
+        return self.crop.shape[0]
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        return self.picture.shape[:2] if self.full_frame else (self.size, self.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,3 +81,61 @@ class Speech:
     def mel_windows(self) -> np.ndarray:
         """Log-mel window of each video frame, `(frames, 16, 16)`, not for writing: a view of one copy of `mel`."""
         return cut_windows(self.mel)
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """Sampled head motion of some takes, before any picture is made.
+
+    Attributes:
+        head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Poses relative to the portrait's: yaw, pitch, roll
+            [rad], tx, ty, tz [head units]; float32.
+        blink (`np.ndarray` of shape `(num_videos, frames)`): How far the lids are closed, 0 to 1.
+        speech (`Speech`): What is said.
+        seeds (`tuple[int, ...]`): For each take the seed that makes it again on its own.
+        epsilon (`float`): Radius ε.
+        sampling (`str`): `"span"`, `"ball"`, `"still"` or `"video"`.
+        near (`tuple[int, ...]`): Seeds of the take that these were sampled near to; empty for none.
+        settings (`dict`): What else `sample_motion` was asked for, for the records; turns in degrees.
+    """
+
+    head_pose: np.ndarray
+    blink: np.ndarray
+    speech: Speech
+    seeds: tuple[int, ...]
+    epsilon: float
+    sampling: str
+    near: tuple[int, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_videos(self) -> int:
+        """Number of takes."""
+        return len(self.head_pose)
+
+    def take(self, takes: Sequence[int]) -> "Motion":
+        """Some of the takes, by their numbers from 0.
+
+        Raises:
+            ValueError: If there is no such take, or none is chosen.
+        """
+        chosen = list(takes)
+        if not chosen or not all(-self.num_videos <= take < self.num_videos for take in chosen):
+            raise ValueError(f"Choose at least one of the takes 0 to {self.num_videos - 1}, not {chosen}.")
+        seeds = tuple(self.seeds[take] for take in chosen)
+        return replace(self, head_pose=self.head_pose[chosen], blink=self.blink[chosen], seeds=seeds)
+
+
+@dataclass(frozen=True)
+class StreamChunk:
+    """Some frames of all takes, with the sound that belongs to them.
+
+    Attributes:
+        frames (`np.ndarray` of shape `(num_videos, n, height, width, 3)`): uint8.
+        first_frame (`int`): Number of the first of them in the whole; its time is `first_frame / 25` s.
+        waveform (`np.ndarray` of shape `(640 · n,)`): Mono sound at 16 kHz; shorter where the recording ends.
+    """
+
+    frames: np.ndarray
+    first_frame: int
+    waveform: np.ndarray

@@ -26,6 +26,7 @@ from pathlib import Path
 from osmnet.cli.parser import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, Parser
 from osmnet.training.core.config import SETTINGS, load_config
 from osmnet.training.stages import stage_module
+from osmnet.utils.threads import set_threads
 
 STAGES = ("face-model", *SETTINGS, "finetune", "export")
 PACKAGES = ("accelerate", "tensorboard", "yaml")  # of the extra `train`
@@ -140,21 +141,6 @@ def _train(arguments: argparse.Namespace) -> dict:
 def _section_of(setting: str, stage: str) -> str:
     head = setting.partition("=")[0].partition(".")[0]
     return head if head in SETTINGS[stage] else stage
-
-
-def set_threads(count: int | None) -> None:
-    """Set how many CPU threads PyTorch uses; `None` leaves it.
-
-    Raises:
-        ValueError: If `count` is below 1.
-    """
-    if count is None:
-        return
-    if count < 1:
-        raise ValueError(f"--threads must be at least 1, not {count}.")
-    import torch
-
-    torch.set_num_threads(count)
 
 
 def _check_packages() -> None:

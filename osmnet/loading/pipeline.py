@@ -33,8 +33,9 @@ class PipelineLoader:
     """Base of pipelines: their components, how they are loaded, saved and moved.
 
     A subclass names its components in `components_classes`, as in
-    `{"motion_space": "osmnet.models.osm_net.motion:MotionSpace"}`. That table alone decides which
-    classes are imported; what a download names is only compared with it. Those in `optional_components` may be left out, and are `None` then.
+    `{"motion_space": "osmnet.models.osm_net.motion:MotionSpace"}`. That table alone decides which classes are
+    imported; what a download names is only compared with it. Those in `optional_components` may be left out, and are
+    `None` then.
 
     Args:
         face_landmarker (`str` or `os.PathLike`, *optional*): The face landmarker's `.task` file, kept as

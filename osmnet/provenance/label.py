@@ -14,7 +14,7 @@ from osmnet.face.pose import similarity_from_pose
 from osmnet.face.topology import NOSE, OVAL
 
 if TYPE_CHECKING:
-    from osmnet.rendering.mesh_renderer import Source
+    from osmnet.structures import Source
 
 TEXT, SHORT_TEXT = "AI-generated", "AI"
 FONT_SHARE = 0.05  # of the frame's shorter side

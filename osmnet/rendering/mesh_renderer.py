@@ -1,89 +1,27 @@
 """From pose and expression to frames: the mesh warp, the video generator on top of it, and back into the picture."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 
-from osmnet.face.crop import CropBox, paste_all
-from osmnet.face.morphable import FaceFit, FaceModel
+from osmnet.face.crop import paste_all
+from osmnet.face.morphable import FaceModel
 from osmnet.face.mouth import apply_affine, cut_window, guides, paint_window, window_affine
 from osmnet.face.pose import Similarity, similarity_from_pose
 from osmnet.face.topology import eye_opening
 from osmnet.face.warp import MeshWarp
 from osmnet.models.osm_net.video_generator import VideoGenerator
+from osmnet.rendering.chunks import Chunk, chunk_bounds, chunk_length
 from osmnet.rendering.decoders.select import make_decoder
+from osmnet.structures import Source
 from osmnet.utils.lazy_rows import LazyRows
 from osmnet.utils.profiling import stage
 from osmnet.utils.threads import default_workers, in_order
 
 LIDS_MEET = 0.95  # lids move on a curve: a straight way of their whole distance carries the upper past the lower
-# Frames and bytes rendered at a time at most.
-CHUNK, DEVICE_CHUNK = (16, 2**23), (64, 2**25)
-FIRST_CHUNK = 4  # frames at the beginning, for whoever waits for the first of them
 DEVICE_WORKERS = 2  # while the frames of one chunk are copied from a GPU, it draws the next
-
-Chunk = tuple[int, int]  # first frame, and the one behind the last
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A portrait, encoded once.
-
-    Attributes:
-        picture (`np.ndarray` of shape `(height, width, 3)`): The whole picture, uint8.
-        crop (`np.ndarray` of shape `(size, size, 3)`): The square around the head at the size it is rendered.
-        box (`CropBox`): Where the square lies in the picture.
-        fit (`FaceFit`): Shape, identity, expression and pose of the head.
-        full_frame (`bool`): Whether frames are whole pictures or squares.
-        num_faces (`int`): How many faces the picture shows.
-    """
-
-    picture: np.ndarray
-    crop: np.ndarray
-    box: CropBox
-    fit: FaceFit
-    full_frame: bool
-    num_faces: int = 1
-
-    @property
-    def size(self) -> int:
-        """Side of the square in pixels."""
-        return self.crop.shape[0]
-
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width of the frames."""
-        return self.picture.shape[:2] if self.full_frame else (self.size, self.size)
-
-
-def chunk_length(frame_size: tuple[int, int], device: str = "cpu") -> int:
-    """Frames that are rendered at a time: fewer of large ones, since several chunks of several takes are in memory.
-
-    Args:
-        frame_size (`tuple[int, int]`): Height and width.
-        device (`str`): Type of the device that renders; a GPU takes more at a time.
-    """
-    longest, most_bytes = CHUNK if device == "cpu" else DEVICE_CHUNK
-    return min(longest, max(most_bytes // (3 * frame_size[0] * frame_size[1]), 1))
-
-
-def chunk_bounds(frames: int, length: int, begin: int = 0) -> list[Chunk]:
-    """Divide frames `begin … frames − 1` into chunks; wherever one begins, those behind are the same.
-
-    Args:
-        frames (`int`): Of the whole.
-        length (`int`): Of a chunk; the first is shorter, for whoever waits for it.
-        begin (`int`): First frame.
-
-    Returns:
-        `list[tuple[int, int]]`: First frame of each chunk and the one behind its last.
-    """
-    edges = sorted({min(FIRST_CHUNK, length), *range(0, frames, length), frames})
-    edges = [begin, *(edge for edge in edges if begin < edge <= frames)]
-    return list(zip(edges, edges[1:], strict=False))
 
 
 def lid_closing(source: Source, face_model: FaceModel) -> np.ndarray:

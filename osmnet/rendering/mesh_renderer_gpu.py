@@ -19,7 +19,8 @@ from osmnet.face.pose import similarity_from_pose
 from osmnet.models.osm_net.video_generator import VideoGenerator
 from osmnet.rendering.gpu.mouth_gpu import DeviceMouth
 from osmnet.rendering.gpu.warp_gpu import DeviceWarp, to_device
-from osmnet.rendering.mesh_renderer import Renderer, Source
+from osmnet.rendering.mesh_renderer import Renderer
+from osmnet.structures import Source
 
 
 def renderer_for(

@@ -22,10 +22,10 @@ from tqdm import tqdm
 import osmnet
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME
 from osmnet.media.video import VideoWriter, best_codec, count_pictures, join_videos
-from osmnet.pipelines.osm_net.head_motion import Motion
 from osmnet.provenance.label import TEXT, Label, label_for
 from osmnet.provenance.manifest import check_consent, sign
-from osmnet.rendering.mesh_renderer import Chunk, Source, chunk_bounds, chunk_length
+from osmnet.rendering.chunks import Chunk, chunk_bounds, chunk_length
+from osmnet.structures import Motion, Source, StreamChunk
 from osmnet.takes.background import BackgroundWriter
 from osmnet.takes.sheet import MAX_TAKES, contact_sheet
 from osmnet.takes.unfinished import PART_SECONDS, UnfinishedRun
@@ -39,21 +39,6 @@ SOUND_AT_ONCE = 2**20  # samples
 COMMENT = TEXT + " talking head, made with osmnet {version}"
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class StreamChunk:
-    """Some frames of all takes, with the sound that belongs to them.
-
-    Attributes:
-        frames (`np.ndarray` of shape `(num_videos, n, height, width, 3)`): uint8.
-        first_frame (`int`): Number of the first of them in the whole; its time is `first_frame / 25` s.
-        waveform (`np.ndarray` of shape `(640 · n,)`): Mono sound at 16 kHz; shorter where the recording ends.
-    """
-
-    frames: np.ndarray
-    first_frame: int
-    waveform: np.ndarray
 
 
 @dataclass

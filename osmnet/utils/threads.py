@@ -93,3 +93,18 @@ def _pool(workers: int) -> ThreadPoolExecutor:
         finally:
             torch.set_num_threads(everywhere)
         return pool
+
+
+def set_threads(count: int | None) -> None:
+    """Set how many CPU threads PyTorch uses; `None` leaves it.
+
+    Raises:
+        ValueError: If `count` is below 1.
+    """
+    if count is None:
+        return
+    if count < 1:
+        raise ValueError(f"--threads must be at least 1, not {count}.")
+    import torch
+
+    torch.set_num_threads(count)

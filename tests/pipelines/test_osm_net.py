@@ -17,7 +17,8 @@ from osmnet.media.audio import load_speech
 from osmnet.media.features import mel_windows
 from osmnet.media.recording import Recording
 from osmnet.media.video import VideoWriter, read_frames
-from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline, blink_curve
+from osmnet.pipelines.osm_net.head_motion import blink_curve
+from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.rendering import mesh_renderer as renderer
 from osmnet.takes.sheet import MAX_TAKES
 from tests.support.dummies import (

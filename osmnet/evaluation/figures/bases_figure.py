@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
-    from osmnet.rendering.mesh_renderer import Source
+    from osmnet.structures import Source
 
 NUM_FRAMES = 5
 COMMENT = "AI-generated, made with osmnet"

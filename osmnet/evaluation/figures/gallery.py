@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from osmnet.cli.parser import Parser
 from osmnet.evaluation.figures.gallery_sheet import Line, draw_sheet
 from osmnet.evaluation.figures.page import encoded
 from osmnet.face.mouth import DROP, cut_window, window_affine
@@ -27,12 +25,10 @@ from osmnet.face.topology import LEFT_EYE, RIGHT_EYE, mouth_opening
 from osmnet.loading.fingerprint import weights_fingerprint
 from osmnet.media.audio import FPS
 from osmnet.utils.files import make_folder, write_whole
-from osmnet.utils.versions import example_files
 
 if TYPE_CHECKING:
     from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
-    from osmnet.rendering.mesh_renderer import Source
-    from osmnet.structures import Speech
+    from osmnet.structures import Source, Speech
     from osmnet.takes.output import OSMNetPipelineOutput
 
 SIZE = 320  # of the square that is rendered
@@ -109,7 +105,7 @@ class Setting:
 
     def command(self, options: str, count: int = 1, crop: bool = True) -> str:
         """The command that makes the videos of a sheet."""
-        files = f"{shlex.quote(_shown(self.portrait))} {shlex.quote(_shown(self.recording))}"
+        files = f"{shlex.quote(shown_path(self.portrait))} {shlex.quote(shown_path(self.recording))}"
         square = f" --crop --size {SIZE}" if crop else ""
         model = f" --model {shlex.quote(self.model)}" if self.model else ""
         return f"osmnet generate {files}{model}{square} --seed {self.seed} --num-videos {count} {options}".rstrip()
@@ -390,44 +386,8 @@ def _slug(stem: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in stem)
 
 
-def _shown(path: Path) -> str:
+def shown_path(path: Path) -> str:
     """A path as the page names it: from where the command runs, or the name alone of what lies elsewhere."""
     absolute = path.resolve()
     here = Path().resolve()
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else path.name
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line of `osmnet gallery`."""
-    parser = Parser(
-        prog="osmnet gallery",
-        description="Draw what the weights do as sheets of frames with curves: takes, ε, mouths, strength, blinks, "
-        "turns, still heads and whole pictures; and a page that shows them.",
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="PAGE.md", help="the page; pictures go into a folder of its name"
-    )
-    parser.add_argument("--portraits", type=Path, nargs="+", metavar="FILE", help="default: the example portraits")
-    parser.add_argument("--speech", type=Path, nargs="+", metavar="FILE", help="default: the example recordings")
-    parser.add_argument("--model", metavar="FOLDER_OR_ID", help="default: the weights inside the package")
-    parser.add_argument("--seed", type=int, default=7, help="of all takes (default: 7)")
-    args = parser.parse_args(argv)
-    portraits, recordings = args.portraits or example_files("portrait_*.jpg"), args.speech or example_files("speech_*")
-    if not portraits or not recordings:
-        raise ValueError("There are no example files here; name some with --portraits and --speech.")
-    for path in [*portraits, *recordings]:
-        if not path.is_file():
-            raise ValueError(f"There is no file '{path}'; check the path.")
-
-    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
-
-    pipe = OSMNetPipeline.from_pretrained(args.model)
-    model = None if args.model is None else (Path(args.model).name if Path(args.model).is_dir() else args.model)
-    given = [("--portraits", args.portraits), ("--speech", args.speech)]
-    options = [f"{name} {' '.join(shlex.quote(_shown(path)) for path in paths)}" for name, paths in given if paths]
-    options += [f"--model {shlex.quote(model)}"] if model else []
-    options += [f"--seed {args.seed}"] if args.seed != 7 else []
-    command = " ".join(["osmnet gallery", "--out", shlex.quote(_shown(args.out)), *options])
-    paths = make_gallery(pipe, portraits, recordings, args.out, seed=args.seed, command=command, model=model)
-    sys.stdout.write("".join(f"{path}\n" for path in paths))
-    return 0

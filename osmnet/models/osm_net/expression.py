@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from osmnet.loading.diffusers_base import register_to_config
 from osmnet.loading.model import OSMNetModel
-
-from .layers import MelWindowEncoder
+from osmnet.models.layers import MelWindowEncoder
 
 DILATIONS = (1, 2, 4, 8)
 CHUNK = 1024  # frames extracted at a time: bounds the memory on an hour of speech

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from osmnet.loading.diffusers_base import register_to_config
 from osmnet.loading.model import OSMNetModel
-
-from .layers import MelWindowEncoder, ResidualMLP
+from osmnet.models.layers import MelWindowEncoder, ResidualMLP
 
 NEAR = 0.35  # share of new noise in a draw near another's: a third as far from it as any two takes are apart
 CHUNK = 1024  # clips sampled at a time: bounds the memory on an hour of speech

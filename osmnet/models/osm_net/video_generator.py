@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from osmnet.loading.diffusers_base import BaseOutput, register_to_config
 from osmnet.loading.model import OSMNetModel
-
-from .layers import ConvBlock, ResidualBlock, UpBlock
+from osmnet.models.layers import ConvBlock, ResidualBlock, UpBlock
 
 GEOMETRIES = ("mesh", "none")
 

@@ -1,68 +1,22 @@
 """The head motion of some takes, before any picture is made."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from osmnet.media.audio import FPS
 from osmnet.models.osm_net.motion import clip_frames
-from osmnet.rendering.mesh_renderer import Source
-from osmnet.structures import Speech
+from osmnet.structures import Motion, Source
 
 # How sampled clips become a path (measured against real motion in docs/experiments.md).
 PULL, SMOOTHING = 0.06, 0.6
+PAUSE = 9  # frames; shorter silences do not close the mouth
 LEAD = 4  # frames: heads move on when speech is about to begin
 # Sampled motion stays below these turns [rad] and translations [head units]: further than people move while they speak
 # to a camera, and further than the square around the head leaves room for.
 MAX_MOTION = (math.radians(25), math.radians(16), math.radians(20), 0.45, 0.35, 1.2)
 MAX_TURN_DEG = 45.0  # of a head in all, where it began nearer: past it the warp has nothing left to show
-
-
-@dataclass(frozen=True, eq=False)
-class Motion:
-    """Sampled head motion of some takes, before any picture is made.
-
-    Attributes:
-        head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Poses relative to the portrait's: yaw, pitch, roll
-            [rad], tx, ty, tz [head units]; float32.
-        blink (`np.ndarray` of shape `(num_videos, frames)`): How far the lids are closed, 0 to 1.
-        speech (`Speech`): What is said.
-        seeds (`tuple[int, ...]`): For each take the seed that makes it again on its own.
-        epsilon (`float`): Radius ε.
-        sampling (`str`): `"span"`, `"ball"`, `"still"` or `"video"`.
-        near (`tuple[int, ...]`): Seeds of the take that these were sampled near to; empty for none.
-        settings (`dict`): What else `sample_motion` was asked for, for the records; turns in degrees.
-    """
-
-    head_pose: np.ndarray
-    blink: np.ndarray
-    speech: Speech
-    seeds: tuple[int, ...]
-    epsilon: float
-    sampling: str
-    near: tuple[int, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def num_videos(self) -> int:
-        """Number of takes."""
-        return len(self.head_pose)
-
-    def take(self, takes: Sequence[int]) -> "Motion":
-        """Some of the takes, by their numbers from 0.
-
-        Raises:
-            ValueError: If there is no such take, or none is chosen.
-        """
-        chosen = list(takes)
-        if not chosen or not all(-self.num_videos <= take < self.num_videos for take in chosen):
-            raise ValueError(f"Choose at least one of the takes 0 to {self.num_videos - 1}, not {chosen}.")
-        seeds = tuple(self.seeds[take] for take in chosen)
-        return replace(self, head_pose=self.head_pose[chosen], blink=self.blink[chosen], seeds=seeds)
 
 
 def absolute_pose(source: Source, motion: Motion) -> np.ndarray:

@@ -14,11 +14,10 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from osmnet.media.audio import FPS, SAMPLING_RATE, MonoArray
 from osmnet.media.listener import BEFORE, Listener, resampling_delay
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
-from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, to_camera
+from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, PAUSE, to_camera
 from osmnet.pipelines.osm_net.live_motion import LiveBlinks, LiveMotion
 from osmnet.provenance.label import label_for
-from osmnet.rendering.mesh_renderer import Source
-from osmnet.structures import PAUSE
+from osmnet.structures import Source
 from osmnet.utils.threads import in_order
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import warnings
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -16,11 +15,11 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from tqdm import tqdm
 
 from osmnet.face.crop import CropBox, crop_box, extract, to_crop
+from osmnet.face.detection import DETECTION_SIZE, check_upright, choose_face, find_faces, fit_frame, look_again
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceModel
 from osmnet.face.motion_track import head_motion_of
 from osmnet.face.pose import similarity_from_pose
-from osmnet.face.topology import OVAL
 from osmnet.loading.pipeline import PipelineLoader
 from osmnet.media.features import cut_windows, speech_features
 from osmnet.media.image import load_portrait
@@ -40,37 +39,31 @@ from osmnet.models.osm_net.video_generator import VideoGenerator
 from osmnet.pipelines.limits import MAX_EPSILON, MAX_OFFSET_DEG, MAX_SCALE, MAX_SIZE, MAX_VIDEOS, MIN_SIZE
 from osmnet.pipelines.osm_net.head_motion import (
     MAX_MOTION,
+    PAUSE,
     PULL,
     SMOOTHING,
-    Motion,
     absolute_pose,
     blink_curve,
     clip_activity,
 )
 from osmnet.pipelines.osm_net.live import BLOCK, LOOKAHEAD, LiveSession
+from osmnet.pipelines.validation import HeadTurn, checked_seeds, curve, known_seed, take_seeds
 from osmnet.rendering.decoders.select import resolve_precision
-from osmnet.rendering.mesh_renderer import Renderer, Source
+from osmnet.rendering.mesh_renderer import Renderer
 from osmnet.rendering.mesh_renderer_gpu import renderer_for
-from osmnet.structures import PAUSE, Speech
-from osmnet.takes.output import OSMNetPipelineOutput, StreamChunk
+from osmnet.structures import Motion, Source, Speech, StreamChunk
+from osmnet.takes.output import OSMNetPipelineOutput
+from osmnet.utils.checks import check_kind, check_range
 from osmnet.utils.lazy_rows import LazyRows
 from osmnet.utils.profiling import stage
 from osmnet.utils.threads import in_order
 
 DEFAULT_SIZE = 256  # of the square, where the whole picture is not asked for
-MAX_CROP = 768  # largest square rendered within a whole picture; larger pictures are scaled down
-MAX_FRAME = 1280  # of a whole picture: no more pixels than a square of this side
 MAX_PICTURE = 4096  # longest side that is looked at: small faces in large pictures need it
-DETECTION_SIZE = 512  # the second, finer look at the face
-MIN_FACE_PX = 48
-MAX_OUTSIDE = 0.2  # share of the face's outline that may lie outside the picture
-SURE_FIT = 0.04  # head units; upright faces misfit the mean face by 0.01 to 0.04, those on their head by 0.04 to 0.08
 SMILE_KEPT = 0.5  # of the portrait's own expression around the mouth; all of it would talk through a grin
 CLIPS_AT_ONCE = 256  # of speech that a thread works on: bounds the memory on an hour of it
 # Frames of expression that are made at once. The first frames wait for them, and those around them, to be heard.
 FRAMES_AT_ONCE = HEARD_AT_ONCE - 20
-
-HeadTurn = float | Sequence[float] | np.ndarray
 
 
 class OSMNetPipeline(PipelineLoader):
@@ -156,22 +149,22 @@ class OSMNetPipeline(PipelineLoader):
             ValueError: If the picture cannot be used; one sentence says why.
         """
         if size is not None:
-            _check_range("size", size, MIN_SIZE, MAX_SIZE, whole=True)
+            check_range("size", size, MIN_SIZE, MAX_SIZE, whole=True)
             if full_frame:
                 raise ValueError("size is the side of the square; leave it out, or give full_frame=False.")
         with stage("read portrait"):
             picture = load_portrait(portrait, max_side=MAX_PICTURE)
         with stage("landmarks"), FaceLandmarker(self._bundle(), num_faces=8) as landmarker:
-            faces = _find_faces(landmarker, picture)
-            landmarks = _choose_face(faces, face, picture.shape[:2])
+            faces = find_faces(landmarker, picture)
+            landmarks = choose_face(faces, face, picture.shape[:2])
             box = crop_box(landmarks, *picture.shape[:2])
             if full_frame:
                 width = picture.shape[1]
-                picture, box = _fit_frame(picture, box)
+                picture, box = fit_frame(picture, box)
                 landmarks = landmarks * (picture.shape[1] / width)
             square = extract(picture, box, DETECTION_SIZE)
-            landmarks = _look_again(landmarker, square, box, landmarks)
-            _check_upright(landmarker, square, self.face_model, landmarks)
+            landmarks = look_again(landmarker, square, box, landmarks)
+            check_upright(landmarker, square, self.face_model, landmarks)
         side = box.side if full_frame else (size or DEFAULT_SIZE)
         fit = self.face_model.fit(to_crop(landmarks, box, side), side)
         for turn, where in zip(np.degrees(np.abs(fit.head_pose[:2])), ("to the side", "up or down"), strict=True):
@@ -270,21 +263,21 @@ class OSMNetPipeline(PipelineLoader):
         Raises:
             ValueError: If an argument is out of its range.
         """
-        _check_kind("speech", speech, Speech, "encode_speech")
-        _check_range("num_videos", num_videos, 1, MAX_VIDEOS, whole=True)
-        _check_range("epsilon", epsilon, 0, MAX_EPSILON)
-        _check_range("motion_scale", motion_scale, 0, MAX_SCALE)
+        check_kind("speech", speech, Speech, "encode_speech")
+        check_range("num_videos", num_videos, 1, MAX_VIDEOS, whole=True)
+        check_range("epsilon", epsilon, 0, MAX_EPSILON)
+        check_range("motion_scale", motion_scale, 0, MAX_SCALE)
         if sampling not in ("span", "ball"):
             raise ValueError(f"sampling must be 'span' or 'ball', not {sampling!r}.")
         if still and head_motion is not None:
             raise ValueError("still and head_motion exclude each other; leave one out.")
-        near = _checked_seeds(near)
+        near = checked_seeds(near)
         if near and (still or head_motion is not None):
             raise ValueError("near is for sampled motion; leave out still and head_motion, or near.")
         frames = speech.num_frames
         turns = {"yaw": yaw, "pitch": pitch, "roll": roll}
-        offset = np.stack([_curve(name, turn, frames) for name, turn in turns.items()], -1)
-        seeds = _take_seeds(generator, num_videos)
+        offset = np.stack([curve(name, turn, frames) for name, turn in turns.items()], -1)
+        seeds = take_seeds(generator, num_videos)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         if head_motion is not None:
             with stage("motion"):
@@ -351,9 +344,9 @@ class OSMNetPipeline(PipelineLoader):
 
     def _expression(self, source: Source, speech: Speech, expression_scale: float) -> LazyRows:
         """`extract_expression`, as far as it is looked at: rendering begins before an hour of speech is heard."""
-        _check_kind("source", source, Source, "encode_source")
-        _check_kind("speech", speech, Speech, "encode_speech")
-        _check_range("expression_scale", expression_scale, 0, MAX_SCALE)
+        check_kind("source", source, Source, "encode_source")
+        check_kind("speech", speech, Speech, "encode_speech")
+        check_range("expression_scale", expression_scale, 0, MAX_SCALE)
         if self.hears_words and speech.said is None:
             raise ValueError("The speech was encoded by another pipeline; encode it with this one's encode_speech.")
         windows = speech.mel_windows
@@ -408,8 +401,8 @@ class OSMNetPipeline(PipelineLoader):
         Raises:
             ValueError: When the first chunk is asked for, if `expression` has another shape.
         """
-        _check_kind("source", source, Source, "encode_source")
-        _check_kind("motion", motion, Motion, "sample_motion")
+        check_kind("source", source, Source, "encode_source")
+        check_kind("motion", motion, Motion, "sample_motion")
         if expression is None:
             expression = self._expression(source, motion.speech, 1.0)
         expected = (motion.head_pose.shape[1], self.face_model.config.expression_dim)
@@ -487,7 +480,7 @@ class OSMNetPipeline(PipelineLoader):
         if not isinstance(speech, Speech):
             speech = self.encode_speech(speech, sampling_rate)
         # 3. Sample motion: self.motion_space, self.motion_decoder.
-        seed = _known_seed(generator)
+        seed = known_seed(generator)
         motion = self.sample_motion(
             speech, num_videos=num_videos, epsilon=epsilon, generator=generator, sampling=sampling,
             motion_scale=motion_scale, still=still, blink=blink, yaw=yaw, pitch=pitch, roll=roll,
@@ -527,7 +520,7 @@ class OSMNetPipeline(PipelineLoader):
         Raises:
             ValueError: If `expression_scale` is out of its range.
         """
-        _check_kind("motion", motion, Motion, "sample_motion")
+        check_kind("motion", motion, Motion, "sample_motion")
         expression = self._expression(source, motion.speech, expression_scale)
         precision = str(resolve_precision(self.video_generator, self.precision)).removeprefix("torch.")
         return OSMNetPipelineOutput(
@@ -635,10 +628,10 @@ class OSMNetPipeline(PipelineLoader):
         Raises:
             ValueError: If an input cannot be used; one sentence says what, where and what to do.
         """
-        _check_range("epsilon", epsilon, 0, MAX_EPSILON)
-        _check_range("motion_scale", motion_scale, 0, MAX_SCALE)
-        _check_range("expression_scale", expression_scale, 0, MAX_SCALE)
-        (seed,) = _take_seeds(generator, 1)
+        check_range("epsilon", epsilon, 0, MAX_EPSILON)
+        check_range("motion_scale", motion_scale, 0, MAX_SCALE)
+        check_range("expression_scale", expression_scale, 0, MAX_SCALE)
+        (seed,) = take_seeds(generator, 1)
         source = self._source(portrait, full_frame, size, face)
         return LiveSession(
             self, self._renderer(source), seed=seed, epsilon=epsilon, lookahead=lookahead, block=block,
@@ -666,156 +659,3 @@ class OSMNetPipeline(PipelineLoader):
         if self.face_landmarker_path is None:
             raise ValueError("This pipeline has no face landmarker; give face_landmarker= the path of a .task file.")
         return self.face_landmarker_path
-
-
-def _check_range(name: str, value: float, low: float, high: float, whole: bool = False) -> None:
-    number = isinstance(value, int | np.integer) if whole else isinstance(value, int | float | np.number)
-    if isinstance(value, bool) or not number or not low <= value <= high:
-        kind = "whole" if whole else "finite"
-        raise ValueError(f"{name} must be a {kind} number from {low} to {high}, not {value!r}.")
-
-
-def _curve(name: str, turn: HeadTurn, frames: int) -> np.ndarray:
-    """A constant or a curve as `(frames,)` float32."""
-    expected = f"{name} must be a finite number or {frames} of them, one a frame"
-    try:
-        curve = np.asarray(turn, np.float32)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{expected}, not {turn!r}.") from error
-    if curve.shape not in ((), (frames,)):
-        raise ValueError(f"{expected}, not of shape {curve.shape}.")
-    if not np.isfinite(curve).all():
-        raise ValueError(f"{expected}; there is NaN or infinity in it.")
-    if np.abs(curve).max(initial=0) > math.radians(MAX_OFFSET_DEG):
-        raise ValueError(f"{name} must stay within ±{MAX_OFFSET_DEG:.0f}° ({math.radians(MAX_OFFSET_DEG):.2f} rad).")
-    return np.broadcast_to(curve, (frames,))
-
-
-def _take_seeds(generator: torch.Generator | list[torch.Generator] | None, count: int) -> tuple[int, ...]:
-    """One seed a take, so that each take can be made again alone and take i does not depend on how many there are."""
-    given = generator if isinstance(generator, list | tuple) else [] if generator is None else [generator]
-    for each in given:
-        if not isinstance(each, torch.Generator):
-            raise ValueError(f"generator must be a torch.Generator or a list of them, not {type(each).__name__}.")
-    if isinstance(generator, list | tuple):
-        if len(generator) != count:
-            raise ValueError(f"{len(generator)} generators were given for {count} videos; give one, or one for each.")
-        return tuple(each.initial_seed() for each in generator)
-    device = generator.device if generator is not None else "cpu"
-    # 53 bits: every reader of the JSON files holds them exactly.
-    draws = [torch.randint(0, 2**53, (), generator=generator, device=device, dtype=torch.int64) for _ in range(count)]
-    return tuple(int(draw) for draw in draws)
-
-
-def _checked_seeds(near: Any) -> tuple[int, ...]:
-    seeds = tuple(near) if isinstance(near, Sequence | np.ndarray) else (near,)
-    if not all(isinstance(seed, int | np.integer) and 0 <= seed < 2**63 for seed in seeds):
-        raise ValueError(f"near must be a take's own near, then its seed, whole numbers of at least 0; not {near!r}.")
-    return tuple(int(seed) for seed in seeds)
-
-
-def _check_kind(name: str, value: Any, kind: type, maker: str) -> None:
-    if not isinstance(value, kind):
-        raise ValueError(f"{name} must be the {kind.__name__} that {maker} returns, not {type(value).__name__}.")
-
-
-def _known_seed(generator: Any) -> int | None:
-    """The seed of a generator that nothing has been drawn from yet."""
-    if not isinstance(generator, torch.Generator):
-        return None
-    seed = generator.initial_seed()
-    fresh = torch.Generator(generator.device).manual_seed(seed)
-    return seed if torch.equal(fresh.get_state(), generator.get_state()) else None
-
-
-def _find_faces(landmarker: FaceLandmarker, picture: np.ndarray) -> list[np.ndarray]:
-    """All faces of a picture, largest first; small ones are looked for in overlapping parts of it."""
-    faces = landmarker.detect(picture)
-    smallest = MIN_FACE_PX if faces else 0  # beside a face that is there, only one that could be chosen counts
-    height, width = picture.shape[:2]
-    side = min(height, width, max(height, width) // 2 + 1)
-    for part in (side, side // 2):
-        # The larger parts always: beside a large face the look at the whole misses the small ones.
-        if part < 2 * MIN_FACE_PX or (faces and part < side):
-            break
-        found = []
-        tops, lefts = ({*range(0, length - part, part // 2), length - part} for length in (height, width))
-        for top in sorted(tops):
-            for left in sorted(lefts):
-                seen = landmarker.detect(picture[top : top + part, left : left + part])
-                found += [face + np.array([left, top, 0], np.float32) for face in seen]
-        for face in sorted(found, key=_face_area, reverse=True):  # parts overlap and cut faces: what is new counts
-            new = all(_face_distance(face, other) > 0.5 for other in faces)
-            if new and np.ptp(face[:, 1]) >= smallest:
-                faces.append(face)
-    return sorted(faces, key=_face_area, reverse=True)
-
-
-def _face_area(face: np.ndarray) -> float:
-    return float(np.prod(np.ptp(face[:, :2], axis=0)))
-
-
-def _face_distance(face: np.ndarray, other: np.ndarray) -> float:
-    """Distance between the middles of two faces, in heights of the larger."""
-    apart = np.linalg.norm((face - other)[:, :2].mean(0))
-    return float(apart / max(np.ptp(face[:, 1]), np.ptp(other[:, 1])))
-
-
-def _choose_face(faces: list[np.ndarray], face: int | None, size: tuple[int, int]) -> np.ndarray:
-    if not faces:
-        raise ValueError("No face was found in the portrait; use a picture in which a face is clearly seen.")
-    if face is not None:
-        _check_range("face", face, 0, 100, whole=True)
-    if face is not None and face >= len(faces):
-        raise ValueError(f"The portrait shows {len(faces)} face{'s' * (len(faces) > 1)}; choose one of them.")
-    if face is None and len(faces) > 1:
-        message = f"The portrait shows {len(faces)} faces; the largest is taken (choose with face=)."
-        warnings.warn(message, stacklevel=3)
-    landmarks = faces[face or 0]
-    height = np.ptp(landmarks[:, 1])
-    if height < MIN_FACE_PX:
-        raise ValueError(
-            f"The face is only {height:.0f} pixels high, and at least {MIN_FACE_PX} are needed; use a larger picture."
-        )
-    oval, (height, width) = landmarks[OVAL, :2], size
-    outside = np.mean((oval < 0).any(1) | (oval[:, 0] > width) | (oval[:, 1] > height))
-    if outside > MAX_OUTSIDE:
-        raise ValueError(
-            f"{100 * outside:.0f} % of the face's outline lies outside the picture; use one that shows the whole face."
-        )
-    return landmarks
-
-
-def _check_upright(
-    landmarker: FaceLandmarker, square: np.ndarray, face_model: FaceModel, landmarks: np.ndarray
-) -> None:
-    """Refuse a face that stands on its head: the landmarker fits it the wrong way up, with the mouth on the eyes."""
-    misfit = face_model.misfit(landmarks)
-    if misfit < SURE_FIT:
-        return
-    turned = landmarker.detect(np.ascontiguousarray(np.rot90(square, 2)))
-    if turned and face_model.misfit(turned[0]) < 0.75 * misfit:
-        raise ValueError("The face stands on its head; turn the picture round.")
-
-
-def _look_again(landmarker: FaceLandmarker, square: np.ndarray, box: CropBox, landmarks: np.ndarray) -> np.ndarray:
-    """Look at the square alone, which is more exact than at the whole picture: vertices in pixels of the picture."""
-    scale = box.side / DETECTION_SIZE
-    found = [face * scale + (box.left, box.top, 0) for face in landmarker.detect(square)]
-
-    def distance(face: np.ndarray) -> float:
-        return float(np.linalg.norm((face - landmarks)[:, :2].mean(0)))
-
-    nearest = min(found, key=distance, default=landmarks)
-    # The square may show a neighbour, too: only the face that was chosen will do.
-    return nearest if distance(nearest) < 0.3 * np.ptp(landmarks[:, 1]) else landmarks
-
-
-def _fit_frame(picture: np.ndarray, box: CropBox) -> tuple[np.ndarray, CropBox]:
-    """Scale a whole picture so that neither it nor the square in it is too large to render."""
-    factor = min(1.0, MAX_CROP / box.side, MAX_FRAME / math.sqrt(picture.shape[0] * picture.shape[1]))
-    if factor < 1:
-        height, width = (max(round(length * factor), 2) for length in picture.shape[:2])
-        picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
-        box = CropBox(round(box.left * factor), round(box.top * factor), round(box.side * factor))
-    return picture, box

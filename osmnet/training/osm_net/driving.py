@@ -16,7 +16,7 @@ from osmnet.models.osm_net.motion import (
     clip_frames,
     compose_clips,
 )
-from osmnet.pipelines.osm_net.pipeline_osm_net import PULL, SMOOTHING
+from osmnet.pipelines.osm_net.head_motion import PULL, SMOOTHING
 from osmnet.training.osm_net.pose_clip import smooth_track
 from osmnet.training.osm_net.trained_components import load_component
 

@@ -1,0 +1,8 @@
+"""Entry point of `accelerate launch -m osmnet.training.train STAGE ...`: the same as `osmnet train STAGE ...`."""
+
+import sys
+
+from osmnet.cli.generate import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,0 +1,19 @@
+"""Checks of arguments that refuse in one sentence."""
+
+from typing import Any
+
+import numpy as np
+
+
+def check_range(name: str, value: float, low: float, high: float, whole: bool = False) -> None:
+    """Refuse a value that is not a number from `low` to `high`, or not a whole one where `whole` asks for it."""
+    number = isinstance(value, int | np.integer) if whole else isinstance(value, int | float | np.number)
+    if isinstance(value, bool) or not number or not low <= value <= high:
+        kind = "whole" if whole else "finite"
+        raise ValueError(f"{name} must be a {kind} number from {low} to {high}, not {value!r}.")
+
+
+def check_kind(name: str, value: Any, kind: type, maker: str) -> None:
+    """Refuse a value that is not of a class; the sentence names the method that makes one."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be the {kind.__name__} that {maker} returns, not {type(value).__name__}.")
