@@ -2,7 +2,7 @@
 
 import sys
 
-from osmnet.cli.generate import main
+from osmnet.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

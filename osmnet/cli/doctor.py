@@ -18,6 +18,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 import osmnet
+from osmnet.cli.parser import Parser, add_model
 
 TEST_PICTURE = Path(__file__).with_name("assets") / "face.jpg"  # from a NASA photograph, public domain
 
@@ -199,17 +200,8 @@ def examine(model: str | None = None, revision: str | None = None) -> list[Findi
     return findings
 
 
-def main(model: str | None = None, revision: str | None = None) -> int:
-    """Print the table.
-
-    Args:
-        model (`str`, *optional*): Weights to load: a folder or a Hub id.
-        revision (`str`, *optional*): Branch, tag or commit of a Hub id.
-
-    Returns:
-        `int`: 0 when all is well, else 1.
-    """
-    findings = examine(model, revision)
+def report(findings: list[Finding]) -> int:
+    """Print the table of the findings; returns 0 when all is well, else 1."""
     width = max(len(finding.name) for finding in findings)
     sys.stdout.write(f"osmnet {osmnet.__version__} in {Path(osmnet.__file__).parent}\n")
     for finding in findings:
@@ -220,3 +212,13 @@ def main(model: str | None = None, revision: str | None = None) -> int:
     wrong = sum(finding.remedy is not None for finding in findings)
     sys.stdout.write("All is well.\n" if wrong == 0 else f"{wrong} of {len(findings)} checks went wrong.\n")
     return 0 if wrong == 0 else 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of `osmnet doctor`."""
+    parser = Parser(
+        prog="osmnet doctor", description="Check this installation; exit status 1 when something is wrong."
+    )
+    add_model(parser)
+    arguments = parser.parse_args(argv)
+    return report(examine(arguments.model, arguments.revision))

@@ -1,7 +1,6 @@
-"""The command line: `osmnet generate | prepare | train | evaluate | bases | gallery | verify | push | doctor`.
+"""`osmnet generate`: make talking-head videos from a portrait and a recording of speech.
 
-Arguments are checked before anything heavy is imported: a wrong one is refused at once. A refusal is one sentence on
-stderr and exit status 2; the names of the files made are all that goes to stdout.
+Arguments are checked before anything heavy is imported: a wrong one is refused at once.
 """
 
 from __future__ import annotations
@@ -14,16 +13,13 @@ import re
 import secrets
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import osmnet
-from osmnet.cli.parser import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, Parser
+from osmnet.cli.parser import EXIT_INTERRUPTED, Parser, add_model
 from osmnet.pipelines.limits import MAX_EPSILON, MAX_OFFSET_DEG, MAX_SCALE, MAX_SIZE, MAX_VIDEOS, MIN_SIZE
 from osmnet.takes.unfinished import unfinished_records
 from osmnet.utils.files import write_whole
@@ -35,18 +31,6 @@ if TYPE_CHECKING:
     from osmnet.takes.output import OSMNetPipelineOutput
 
 NUM_VIDEOS = 4
-
-
-# Commands with a parser of their own: the module whose `main(argv)` they run, and what they are for.
-DISPATCHED = {
-    "prepare": ("osmnet.data.prepare", "turn raw videos into a dataset of tracked, cropped clips"),
-    "train": ("osmnet.cli.train", "train or fine-tune the networks on prepared clips"),
-    "evaluate": ("osmnet.evaluation.evaluate", "measure a model on held-out clips by the papers' protocol"),
-    "bases": ("osmnet.evaluation.figures.bases", "draw what the learned head motions do, and faces turned by them"),
-    "gallery": ("osmnet.evaluation.figures.gallery", "draw a page of frame sheets that shows what the weights do"),
-    "verify": ("osmnet.provenance.verify", "say whether a video is as it was signed, and what it says of its making"),
-    "push": ("osmnet.cli.push", "send a model to the Hub, after showing what would be sent"),
-}
 
 
 def _number(low: float, high: float, whole: bool = False) -> Callable[[str], float | int]:
@@ -85,21 +69,9 @@ def _device(text: str) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands.
-
-    Returns:
-        `argparse.ArgumentParser`: Its result has `command` and, for `generate` and `doctor`, their options.
-    """
-    parser = Parser(
-        prog="osmnet",
-        description="Many different, natural talking-head videos from one portrait and one recording of speech.",
-    )
-    parser.add_argument("--version", action="version", version=f"osmnet {osmnet.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    generate = commands.add_parser(
-        "generate",
-        help="make talking-head videos from a portrait and a recording of speech",
+    """Build the parser of `osmnet generate`."""
+    generate = Parser(
+        prog="osmnet generate",
         description="Make talking-head videos: take-1.mp4, take-2.mp4, ... with take-1.json, ... and sheet.png.",
     )
     generate.add_argument("portrait", type=Path, metavar="PORTRAIT", help="a picture with a face")
@@ -189,7 +161,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     weights = generate.add_argument_group("weights")
-    _add_model(weights)
+    add_model(weights)
     weights.add_argument("--variant", metavar="NAME", help="e.g. fp16: load the files of this variant")
     weights.add_argument(
         "--device", type=_device, default="auto", help="auto (default), cpu, mps, cuda or cuda:NUMBER"
@@ -205,23 +177,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--debug", action="store_true", help="show where in the code an error arose")
 
-    for name, (_, purpose) in DISPATCHED.items():
-        commands.add_parser(name, help=purpose, add_help=False)
-
-    doctor = commands.add_parser(
-        "doctor",
-        help="check this installation and say how to mend it",
-        description="Check this installation; exit status 1 when something is wrong.",
-    )
-    _add_model(doctor)
-    return parser
-
-
-def _add_model(group: argparse._ActionsContainer) -> None:
-    group.add_argument(
-        "--model", metavar="FOLDER_OR_ID", help="a folder or a Hub id (default: the weights inside the package)"
-    )
-    group.add_argument("--revision", metavar="REVISION", help="branch, tag or commit of a Hub id")
+    return generate
 
 
 def _check_file(path: Path, role: str, kind: str) -> None:
@@ -364,25 +320,10 @@ def _make(
     return output, paths
 
 
-def _dispatch(command: str, argv: list[str]) -> int:
-    """Run a command that has a parser of its own."""
-    try:
-        return import_module(DISPATCHED[command][0]).main(argv) or 0
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"`osmnet {command}` needs the package '{error.name}'; install osmnet with its extra 'train'."
-        ) from error
-
-
-def _run(argv: list[str]) -> int:
-    if argv and argv[0] in DISPATCHED:
-        return _dispatch(argv[0], argv[1:])
+def main(argv: list[str] | None = None) -> int:
+    """Command line of `osmnet generate`."""
     arguments = build_parser().parse_args(argv)
-    if arguments.command == "doctor":
-        from osmnet.cli.doctor import main as doctor
-
-        return doctor(arguments.model, arguments.revision)
-    # As Ctrl-C: what is half-written is removed, what is finished stays.
+    # SIGTERM is handled as Ctrl-C is: half-written files are removed, finished ones stay.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _generate(arguments)
@@ -392,30 +333,3 @@ def _run(argv: list[str]) -> int:
         return EXIT_INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv (`list[str]`, *optional*): The arguments without the program's name; those of the process by default.
-
-    Returns:
-        `int`: The exit status: 0; 1 if `doctor` finds something wrong; 2 for a wrong input, after one sentence on
-        stderr; 130 after Ctrl-C.
-
-    Raises:
-        SystemExit: With the same statuses, by argparse (`--help`, `--version`, an argument it cannot parse).
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        return _run(argv)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nosmnet: stopped.\n")
-        return EXIT_INTERRUPTED
-    except (ValueError, OSError, ImportError) as error:
-        if "--debug" in argv:
-            traceback.print_exc()
-        hint = " Run `osmnet doctor` to see what is missing." if isinstance(error, ImportError) else ""
-        sys.stderr.write(f"osmnet: {' '.join(str(error).split())}{hint}\n")
-        return EXIT_WRONG_INPUT

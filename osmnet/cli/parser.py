@@ -13,3 +13,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Leave with status 2 after one sentence on stderr."""
         self.exit(EXIT_WRONG_INPUT, f"osmnet: {message}; see `{self.prog} --help`.\n")
+
+
+def add_model(group: argparse._ActionsContainer) -> None:
+    """Add `--model` and `--revision`."""
+    group.add_argument(
+        "--model", metavar="FOLDER_OR_ID", help="a folder or a Hub id (default: the weights inside the package)"
+    )
+    group.add_argument("--revision", metavar="REVISION", help="branch, tag or commit of a Hub id")

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[:1] == ["finetune"]:
         _check_packages()
         try:
-            return import_module("osmnet.training.osm_net.finetune").main(argv[1:]) or 0
+            return import_module("osmnet.cli.finetune").main(argv[1:]) or 0
         except KeyboardInterrupt as stop:
             sys.stderr.write(f"\nosmnet: {str(stop) or 'stopped; run the same command again to go on'}.\n")
             return getattr(stop, "status", EXIT_INTERRUPTED)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osmnet.cli import generate as cli
+import osmnet.cli as cli
 from osmnet.media.video import VideoWriter, read_frames
 from osmnet.takes.background import BackgroundWriter
 from osmnet.takes.unfinished import FOLDER_NAME

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from osmnet.cli.prepare import main
 from osmnet.data import prepare
 from osmnet.data.cluster import WorkerKilled, on_processes, on_ray
 from osmnet.data.dataset import Clip, Dataset
@@ -107,7 +108,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory, speech: np.ndarray, opening: n
 def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of them, prepared by the command."""
     out = tmp_path_factory.mktemp("prepared") / "set"
-    assert prepare.main([str(raw), "--out", str(out), "--workers", "2"]) == 0
+    assert main([str(raw), "--out", str(out), "--workers", "2"]) == 0
     return out
 
 
@@ -290,7 +291,7 @@ def test_the_dataset_names_no_folder_of_ours_and_needs_one(raw: Path, tmp_path: 
     assert "'empty.mp4' is empty" in part_head(job.part)["rows"][0]["reason"]
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="cannot be made because a file is in its way"):
-        prepare.main([str(raw), "--out", str(tmp_path / "file")])
+        main([str(raw), "--out", str(tmp_path / "file")])
 
 
 def test_reasons_are_grouped_without_their_numbers_only():
@@ -391,7 +392,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def _prepare(clips: Path, out: Path, *more: str) -> int:
-    return prepare.main([str(clips), "--out", str(out), *more])
+    return main([str(clips), "--out", str(out), *more])
 
 
 def test_run_again_does_nothing_and_new_videos_are_added(

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from osmnet.cli.generate import build_parser, main
+from osmnet.cli import main
+from osmnet.cli.generate import build_parser
 from osmnet.evaluation.figures.gallery import (
     SIZE,
     Setting,
@@ -114,7 +115,7 @@ def test_the_commands_of_the_page_are_commands(made):
     own, *commands = [line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.splitlines()]
     assert own.startswith("osmnet gallery --out show/page.md --portraits portrait_astronaut.jpg wall.png")
     assert own.endswith("--seed 3") and "'a voice.wav'" in own
-    options = [build_parser().parse_args(shlex.split(command, comments=True)[1:]) for command in commands]
+    options = [build_parser().parse_args(shlex.split(command, comments=True)[2:]) for command in commands]
     assert {each.epsilon for each in options} == {0, 0.5, 1, 2}
     assert all(each.seed == 3 and each.speech.name == "a voice.wav" for each in options)
     assert {each.motion_scale for each in options} == {0.5, 1, 2}

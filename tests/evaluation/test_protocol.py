@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from osmnet.cli.generate import main
+from osmnet.cli import main
 from osmnet.data.dataset import Clip, Dataset, clips_fingerprint
 from osmnet.data.shards import read_manifest, write_manifest
 from osmnet.evaluation.evaluate import choose_clips, evaluate

@@ -4,10 +4,9 @@ import json
 
 import pytest
 import test_loading
-from test_loading import digest
 
-from osmnet.cli import push
-from osmnet.cli.generate import main
+from osmnet.cli import main, push
+from tests.loading.test_loading import digest
 from tests.support.dummies import tiny_pipeline
 from tests.support.hub_server import Hub, run_client
 
@@ -28,11 +27,11 @@ CLIENT = """
 import contextlib, io, json, os, shutil, sys
 from pathlib import Path
 from huggingface_hub import constants
-from osmnet.cli.generate import main
+from osmnet.cli import main
 from osmnet.loading.model import WEIGHTS_NAME
 from osmnet.models.osm_net.motion import MotionSpace
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
-from test_loading import TinyPipeline, digest
+from tests.loading.test_loading import TinyPipeline, digest
 
 constants.DOWNLOAD_CHUNK_SIZE = 4096  # the files of this test are small
 

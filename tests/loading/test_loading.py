@@ -313,7 +313,7 @@ def test_components_must_be_the_ones_of_the_table(pipeline):
 
 CLIENT = """
 import json, os, socket, time, urllib.request
-from test_loading import REPO_ID, MotionSpace, TinyPipeline, digest
+from tests.loading.test_loading import REPO_ID, MotionSpace, TinyPipeline, digest
 
 def attempt(**arguments):
     try:

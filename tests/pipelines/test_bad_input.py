@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from osmnet.cli import generate as cli
+import osmnet.cli as cli
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.loading.model import WEIGHTS_NAME
 from osmnet.media.video import VideoWriter

@@ -19,7 +19,8 @@ from osmnet.media.recording import Recording
 from osmnet.media.video import VideoWriter, read_frames
 from osmnet.pipelines.osm_net.head_motion import blink_curve
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
-from osmnet.rendering import mesh_renderer as renderer
+from osmnet.rendering import chunks
+from osmnet.rendering.mesh_renderer import Renderer
 from osmnet.takes.sheet import MAX_TAKES
 from tests.support.dummies import (
     SAMPLING_RATE,
@@ -205,16 +206,16 @@ def test_expression_of_another_length_is_refused(tiny, source, voice):
 
 
 def test_large_frames_come_in_small_chunks(tiny, source, voice, monkeypatch):
-    monkeypatch.setattr(renderer, "CHUNK", (16, 3 * 3 * SIDE * SIDE + 1))
+    monkeypatch.setattr(chunks, "CHUNK", (16, 3 * 3 * SIDE * SIDE + 1))
     motion = tiny.sample_motion(voice, num_videos=2, generator=seeded())
     assert {chunk.shape[1] for chunk in tiny.render(source, motion)} == {3, 1}  # 8 times 3, and the last of 25
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 64])
 def test_chunked_is_whole(tiny, source, voice, out, monkeypatch, chunk):
-    longest, most_bytes = renderer.CHUNK
+    longest, most_bytes = chunks.CHUNK
     assert chunk != longest
-    monkeypatch.setattr(renderer, "CHUNK", (chunk, most_bytes))
+    monkeypatch.setattr(chunks, "CHUNK", (chunk, most_bytes))
     frames = tiny(source, voice, num_videos=1, generator=seeded()).frames[0]
     # Sums over another batch may round another way, by one grey level at most.
     assert np.abs(frames.astype(int) - out.frames[0]).max() <= 1
@@ -328,8 +329,8 @@ def test_a_failure_while_rendering_leaves_no_part_of_a_video(tiny, source, voice
             raise RuntimeError("a defect")
         return paint(self, *arguments)
 
-    paint = renderer.Renderer._by_mesh
-    monkeypatch.setattr(renderer.Renderer, "_by_mesh", fail_late)
+    paint = Renderer._by_mesh
+    monkeypatch.setattr(Renderer, "_by_mesh", fail_late)
     with pytest.raises(RuntimeError, match="a defect"):
         out.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()

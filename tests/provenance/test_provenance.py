@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
-from osmnet.cli.generate import main
+from osmnet.cli import main
 from osmnet.face.pose import similarity_from_pose
 from osmnet.media.video import VideoWriter, read_frames
 from osmnet.pipelines.osm_net.head_motion import absolute_pose

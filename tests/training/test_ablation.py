@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from osmnet import OSMNetPipeline
-from osmnet.cli.generate import main
+from osmnet.cli import main
 from osmnet.evaluation.summary import METRICS
 from osmnet.loading.model import WEIGHTS_NAME
 from osmnet.training.osm_net import ablation

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from osmnet import OSMNetPipeline
-from osmnet.cli.generate import main
+from osmnet.cli import main
 from osmnet.cli.train import main as train
 from osmnet.evaluation.protocol import STRIP_SIDE, ClipResult
 from osmnet.loading.model import WEIGHTS_NAME
@@ -218,7 +218,7 @@ def test_who_stops_it_is_told_how_to_go_on(monkeypatch, capsys, stop):
     def stopped(_):
         raise stop
 
-    monkeypatch.setattr("osmnet.training.osm_net.finetune.main", stopped)
+    monkeypatch.setattr("osmnet.cli.finetune.main", stopped)
     assert main(["train", "finetune"]) == 130
     assert capsys.readouterr().err.endswith("run the same command again to go on.\n")
 

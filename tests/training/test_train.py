@@ -145,7 +145,7 @@ def test_a_stopped_run_says_how_to_go_on(
 
 
 def test_module_says_one_sentence_and_exits_with_2(tmp_path: Path, subprocess_environment: dict[str, str]):
-    command = [sys.executable, "-m", "osmnet.cli.train", "video", "--data", "nowhere", "--model", str(tmp_path)]
+    command = [sys.executable, "-m", "osmnet.training.train", "video", "--data", "nowhere", "--model", str(tmp_path)]
     done = subprocess.run(command, env=subprocess_environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("osmnet: 'nowhere' is not a prepared dataset")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from osmnet.cli.generate import main
+from osmnet.cli import main
 from osmnet.evaluation.figures.gallery import FINGERPRINT
 from osmnet.evaluation.report import markdown
 from osmnet.loading.fingerprint import weights_fingerprint
