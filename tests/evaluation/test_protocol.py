@@ -175,7 +175,7 @@ def test_markdown_has_every_figure(evaluated):
 
 def test_the_tables_are_put_into_a_page_and_their_figures_beside_it(evaluated, data, tmp_path, monkeypatch):
     out, report = evaluated
-    monkeypatch.setattr("osmnet.evaluation.evaluate.evaluate", lambda **_: report)
+    monkeypatch.setattr("osmnet.cli.evaluate.evaluate", lambda **_: report)
     page = tmp_path / "README.md"
     page.write_text("# Card\n<!-- evaluation: x -->\nold\n<!-- /evaluation -->\n\nrest\n")
     assert main(["evaluate", "--data", str(data), "--out", str(out), "--page", str(page)]) == 0

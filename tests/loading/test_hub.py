@@ -3,9 +3,9 @@
 import json
 
 import pytest
-import test_loading
 
 from osmnet.cli import main, push
+from tests.loading import test_loading
 from tests.loading.test_loading import digest
 from tests.support.dummies import tiny_pipeline
 from tests.support.hub_server import Hub, run_client
