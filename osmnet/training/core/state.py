@@ -6,9 +6,9 @@ import copy
 import dataclasses
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from accelerate import Accelerator
@@ -33,33 +33,23 @@ class WeightedSum(nn.Module):
     Args:
         losses (`nn.Module`): An objective or an adversary.
         weights (`dict[str, float]`, *optional*): By loss; missing losses count 0. Not given: each counts 1.
+        autocast (`bool`): False computes in float32, whatever the precision of the networks is.
     """
 
-    def __init__(self, losses: nn.Module, weights: dict[str, float] | None = None):
+    def __init__(self, losses: nn.Module, weights: dict[str, float] | None = None, autocast: bool = True):
         super().__init__()
-        self.losses, self.weights = losses, weights
+        self.losses, self.weights, self.autocast = losses, weights, autocast
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the sum, and the losses without their graph."""
-        losses = self.losses(batch)
-        weights = dict.fromkeys(losses, 1.0) if self.weights is None else self.weights
-        counted = [weights[name] * loss for name, loss in losses.items() if weights.get(name)]
-        if not counted:
-            raise ValueError(f"None of the losses {', '.join(losses)} has a weight above 0; set weights.LOSS.")
-        return torch.stack(counted).sum(), {name: loss.detach() for name, loss in losses.items()}
-
-
-class Float32Adversary(nn.Module):
-    """An adversary in float32, whatever the precision of the networks is."""
-
-    def __init__(self, adversary: nn.Module):
-        super().__init__()
-        self.sum = WeightedSum(adversary)
-
-    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the sum of its losses, and the losses."""
-        with torch.autocast(next(iter(batch.values())).device.type, enabled=False):
-            return self.sum(batch)
+        device = next(iter(batch.values())).device.type
+        with nullcontext() if self.autocast else torch.autocast(device, enabled=False):
+            losses = self.losses(batch)
+            weights = dict.fromkeys(losses, 1.0) if self.weights is None else self.weights
+            counted = [weights[name] * loss for name, loss in losses.items() if weights.get(name)]
+            if not counted:
+                raise ValueError(f"None of the losses {', '.join(losses)} has a weight above 0; set weights.LOSS.")
+            return torch.stack(counted).sum(), {name: loss.detach() for name, loss in losses.items()}
 
 
 class Ema(AveragedModel):
@@ -105,12 +95,12 @@ class RunState:
         accelerator (`Accelerator`): Device and processes.
 
     Attributes:
-        trained (`list[nn.Parameter]`): The parameters of `optimizer`: the networks, and what else the objective learns.
-        discriminators (`list[nn.Parameter]`): The parameters of `discriminator_optimizer`: the adversary's own.
+        trained (`list[nn.Parameter]`): Parameters of `optimizer`: the networks' and others of the objective.
+        discriminators (`list[nn.Parameter]`): Parameters of `discriminator_optimizer`: the adversary's own.
         averages (`dict[str, Ema]`): Of the networks; in the main process only.
-        best_networks (`dict[str, OSMNetModel]`): The averages when the score was highest, if there is a score.
-        best (`dict`): `score`, `step` and `validation` of those.
-        made_for (`dict[str, str]`): The stage's, and the fingerprint of the weights that the run starts from.
+        best_networks (`dict[str, OSMNetModel]`): The averages at the highest score, if there is a score.
+        best (`dict`): Their `score`, `step` and `validation`.
+        made_for (`dict[str, str]`): The stage's, and the fingerprint of the starting weights.
         validation (`dict[str, float]`): The last one.
         losses (`dict[str, float]`): The last ones logged.
     """
@@ -152,7 +142,7 @@ class RunState:
         self.discriminator_optimizer: torch.optim.Optimizer | None = None
         if adversary is not None:
             with frozen(self.trained):
-                self.adversary = accelerator.prepare_model(Float32Adversary(adversary))
+                self.adversary = accelerator.prepare_model(WeightedSum(adversary, autocast=False))
             # Not prepared: one gradient scaler cannot serve two optimizers, and float32 needs none.
             self.discriminator_optimizer = torch.optim.Adam(self.discriminators, config.learning_rate, betas)
 
@@ -217,33 +207,25 @@ class RunState:
         Raises:
             ValueError: If it belongs to another stage, to other settings or other networks.
         """
+
+        def refuse(why: str) -> NoReturn:
+            raise ValueError(f"The run in '{found.folder.parent}' {why}, or give another folder with --work.")
+
         if "progress" not in found.about:
-            raise ValueError(
-                f"The run in '{found.folder.parent}' is of an earlier version of osmnet; finish it with that version, "
-                "or give another folder with --work."
-            )
+            refuse("is of an earlier version of osmnet; finish it with that version")
         before = _settings(found.about.get("settings", {})) | {"stage": found.about.get("stage")}
         now = _settings(dataclasses.asdict(self.config)) | {"stage": self.stage.name}
         for name, value in now.items():
             if name not in FREE_SETTINGS and name in before and before[name] != value:
-                raise ValueError(
-                    f"The run in '{found.folder.parent}' has {name}={before[name]}, not {value}; set it alike, or "
-                    "give another folder with --work."
-                )
+                refuse(f"has {name}={before[name]}, not {value}; set it alike")
         for name, value in self.made_for.items():
             if found.about.get("made_for", {}).get(name, value) != value:
-                raise ValueError(
-                    f"The run in '{found.folder.parent}' belongs to another {name}; delete it to train anew, or give "
-                    "another folder with --work."
-                )
+                refuse(f"belongs to another {name}; delete it to train anew")
         mine = {name: tensor.shape for name, tensor in self._tensors().items()}
         saved = {name: t.shape for name, t in found.tensors().items() if not name.startswith("best/")}
         if mine != saved:
             odd = sorted(mine.keys() ^ saved.keys()) or [name for name in mine if mine[name] != saved[name]]
-            raise ValueError(
-                f"The run in '{found.folder.parent}' has networks of another shape ({odd[0]}); give another folder "
-                "with --work, or delete it."
-            )
+            refuse(f"has networks of another shape ({odd[0]}); delete it")
 
     def restore(self, found: Checkpoint) -> list[str]:
         """Load a checkpoint that has passed `check`; return remarks for the user.

@@ -36,8 +36,8 @@ __all__ = ["Stage", "fit"]
 def fit(stage: Stage, config: StageConfig, out: Path, work: Path) -> dict[str, float]:
     """Train a stage, from the newest checkpoint in `work` if there is one.
 
-    A run that is stopped at any moment and resumed ends with the same weights, bit for bit, as an uninterrupted one (on
-    the same CPU, with as many processes and threads; GPU kernels need not be deterministic).
+    A run that is stopped at any moment and resumed ends with the same weights, bit for bit, as an uninterrupted one
+    (on the same CPU, with as many processes and threads; GPU kernels need not be deterministic).
 
     Args:
         stage (`Stage`): The stage to train.

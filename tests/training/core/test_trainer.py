@@ -140,7 +140,9 @@ def test_the_discriminator_learns_only_when_active_and_moves_nothing_else(tmp_pa
 
     start = ToyStage(ToyConfig())
     discriminator, network = "others/objective/discriminator.weight", "networks/toy/linear_in.weight"
-    torch.testing.assert_close(after(2)[discriminator], start.adversary.discriminator.weight.data)  # idle for two steps
+    torch.testing.assert_close(
+        after(2)[discriminator], start.adversary.discriminator.weight.data
+    )  # idle for two steps
     assert not torch.equal(after(3)[discriminator], start.adversary.discriminator.weight.data)
     # It learns whatever weight its loss has for the networks; and it never moves them by itself.
     weights = {"l2": 1.0, "g": 0.0, "watched": 0.0}
