@@ -17,3 +17,10 @@ def check_kind(name: str, value: Any, kind: type, maker: str) -> None:
     """Refuse a value that is not of a class; the sentence names the method that makes one."""
     if not isinstance(value, kind):
         raise ValueError(f"{name} must be the {kind.__name__} that {maker} returns, not {type(value).__name__}.")
+
+
+def check_positive(**sizes: float) -> None:
+    """Refuse sizes that are not numbers above 0; keywords are their names."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int | float) or size <= 0:
+            raise ValueError(f"{name} must be a positive number, not {size!r}.")

@@ -18,7 +18,8 @@ from osmnet.face.morphable import FaceModel
 from osmnet.loading.model import WEIGHTS_NAME
 from osmnet.loading.pipeline import packaged_landmarker
 from osmnet.models.osm_net.expression import ExpressionExtractor
-from osmnet.models.osm_net.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace
+from osmnet.models.osm_net.motion_codec import AudioMotionEncoder, MotionDecoder, MotionEncoder
+from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 from osmnet.models.osm_net.video_generator import VideoGenerator
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from osmnet.media.audio import FPS
-from osmnet.models.osm_net.motion import clip_frames
+from osmnet.models.osm_net.motion_codec import clip_frames
 from osmnet.structures import Motion, Source
 
 # How sampled clips become a path (measured against real motion in docs/experiments.md).

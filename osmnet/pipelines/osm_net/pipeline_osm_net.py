@@ -25,14 +25,14 @@ from osmnet.media.features import cut_windows, speech_features
 from osmnet.media.image import load_portrait
 from osmnet.media.recording import Recording
 from osmnet.models.osm_net.expression import ExpressionExtractor
-from osmnet.models.osm_net.motion import (
+from osmnet.models.osm_net.motion_codec import (
     AudioMotionEncoder,
     MotionDecoder,
     MotionEncoder,
-    MotionSpace,
     clip_frames,
     compose_clips,
 )
+from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.models.osm_net.speech_encoder import BLOCK as HEARD_AT_ONCE
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 from osmnet.models.osm_net.video_generator import VideoGenerator
@@ -81,10 +81,10 @@ class OSMNetPipeline(PipelineLoader):
 
     components_classes: ClassVar[dict[str, str]] = {
         "face_model": "osmnet.face.morphable:FaceModel",
-        "motion_encoder": "osmnet.models.osm_net.motion:MotionEncoder",
-        "motion_space": "osmnet.models.osm_net.motion:MotionSpace",
-        "audio_motion_encoder": "osmnet.models.osm_net.motion:AudioMotionEncoder",
-        "motion_decoder": "osmnet.models.osm_net.motion:MotionDecoder",
+        "motion_encoder": "osmnet.models.osm_net.motion_codec:MotionEncoder",
+        "motion_space": "osmnet.models.osm_net.motion_space:MotionSpace",
+        "audio_motion_encoder": "osmnet.models.osm_net.motion_codec:AudioMotionEncoder",
+        "motion_decoder": "osmnet.models.osm_net.motion_codec:MotionDecoder",
         "speech_encoder": "osmnet.models.osm_net.speech_encoder:SpeechEncoder",
         "expression_extractor": "osmnet.models.osm_net.expression:ExpressionExtractor",
         "video_generator": "osmnet.models.osm_net.video_generator:VideoGenerator",
