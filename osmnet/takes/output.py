@@ -31,7 +31,7 @@ from osmnet.takes.sheet import MAX_TAKES, contact_sheet
 from osmnet.takes.unfinished import PART_SECONDS, UnfinishedRun
 from osmnet.utils.files import write_whole
 from osmnet.utils.lazy_rows import LazyRows
-from osmnet.utils.profiling import stage
+from osmnet.utils.profiling import span
 
 SHEET_COLUMNS, SHEET_SIDE = 8, 192
 TAKES_AT_ONCE = 4  # encoders that run side by side
@@ -349,7 +349,7 @@ class _Finish:
 def _labelled(chunks: Generator[np.ndarray], label: Label) -> Generator[np.ndarray]:
     try:
         for frames in chunks:
-            with stage("label"):
+            with span("label"):
                 label.draw(frames)
             yield frames
     finally:

@@ -55,7 +55,7 @@ from osmnet.structures import Motion, Source, Speech, StreamChunk
 from osmnet.takes.output import OSMNetPipelineOutput
 from osmnet.utils.checks import check_kind, check_range
 from osmnet.utils.lazy_rows import LazyRows
-from osmnet.utils.profiling import stage
+from osmnet.utils.profiling import span
 from osmnet.utils.threads import in_order
 
 DEFAULT_SIZE = 256  # of the square, where the whole picture is not asked for
@@ -152,9 +152,9 @@ class OSMNetPipeline(PipelineLoader):
             check_range("size", size, MIN_SIZE, MAX_SIZE, whole=True)
             if full_frame:
                 raise ValueError("size is the side of the square; leave it out, or give full_frame=False.")
-        with stage("read portrait"):
+        with span("read portrait"):
             picture = load_portrait(portrait, max_side=MAX_PICTURE)
-        with stage("landmarks"), FaceLandmarker(self._bundle(), num_faces=8) as landmarker:
+        with span("landmarks"), FaceLandmarker(self._bundle(), num_faces=8) as landmarker:
             faces = find_faces(landmarker, picture)
             landmarks = choose_face(faces, face, picture.shape[:2])
             box = crop_box(landmarks, *picture.shape[:2])
@@ -192,16 +192,16 @@ class OSMNetPipeline(PipelineLoader):
         Raises:
             ValueError: If there is no usable sound; one sentence says why.
         """
-        with stage("read speech"):
+        with span("read speech"):
             recording = speech if isinstance(speech, Recording) else Recording.open(speech, sampling_rate)
-        with stage("features"):
+        with span("features"):
             mel, activity = speech_features(recording)
         clips = clip_frames(len(activity), self.motion_decoder.config.clip_length)
 
         @torch.inference_mode()
         def weights(part: np.ndarray) -> torch.Tensor:  # (n, T) frames to (n, S)
             windows = cut_windows(mel, part[0, 0], part[-1, -1] + 1)[part - part[0, 0]]  # (n, T, 16, 16)
-            with stage("motion"):
+            with span("motion"):
                 return self.audio_motion_encoder(torch.from_numpy(windows).to(self.device)).exp().float().cpu()
 
         parts = (clips[start : start + CLIPS_AT_ONCE] for start in range(0, len(clips), CLIPS_AT_ONCE))
@@ -210,7 +210,7 @@ class OSMNetPipeline(PipelineLoader):
             encoder = cast(SpeechEncoder, self.speech_encoder)
 
             def hear(start: int, stop: int) -> np.ndarray:
-                with stage("speech"):
+                with span("speech"):
                     return encoder.hear(recording, start, stop)
 
             said = LazyRows((len(activity), encoder.config.hidden_dim), HEARD_AT_ONCE, hear)
@@ -280,7 +280,7 @@ class OSMNetPipeline(PipelineLoader):
         seeds = take_seeds(generator, num_videos)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         if head_motion is not None:
-            with stage("motion"):
+            with span("motion"):
                 how, path = "video", head_motion_of(head_motion, self._bundle(), self.face_model, frames)
             path = np.broadcast_to(path, (num_videos, frames, 6))
         elif still:
@@ -315,7 +315,7 @@ class OSMNetPipeline(PipelineLoader):
                 speech.weights, float(epsilon), generator, sampling=sampling, activity=activity,
                 near=[torch.Generator().manual_seed(seed) for seed in near],
             )  # fmt: skip
-            with stage("motion"):
+            with span("motion"):
                 composed = compose_clips((self._decode(features) - steady)[None], PULL, SMOOTHING)
                 return (limits * torch.tanh(composed[0, : speech.num_frames] / limits)).numpy()
 
@@ -359,9 +359,9 @@ class OSMNetPipeline(PipelineLoader):
             said = None
             if speech.said is not None:
                 first = max(start - context, 0)
-                around = speech.said[first : stop + context]  # before the stage: stages do not hold one another
+                around = speech.said[first : stop + context]  # before the span: spans do not nest
                 said = lambda begin, end: around[begin - first : end - first]  # noqa: E731
-            with stage("expression"), torch.inference_mode():
+            with span("expression"), torch.inference_mode():
                 heard = self.expression_extractor.extract(windows, source.fit.identity, start, stop, said)
                 lips = heard - self.face_model.upper_face(heard)
                 return rest + lips * (expression_scale * speaking[start:stop, None])
