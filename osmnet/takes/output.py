@@ -19,7 +19,7 @@ from osmnet.provenance.label import Label, label_for
 from osmnet.rendering.chunks import Chunk, chunk_bounds, chunk_length
 from osmnet.structures import Motion, Source, StreamChunk
 from osmnet.utils.memory import available_bytes, readable_size
-from osmnet.utils.profiling import stage
+from osmnet.utils.profiling import span
 
 Progress = Callable[[int, int], None]
 NOTEBOOK_TAKES, NOTEBOOK_SECONDS = 4, 60  # more would make a notebook of hundreds of megabytes
@@ -265,7 +265,7 @@ def check_memory(size: int, output_type: str) -> None:
 def _labelled(chunks: Generator[np.ndarray], label: Label) -> Generator[np.ndarray]:
     try:
         for frames in chunks:
-            with stage("label"):
+            with span("label"):
                 label.draw(frames)
             yield frames
     finally:

@@ -18,6 +18,13 @@ def check_kind(name: str, value: Any, kind: type, maker: str) -> None:
         raise ValueError(f"{name} must be the {kind.__name__} that {maker} returns, not {type(value).__name__}.")
 
 
+def check_positive(**sizes: Any) -> None:
+    """Refuse sizes that are not numbers above 0; keywords are their names."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int | float) or size <= 0:
+            raise ValueError(f"{name} must be a positive number, not {size!r}.")
+
+
 def _short(value: Any) -> str:
     try:
         text = repr(value)

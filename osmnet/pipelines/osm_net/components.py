@@ -8,7 +8,8 @@ import numpy as np
 
 from osmnet.face.morphable import FaceModel
 from osmnet.models.osm_net.expression import ExpressionExtractor
-from osmnet.models.osm_net.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace
+from osmnet.models.osm_net.motion_codec import AudioMotionEncoder, MotionDecoder, MotionEncoder
+from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 from osmnet.models.osm_net.video_generator import VideoGenerator
 from osmnet.pipelines.talking_head import TalkingHeadPipeline
@@ -22,10 +23,10 @@ class OSMNetComponents(TalkingHeadPipeline):
 
     components_classes: ClassVar[dict[str, str]] = {
         "face_model": "osmnet.face.morphable:FaceModel",
-        "motion_encoder": "osmnet.models.osm_net.motion:MotionEncoder",
-        "motion_space": "osmnet.models.osm_net.motion:MotionSpace",
-        "audio_motion_encoder": "osmnet.models.osm_net.motion:AudioMotionEncoder",
-        "motion_decoder": "osmnet.models.osm_net.motion:MotionDecoder",
+        "motion_encoder": "osmnet.models.osm_net.motion_codec:MotionEncoder",
+        "motion_space": "osmnet.models.osm_net.motion_space:MotionSpace",
+        "audio_motion_encoder": "osmnet.models.osm_net.motion_codec:AudioMotionEncoder",
+        "motion_decoder": "osmnet.models.osm_net.motion_codec:MotionDecoder",
         "speech_encoder": "osmnet.models.osm_net.speech_encoder:SpeechEncoder",
         "expression_extractor": "osmnet.models.osm_net.expression:ExpressionExtractor",
         "video_generator": "osmnet.models.osm_net.video_generator:VideoGenerator",

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from osmnet.media.audio import FPS
-from osmnet.models.osm_net.motion import clip_frames, compose_clips
+from osmnet.models.osm_net.motion_codec import clip_frames, compose_clips
 from osmnet.structures import Motion, Source, Speech
-from osmnet.utils.profiling import stage
+from osmnet.utils.profiling import span
 from osmnet.utils.threads import in_order
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def sample_path(
             speech.weights, float(epsilon), generator, sampling=sampling, activity=activity,
             near=[torch.Generator().manual_seed(seed) for seed in near],
         )  # fmt: skip
-        with stage("motion"):
+        with span("motion"):
             composed = compose_clips((decode_clips(pipe, features) - steady)[None], PULL, SMOOTHING)
             return (limits * torch.tanh(composed[0, : speech.num_frames] / limits)).numpy()
 

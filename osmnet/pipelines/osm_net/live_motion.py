@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from osmnet.models.osm_net.motion import MotionWalk
+from osmnet.models.osm_net.motion_space import MotionWalk
 from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, PULL, SMOOTHING, blink_curve
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from osmnet.face.pose import similarity_from_pose
 from osmnet.media.features import cut_windows, speech_features
 from osmnet.media.image import load_portrait
 from osmnet.media.recording import Recording
-from osmnet.models.osm_net.motion import clip_frames
+from osmnet.models.osm_net.motion_codec import clip_frames
 from osmnet.models.osm_net.speech_encoder import BLOCK as ENCODED_AT_ONCE
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 from osmnet.pipelines.options import (
@@ -46,7 +46,7 @@ from osmnet.structures import Motion, Source, Speech
 from osmnet.takes.output import TalkingHeadOutput
 from osmnet.utils.checks import check_kind, check_range
 from osmnet.utils.lazy_rows import LazyRows
-from osmnet.utils.profiling import stage
+from osmnet.utils.profiling import span
 from osmnet.utils.threads import in_order
 
 MAX_PICTURE = 4096  # px, longest side that is searched: small faces in large pictures need it
@@ -139,9 +139,9 @@ class OSMNetPipeline(OSMNetComponents):
         """
         (picture_options,) = build_options("encode_source", options, PictureOptions)
         full_frame = picture_options.whole_picture
-        with stage("read portrait"):
+        with span("read portrait"):
             picture = load_portrait(portrait, max_side=MAX_PICTURE)
-        with stage("landmarks"), FaceLandmarker(self._bundle(), num_faces=8) as landmarker:
+        with span("landmarks"), FaceLandmarker(self._bundle(), num_faces=8) as landmarker:
             faces = find_faces(landmarker, picture)
             landmarks = choose_face(faces, picture_options.face, picture.shape[:2])
             box = crop_box(landmarks, *picture.shape[:2])
@@ -177,16 +177,16 @@ class OSMNetPipeline(OSMNetComponents):
         Raises:
             ValueError: If there is no usable sound; one sentence says why.
         """
-        with stage("read speech"):
+        with span("read speech"):
             recording = speech if isinstance(speech, Recording) else Recording.open(speech, sampling_rate)
-        with stage("features"):
+        with span("features"):
             mel, activity = speech_features(recording)
         clips = clip_frames(len(activity), self.motion_decoder.config.clip_length)
 
         @torch.inference_mode()
         def weights(part: np.ndarray) -> torch.Tensor:  # (n, T) frames to (n, S)
             windows = cut_windows(mel, part[0, 0], part[-1, -1] + 1)[part - part[0, 0]]  # (n, T, 16, 16)
-            with stage("motion"):
+            with span("motion"):
                 return self.audio_motion_encoder(torch.from_numpy(windows).to(self.device)).exp().float().cpu()
 
         parts = (clips[start : start + CLIPS_AT_ONCE] for start in range(0, len(clips), CLIPS_AT_ONCE))
@@ -195,7 +195,7 @@ class OSMNetPipeline(OSMNetComponents):
             encoder = cast(SpeechEncoder, self.speech_encoder)
 
             def encode(start: int, stop: int) -> np.ndarray:
-                with stage("speech"):
+                with span("speech"):
                     return encoder.hear(recording, start, stop)
 
             features = LazyRows((len(activity), encoder.config.hidden_dim), ENCODED_AT_ONCE, encode)
@@ -244,7 +244,7 @@ class OSMNetPipeline(OSMNetComponents):
         generators = [torch.Generator().manual_seed(each) for each in seeds]
         # 2. Paths relative to the portrait's pose, (num_videos, frames, 6).
         if options.head_motion is not None:
-            with stage("motion"):
+            with span("motion"):
                 sampling = "video"
                 path = head_motion_of(options.head_motion, self._bundle(), self.face_model, frames)
             path = np.broadcast_to(path, (count, frames, 6))
@@ -299,7 +299,7 @@ class OSMNetPipeline(OSMNetComponents):
                 first = max(start - context, 0)
                 around = speech.features[first : stop + context]  # before the span: spans are not nested
                 features = lambda begin, end: around[begin - first : end - first]  # noqa: E731
-            with stage("expression"), torch.inference_mode():
+            with span("expression"), torch.inference_mode():
                 predicted = self.expression_extractor.extract(windows, source.fit.identity, start, stop, features)
                 lips = predicted - self.face_model.upper_face(predicted)
                 return rest + lips * (expression_scale * speaking[start:stop, None])

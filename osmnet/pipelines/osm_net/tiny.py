@@ -9,7 +9,8 @@ import torch
 from osmnet.face.morphable import FaceModel
 from osmnet.loading.pipeline import packaged_landmarker, packaged_weights
 from osmnet.models.osm_net.expression import ExpressionExtractor
-from osmnet.models.osm_net.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace
+from osmnet.models.osm_net.motion_codec import AudioMotionEncoder, MotionDecoder, MotionEncoder
+from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 from osmnet.models.osm_net.video_generator import VideoGenerator
 
