@@ -52,7 +52,7 @@ class LiveSession:
         pipe (`OSMNetComponents`): The networks.
         renderer (`BlockRenderer`): Draws the frames of the portrait.
         seed (`int`): Of the head's motion and the blinks.
-        options (`MotionOptions`): Of which those in `LIVE_OPTIONS` count.
+        options (`MotionOptions`, *optional*): Of which those in `LIVE_OPTIONS` count.
         lookahead (`int`): How many frames' sound after a frame is waited for, 0 to 25; 17 see all that the mouth
             depends on.
         block (`int`): How many frames are made at once, 1 to 25.
@@ -80,7 +80,7 @@ class LiveSession:
         renderer: BlockRenderer,
         *,
         seed: int,
-        options: MotionOptions,
+        options: MotionOptions | None = None,
         lookahead: int = LOOKAHEAD,
         block: int = BLOCK,
         sampling_rate: int | None = None,
@@ -89,6 +89,7 @@ class LiveSession:
         for name, value, low, high in (("lookahead", lookahead, 0, MAX_LOOKAHEAD), ("block", block, 1, MAX_BLOCK)):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name} must be a whole number of frames from {low} to {high}, not {value!r}.")
+        options = options or MotionOptions()
         self.source, self.seed = renderer.source, seed
         self.lookahead, self.block = lookahead, block
         self.num_frames = 0
