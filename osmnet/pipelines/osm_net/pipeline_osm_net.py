@@ -48,9 +48,9 @@ from osmnet.pipelines.osm_net.head_motion import (
 )
 from osmnet.pipelines.osm_net.live import BLOCK, LOOKAHEAD, LiveSession
 from osmnet.pipelines.validation import HeadTurn, checked_seeds, curve, known_seed, take_seeds
-from osmnet.rendering.decoders.select import resolve_precision
-from osmnet.rendering.mesh_renderer import Renderer
-from osmnet.rendering.mesh_renderer_gpu import renderer_for
+from osmnet.rendering.decoders.precision import resolve_precision
+from osmnet.rendering.renderer import Renderer
+from osmnet.rendering.select import renderer_for
 from osmnet.structures import Motion, Source, Speech, StreamChunk
 from osmnet.takes.output import OSMNetPipelineOutput
 from osmnet.utils.checks import check_kind, check_range
