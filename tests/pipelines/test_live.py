@@ -41,7 +41,7 @@ class NoPictures:
         self.source = source
         self.closing = np.zeros(64, np.float32)
 
-    def block(self, head_pose, expression):
+    def render_chunk(self, head_pose, expression):
         assert len(head_pose) == len(expression)
         return np.full((len(head_pose) - 2 * self.context, *self.source.frame_size, 3), 90, np.uint8)
 

@@ -20,7 +20,7 @@ from osmnet.media.video import VideoWriter, read_frames
 from osmnet.pipelines.osm_net.head_motion import blink_curve
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.rendering import chunks
-from osmnet.rendering.mesh_renderer import Renderer
+from osmnet.rendering.mesh_renderer import MeshRenderer
 from osmnet.takes.sheet import MAX_TAKES
 from tests.support.dummies import (
     SAMPLING_RATE,
@@ -329,8 +329,8 @@ def test_a_failure_while_rendering_leaves_no_part_of_a_video(tiny, source, voice
             raise RuntimeError("a defect")
         return paint(self, *arguments)
 
-    paint = Renderer._by_mesh
-    monkeypatch.setattr(Renderer, "_by_mesh", fail_late)
+    paint = MeshRenderer._render_mesh
+    monkeypatch.setattr(MeshRenderer, "_render_mesh", fail_late)
     with pytest.raises(RuntimeError, match="a defect"):
         out.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()

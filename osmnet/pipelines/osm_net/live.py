@@ -31,13 +31,13 @@ MAX_LOOKAHEAD, MAX_BLOCK, MAX_CHANNELS = 25, 25, 32
 
 
 class BlockRenderer(Protocol):
-    """What draws the frames: `osmnet.rendering.mesh_renderer.Renderer`, or anything that has these."""
+    """What draws the frames: `osmnet.rendering.renderer.Renderer`, or anything that has these."""
 
     source: Source
     context: int
     closing: np.ndarray
 
-    def block(self, head_pose: np.ndarray, expression: np.ndarray) -> np.ndarray:
+    def render_chunk(self, head_pose: np.ndarray, expression: np.ndarray) -> np.ndarray:
         """Draw n frames `(n, height, width, 3)` from driving numbers of n + 2 · context frames."""
 
 
@@ -211,7 +211,7 @@ class LiveSession:
         past = [self._driven[0] if self._driven else driven[0]] * (context - len(self._driven)) + list(self._driven)
         driving = np.concatenate([np.reshape(past, (context, -1)), driven]).astype(np.float32)
         self._driven.extend(driven[: self.block])
-        frames = self._renderer.block(head_pose, driving)
+        frames = self._renderer.render_chunk(head_pose, driving)
         if self._label is not None:
             self._label.draw(frames)
         return frames, head_pose[context : context + self.block], expression[: self.block]

@@ -39,9 +39,9 @@ from osmnet.pipelines.osm_net.live import BLOCK, LIVE_OPTIONS, LOOKAHEAD, LiveSe
 from osmnet.pipelines.seeds import as_generator, draw_seeds
 from osmnet.pipelines.talking_head import Portrait, Randomness, Sound, takes_options
 from osmnet.rendering.chunks import Chunk
-from osmnet.rendering.decoders.select import resolve_precision
-from osmnet.rendering.mesh_renderer import Renderer
-from osmnet.rendering.mesh_renderer_gpu import renderer_for
+from osmnet.rendering.decoders.precision import resolve_precision
+from osmnet.rendering.renderer import Renderer
+from osmnet.rendering.select import renderer_for
 from osmnet.structures import Motion, Source, Speech
 from osmnet.takes.output import TalkingHeadOutput
 from osmnet.utils.checks import check_kind, check_range
