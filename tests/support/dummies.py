@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from osmnet.face.morphable import FaceModel
 from osmnet.loading.model import WEIGHTS_NAME
-from osmnet.loading.pipeline import packaged_landmarker
+from osmnet.loading.packaged import packaged_landmarker
 from osmnet.models.osm_net.expression import ExpressionExtractor
 from osmnet.models.osm_net.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
