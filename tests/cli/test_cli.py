@@ -336,11 +336,11 @@ def test_doctor_writes_a_real_video():
 
 
 def test_doctor_finds_the_face_with_the_bundle_of_the_repository(monkeypatch, repository, tmp_path):
-    monkeypatch.setattr("osmnet.loading.pipeline.packaged_weights", lambda: repository / "weights_card")
+    monkeypatch.setattr("osmnet.loading.packaged.packaged_weights", lambda: repository / "weights_card")
     assert doctor.check_landmarker() == doctor.Finding("landmarker", "finds the face in the test picture")
     Image.new("RGB", (192, 192)).save(tmp_path / "nobody.jpg")
     monkeypatch.setattr(doctor, "TEST_PICTURE", tmp_path / "nobody.jpg")
     assert "finds 0 faces" in doctor.check_landmarker().detail
-    monkeypatch.setattr("osmnet.loading.pipeline.packaged_weights", lambda: tmp_path)
+    monkeypatch.setattr("osmnet.loading.packaged.packaged_weights", lambda: tmp_path)
     finding = doctor.check_landmarker()
     assert "No face landmarker" in finding.detail and finding.remedy

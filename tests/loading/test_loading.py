@@ -11,9 +11,10 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 
-import osmnet.loading.pipeline
+import osmnet.loading.packaged
 from osmnet.loading.model import WEIGHTS_NAME, OSMNetModel
-from osmnet.loading.pipeline import INDEX_NAME, LANDMARKER_NAME, PipelineLoader, resolve_device
+from osmnet.loading.packaged import INDEX_NAME, LANDMARKER_NAME
+from osmnet.loading.pipeline import PipelineLoader, resolve_device
 from osmnet.models.osm_net.motion_codec import MotionDecoder
 from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.models.osm_net.video_generator import VideoGenerator
@@ -285,7 +286,7 @@ def test_a_base_loads_the_class_that_the_index_names(pipeline, folder, landmarke
     other = AnyPipeline.from_pretrained(tmp_path / "space", torch_dtype=torch.bfloat16, face_landmarker=landmarker)
     assert type(other) is SpacePipeline and other.face_landmarker_path == landmarker
     assert torch.equal(other.motion_space.motion_bases, pipeline.motion_space.motion_bases)
-    monkeypatch.setattr("osmnet.loading.pipeline.packaged_weights", lambda: tmp_path / "space")
+    monkeypatch.setattr("osmnet.loading.packaged.packaged_weights", lambda: tmp_path / "space")
     assert type(AnyPipeline.from_pretrained()) is SpacePipeline
     refused(tmp_path / "space", "describes a SpacePipeline, not a TinyPipeline")  # a concrete class stays itself
 
@@ -316,7 +317,7 @@ def test_sources_that_are_no_folder(folder, tmp_path):
 def test_weights_in_the_package_and_beside_it(folder, tmp_path, monkeypatch):
     package = tmp_path / "site" / "osmnet"
     package.mkdir(parents=True)
-    monkeypatch.setattr(osmnet.loading.pipeline, "__file__", str(package / "loading" / "pipeline.py"))
+    monkeypatch.setattr(osmnet.loading.packaged, "__file__", str(package / "loading" / "packaged.py"))
     refused(None, "no weights")
     beside = package.parent / "weights_card"
     folder.rename(beside)
