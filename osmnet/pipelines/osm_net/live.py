@@ -248,7 +248,8 @@ class LiveSession:
         first = max(begin - PAUSE, 0)
         talking = maximum_filter1d(listener.activity(first), PAUSE, mode="nearest")
         speaking = gaussian_filter1d(talking, 1.0, mode="nearest")[begin - first : stop - first]
-        return (self._rest + self._expression_scale * speaking[:, None] * lips).astype(np.float32)
+        moved: np.ndarray = self._rest + self._expression_scale * speaking[:, None] * lips
+        return moved.astype(np.float32)
 
     def _said(self, first: int) -> Callable[[int, int], np.ndarray]:
         """What is said at frames counted from `first`, heard with `WORDS` frames before them."""

@@ -187,7 +187,8 @@ class OSMNetPipeline(OSMNetComponents):
         def weights(part: np.ndarray) -> torch.Tensor:  # (n, T) frames to (n, S)
             windows = cut_windows(mel, part[0, 0], part[-1, -1] + 1)[part - part[0, 0]]  # (n, T, 16, 16)
             with span("motion"):
-                return self.audio_motion_encoder(torch.from_numpy(windows).to(self.device)).exp().float().cpu()
+                log_weights: torch.Tensor = self.audio_motion_encoder(torch.from_numpy(windows).to(self.device))
+                return log_weights.exp().float().cpu()
 
         parts = (clips[start : start + CLIPS_AT_ONCE] for start in range(0, len(clips), CLIPS_AT_ONCE))
         features = None
@@ -302,7 +303,8 @@ class OSMNetPipeline(OSMNetComponents):
             with span("expression"), torch.inference_mode():
                 predicted = self.expression_extractor.extract(windows, source.fit.identity, start, stop, features)
                 lips = predicted - self.face_model.upper_face(predicted)
-                return rest + lips * (expression_scale * speaking[start:stop, None])
+                moved: np.ndarray = rest + lips * (expression_scale * speaking[start:stop, None])
+                return moved
 
         return LazyRows((speech.num_frames, self.face_model.config.expression_dim), FRAMES_AT_ONCE, extract)
 
