@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     if any(index >= len(bases) for index in wanted):
         raise ValueError(f"There are {len(bases)} bases, 0 to {len(bases) - 1}; --bases names another: {args.bases}.")
     shown = varied(bases) if args.bases == "varied" else [bases[i] for i in wanted] or bases
-    source = pipe.encode_source(args.portrait or portraits[0])
+    source = pipe.encode_source(args.portrait or portraits[0], full_frame=False)
     kind = "jpg" if args.jpeg else "png"
     paths = draw_bases(pipe, shown, source, args.out, args.speech, args.video, args.epsilon, kind)
     paths += draw_rotation(pipe, portraits, args.out, kind)

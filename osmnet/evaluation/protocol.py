@@ -29,7 +29,7 @@ from osmnet.face.topology import OVAL, mouth_opening, mouth_width
 from osmnet.loading.packaged import packaged_weights
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE
 from osmnet.media.features import speech_activity
-from osmnet.rendering.mesh_renderer_gpu import renderer_for
+from osmnet.rendering.select import renderer_for
 from osmnet.structures import Source
 
 if TYPE_CHECKING:

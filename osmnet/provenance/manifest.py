@@ -10,7 +10,7 @@ from typing import Any
 
 import osmnet
 from osmnet.provenance.key import TIMESTAMP, signing_credential
-from osmnet.utils.profiling import stage
+from osmnet.utils.profiling import span
 
 ASSERTION = "osmnet.generation"
 # Consent of those shown is recorded as declared or not, without who declared it and for whom.
@@ -47,7 +47,7 @@ def sign(path: str | os.PathLike[str], consent: bool | None = None) -> None:
     temporary = path.with_name(f".{path.name.lstrip('.')}.{secrets.token_hex(4)}.part")
     try:
         # In its own thread: otherwise Ctrl-C would be raised, and lost, in a callback of the signer.
-        with stage("sign"), ThreadPoolExecutor(1, "osmnet sign") as pool:
+        with span("sign"), ThreadPoolExecutor(1, "osmnet sign") as pool:
             pool.submit(_sign, path, temporary, consent).result()
         temporary.replace(path)
     except OSError as error:

@@ -15,7 +15,8 @@ import osmnet.loading.packaged
 from osmnet.loading.model import WEIGHTS_NAME, OSMNetModel
 from osmnet.loading.packaged import INDEX_NAME, LANDMARKER_NAME
 from osmnet.loading.pipeline import PipelineLoader, resolve_device
-from osmnet.models.osm_net.motion import MotionDecoder, MotionSpace
+from osmnet.models.osm_net.motion_codec import MotionDecoder
+from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.models.osm_net.video_generator import VideoGenerator
 from tests.support.hub_server import Hub, run_client
 
@@ -25,14 +26,14 @@ COMMITS = {"main": "a" * 40, "v1": "b" * 40, "other": "c" * 40}
 
 class TinyPipeline(PipelineLoader):
     components_classes = {
-        "motion_space": "osmnet.models.osm_net.motion:MotionSpace",
-        "motion_decoder": "osmnet.models.osm_net.motion:MotionDecoder",
+        "motion_space": "osmnet.models.osm_net.motion_space:MotionSpace",
+        "motion_decoder": "osmnet.models.osm_net.motion_codec:MotionDecoder",
         "video_generator": "osmnet.models.osm_net.video_generator:VideoGenerator",
     }
 
 
 class SpacePipeline(PipelineLoader):
-    components_classes = {"motion_space": "osmnet.models.osm_net.motion:MotionSpace"}
+    components_classes = {"motion_space": "osmnet.models.osm_net.motion_space:MotionSpace"}
 
 
 class AnyPipeline(PipelineLoader):
@@ -285,7 +286,7 @@ def test_a_base_loads_the_class_that_the_index_names(pipeline, folder, landmarke
     other = AnyPipeline.from_pretrained(tmp_path / "space", torch_dtype=torch.bfloat16, face_landmarker=landmarker)
     assert type(other) is SpacePipeline and other.face_landmarker_path == landmarker
     assert torch.equal(other.motion_space.motion_bases, pipeline.motion_space.motion_bases)
-    monkeypatch.setattr("osmnet.loading.pipeline.packaged_weights", lambda: tmp_path / "space")
+    monkeypatch.setattr("osmnet.loading.packaged.packaged_weights", lambda: tmp_path / "space")
     assert type(AnyPipeline.from_pretrained()) is SpacePipeline
     refused(tmp_path / "space", "describes a SpacePipeline, not a TinyPipeline")  # a concrete class stays itself
 

@@ -17,7 +17,7 @@ from osmnet.media.audio import FPS, SAMPLING_RATE, load_speech
 from osmnet.media.video import VideoWriter
 from osmnet.provenance.label import label_for
 from osmnet.provenance.manifest import sign
-from osmnet.rendering.mesh_renderer_gpu import renderer_for
+from osmnet.rendering.select import renderer_for
 from osmnet.utils.files import make_folder, write_whole
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path, ki
     titles = ("source", "right", "left", "frontal")
     rows, records, captions = [], [], []
     for portrait in tqdm(portraits, desc="portraits", unit="face", leave=False):
-        source = pipe.encode_source(portrait)
+        source = pipe.encode_source(portrait, full_frame=False)
         renderer = renderer_for(source, pipe.face_model, pipe.video_generator)
         turned = rotate(pipe, source)
         poses = [source.fit.head_pose, *(turned[name].head_pose for name in titles[1:])]
