@@ -286,7 +286,7 @@ def test_a_base_loads_the_class_that_the_index_names(pipeline, folder, landmarke
     other = AnyPipeline.from_pretrained(tmp_path / "space", torch_dtype=torch.bfloat16, face_landmarker=landmarker)
     assert type(other) is SpacePipeline and other.face_landmarker_path == landmarker
     assert torch.equal(other.motion_space.motion_bases, pipeline.motion_space.motion_bases)
-    monkeypatch.setattr("osmnet.loading.packaged.packaged_weights", lambda: tmp_path / "space")
+    monkeypatch.setattr("osmnet.loading.pipeline.packaged_weights", lambda: tmp_path / "space")
     assert type(AnyPipeline.from_pretrained()) is SpacePipeline
     refused(tmp_path / "space", "describes a SpacePipeline, not a TinyPipeline")  # a concrete class stays itself
 
