@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 import osmnet
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME
-from osmnet.media.video import VideoWriter, best_codec, count_pictures, join_videos
+from osmnet.media.video_reader import count_pictures
+from osmnet.media.video_writer import VideoWriter, best_codec, join_videos
 from osmnet.provenance.label import TEXT, Label, label_for
 from osmnet.provenance.manifest import check_consent, sign
 from osmnet.rendering.chunks import Chunk, chunk_bounds, chunk_length

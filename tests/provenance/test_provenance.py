@@ -22,7 +22,8 @@ from PIL import Image
 
 from osmnet.cli import main
 from osmnet.face.pose import similarity_from_pose
-from osmnet.media.video import VideoWriter, read_frames
+from osmnet.media.video_reader import read_frames
+from osmnet.media.video_writer import VideoWriter
 from osmnet.pipelines.osm_net.head_motion import absolute_pose
 from osmnet.provenance import key
 from osmnet.provenance.label import Label, label_for
