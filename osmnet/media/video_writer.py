@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,8 @@ from typing import Any, Protocol
 import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
+
+from osmnet.utils.files import Seal, put_in_place, temporary_path
 
 _AUDIO_BIT_RATE = 96_000  # bit/s
 _NVENC = "h264_nvenc"
@@ -39,9 +40,6 @@ class Sound(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, samples: slice, /) -> np.ndarray: ...
-
-
-Seal = Callable[[Path], None]
 
 
 @functools.lru_cache(maxsize=64)
@@ -143,7 +141,7 @@ class VideoWriter:
             self._options = {"rc": "vbr", "cq": str(crf), "preset": "p4"}
         self._comment = comment
         self._seal = seal
-        self._temporary = _temporary(self.path, temporary_folder)
+        self._temporary = temporary_path(self.path, temporary_folder)
         self._container: Any = None
         self._reformatter = VideoReformatter()
 
@@ -244,7 +242,7 @@ class VideoWriter:
             self._sound.finish()
         self._container.close()
         self._container = None
-        _put_in_place(self._temporary, self.path, self._seal)
+        put_in_place(self._temporary, self.path, self._seal)
 
     def _discard(self) -> None:
         """Close and remove the temporary file, if it still has that name."""
@@ -291,22 +289,9 @@ def _check_sound(sound: Sound | None, sampling_rate: int) -> None:
         raise ValueError(f"sampling_rate must be one that AAC knows, for example 16000, not {sampling_rate}.")
 
 
-def _temporary(path: Path, folder: str | os.PathLike[str] | None) -> Path:
-    return Path(folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
-
-
 def _cannot_write(path: Path, error: Exception) -> str:
     reason = getattr(error, "strerror", None) or str(error)
     return f"'{path}' cannot be written ({reason}): give a folder with room in which you may write."
-
-
-def _put_in_place(temporary: Path, path: Path, seal: Seal | None) -> None:
-    """Give a finished file its name; a file of that name is whole, even after a power cut."""
-    if seal is not None:
-        seal(temporary)
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def join_videos(
@@ -333,7 +318,7 @@ def join_videos(
         ValueError: If a part cannot be read or the file cannot be written.
     """
     _check_sound(waveform, sampling_rate)
-    temporary = _temporary(path, temporary_folder)
+    temporary = temporary_path(path, temporary_folder)
     listed = temporary.with_name(f"{temporary.name}.txt")
     try:
         quoted = (f"file:{part.resolve()}".replace("'", "'\\''") for part in parts)
@@ -359,7 +344,7 @@ def join_videos(
             if sound is not None:
                 sound.write(round(frames * samples_per_frame))
                 sound.finish()
-        _put_in_place(temporary, path, seal)
+        put_in_place(temporary, path, seal)
     except (OSError, av.FFmpegError) as error:
         raise ValueError(_cannot_write(path, error)) from error
     finally:

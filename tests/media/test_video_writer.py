@@ -4,10 +4,10 @@ import av
 import numpy as np
 import pytest
 
-from osmnet.media import video_writer
 from osmnet.media.audio import load_speech
 from osmnet.media.video_reader import read_frames
 from osmnet.media.video_writer import VideoWriter, join_videos
+from osmnet.utils import files
 from tests.support.videos import quarters, ramp
 
 
@@ -130,7 +130,7 @@ def test_place_that_cannot_be_written_is_refused_before_the_block(tmp_path, monk
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(video_writer.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with (
         pytest.raises(ValueError, match="No space left on device"),
         VideoWriter(tmp_path / "take.mp4", (32, 32)) as writer,
