@@ -16,7 +16,8 @@ from osmnet.loading.pipeline import _name_of
 from osmnet.media.audio import load_speech
 from osmnet.media.features import mel_windows
 from osmnet.media.recording import Recording
-from osmnet.media.video import VideoWriter, read_frames
+from osmnet.media.video_reader import read_frames
+from osmnet.media.video_writer import VideoWriter
 from osmnet.pipelines.osm_net.head_motion import blink_curve
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.rendering import chunks

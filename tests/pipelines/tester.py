@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from osmnet.media.video import read_frames
+from osmnet.media.video_reader import read_frames
 from osmnet.pipelines.options import MotionOptions, PictureOptions
 from osmnet.pipelines.talking_head import TalkingHeadPipeline
 from osmnet.rendering import chunks
