@@ -9,7 +9,7 @@ from osmnet.media.audio import FPS
 from osmnet.models.osm_net.motion import clip_frames
 from osmnet.structures import Motion, Source
 
-# How sampled clips become a path (measured against real motion in docs/experiments.md).
+# How sampled clips become a path (measured against real motion in docs/notes/experiments.md).
 PULL, SMOOTHING = 0.06, 0.6
 PAUSE = 9  # frames; shorter silences do not close the mouth
 LEAD = 4  # frames: heads move on when speech is about to begin
