@@ -172,13 +172,13 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw where the processor time of a frame goes, a bar a scenario."""
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(name for row in rows for name in row["profile"]["stages"]))
+    names = list(dict.fromkeys(name for row in rows for name in row["profile"]["spans"]))
     figure = Figure(figsize=(9, 1.2 + 0.45 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     left = np.zeros(len(rows))
     for name in names:
-        stages = [row["profile"]["stages"].get(name, {}) for row in rows]
-        width = np.array([stage.get("cpu_ms_per_frame", 0.0) for stage in stages])
+        spans = [row["profile"]["spans"].get(name, {}) for row in rows]
+        width = np.array([span.get("cpu_ms_per_frame", 0.0) for span in spans])
         if width.max() > 0.05:
             axes.barh(range(len(rows)), width, left=left, label=name)
         left += width

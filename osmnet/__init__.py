@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from osmnet.media.image import load_portrait
     from osmnet.models.osm_net.discriminator import PatchDiscriminator
     from osmnet.models.osm_net.expression import ExpressionExtractor
-    from osmnet.models.osm_net.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace
+    from osmnet.models.osm_net.motion_codec import AudioMotionEncoder, MotionDecoder, MotionEncoder
+    from osmnet.models.osm_net.motion_space import MotionSpace
     from osmnet.models.osm_net.video_generator import VideoGenerator
     from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 
 __version__ = "0.1.0"
 
 _MODULE_OF_NAME = {
-    "AudioMotionEncoder": "osmnet.models.osm_net.motion",
+    "AudioMotionEncoder": "osmnet.models.osm_net.motion_codec",
     "ExpressionExtractor": "osmnet.models.osm_net.expression",
-    "MotionDecoder": "osmnet.models.osm_net.motion",
-    "MotionEncoder": "osmnet.models.osm_net.motion",
-    "MotionSpace": "osmnet.models.osm_net.motion",
+    "MotionDecoder": "osmnet.models.osm_net.motion_codec",
+    "MotionEncoder": "osmnet.models.osm_net.motion_codec",
+    "MotionSpace": "osmnet.models.osm_net.motion_space",
     "OSMNetPipeline": "osmnet.pipelines.osm_net.pipeline_osm_net",
     "PatchDiscriminator": "osmnet.models.osm_net.discriminator",
     "VideoGenerator": "osmnet.models.osm_net.video_generator",

@@ -48,7 +48,7 @@ def test_every_public_name_loads():
     for name in osmnet.__all__:
         assert getattr(osmnet, name) is not None
         assert name in dir(osmnet)
-    assert osmnet.MotionSpace.__module__ == "osmnet.models.osm_net.motion"
+    assert osmnet.MotionSpace.__module__ == "osmnet.models.osm_net.motion_space"
     with pytest.raises(AttributeError, match="'osmnet' has no attribute 'Nothing'"):
         osmnet.Nothing  # noqa: B018
 

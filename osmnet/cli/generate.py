@@ -172,9 +172,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="of the network that paints; auto (default) takes the fastest of this machine",
     )
-    generate.add_argument(
-        "--profile", action="store_true", help="say how long each stage took, and write profile.json into the folder"
-    )
+    generate.add_argument("--profile", action="store_true", help="print the time of each span and write profile.json")
     generate.add_argument("--debug", action="store_true", help="show where in the code an error arose")
 
     return generate

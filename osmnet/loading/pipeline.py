@@ -33,7 +33,7 @@ class PipelineLoader:
     """Base of pipelines: their components, how they are loaded, saved and moved.
 
     A subclass names its components in `components_classes`, as in
-    `{"motion_space": "osmnet.models.osm_net.motion:MotionSpace"}`. That table alone decides which classes are
+    `{"motion_space": "osmnet.models.osm_net.motion_space:MotionSpace"}`. That table alone decides which classes are
     imported; what a download names is only compared with it. Those in `optional_components` may be left out, and are
     `None` then.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import osmnet
 from osmnet.provenance.key import TIMESTAMP, signing_credential
-from osmnet.utils.profiling import stage
+from osmnet.utils.profiling import span
 
 ASSERTION = "osmnet.generation"
 # What the consent of those who are shown is recorded as: that somebody declared it, not who, nor of whom.
@@ -49,7 +49,7 @@ def sign(path: str | os.PathLike[str], consent: bool | None = None) -> None:
     temporary = path.with_name(f".{path.name.lstrip('.')}.{secrets.token_hex(4)}.part")
     try:
         # In a thread of its own: Ctrl-C would else arise in a function that the signer calls, and get lost there.
-        with stage("sign"), ThreadPoolExecutor(1, "osmnet sign") as pool:
+        with span("sign"), ThreadPoolExecutor(1, "osmnet sign") as pool:
             pool.submit(_sign, path, temporary, consent).result()
         temporary.replace(path)
     except OSError as error:

@@ -17,7 +17,7 @@ from osmnet.rendering.chunks import Chunk, chunk_bounds, chunk_length
 from osmnet.rendering.decoders.select import make_decoder
 from osmnet.structures import Source
 from osmnet.utils.lazy_rows import LazyRows
-from osmnet.utils.profiling import stage
+from osmnet.utils.profiling import span
 from osmnet.utils.threads import default_workers, in_order
 
 LIDS_MEET = 0.95  # lids move on a curve: a straight way of their whole distance carries the upper past the lower
@@ -118,7 +118,7 @@ class Renderer:
             `np.ndarray` of shape `(n, height, width, 3)`: uint8 frames.
         """
         driving = np.concatenate([head_pose - self.source.fit.head_pose, expression], 1).astype(np.float32)
-        with stage("network"), torch.inference_mode():
+        with span("network"), torch.inference_mode():
             window = torch.from_numpy(driving)[None].to(self.network.device)
             vectors = self.network.driving_encoder.encode_sequence(window)[0]
         if self.uses_mesh:
@@ -130,36 +130,36 @@ class Renderer:
 
     def _by_mesh(self, head_pose: np.ndarray, expression: np.ndarray, vectors: torch.Tensor) -> np.ndarray:
         fit = self.source.fit
-        with stage("warp"):
+        with span("warp"):
             shape = self.face_model.move(fit.shape, expression - fit.expression)
             similarity = similarity_from_pose(head_pose, self.source.size)
             frames = self.warp(shape, similarity)
-        with stage("windows"):
+        with span("windows"):
             affine = window_affine(self.anchor, similarity, self.window_size)
             target_px = apply_affine(affine, similarity.place(shape)[..., :2])
             windows = [cut_window(frame, a, self.window_size) for frame, a in zip(frames, affine, strict=True)]
             guide = torch.from_numpy(guides(target_px, self._source_px, self.window_size))
             warped = self._to_network(windows)
-        with stage("network"), torch.inference_mode():
+        with span("network"), torch.inference_mode():
             residual, mask = self.decoder(vectors, warped, guide)
             assert mask is not None  # a network of this geometry has one
             # Colour times mask, in [0, 255]: residual = mask (colour - warped).
             painted = ((residual + mask * warped + mask) * 127.5).permute(0, 2, 3, 1).numpy()
             masks = mask[:, 0].numpy()
-        with stage("paint"):
+        with span("paint"):
             for i, frame in enumerate(frames):
                 paint_window(frame, painted[i], masks[i], affine[i])
         return frames
 
     def _by_network(self, vectors: torch.Tensor) -> np.ndarray:
-        with stage("network"), torch.inference_mode():
+        with span("network"), torch.inference_mode():
             sample, _ = self.decoder(vectors, None, None)
         frames = ((sample.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         size = self.source.size
         return np.stack([cv2.resize(frame, (size, size), interpolation=cv2.INTER_CUBIC) for frame in frames])
 
     def _paste(self, frames: np.ndarray) -> np.ndarray:
-        with stage("paste"):
+        with span("paste"):
             return paste_all(self.source.picture, frames, self.source.box)
 
     def _to_network(self, images: list[np.ndarray]) -> torch.Tensor:

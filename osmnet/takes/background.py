@@ -9,7 +9,7 @@ from types import TracebackType
 import numpy as np
 
 from osmnet.media.video import VideoWriter
-from osmnet.utils.profiling import stage
+from osmnet.utils.profiling import span
 
 AHEAD = 2  # pieces that may wait for the encoder
 
@@ -77,7 +77,7 @@ class BackgroundWriter:
         while (frames := self._pieces.get()) is not None:
             if self._error is None:
                 try:
-                    with stage("encode"):
+                    with span("encode"):
                         self.writer.write(frames)
                 except BaseException as error:  # told to the thread that hands over
                     self._error = error

@@ -1,4 +1,4 @@
-"""Where the time of a call goes, stage by stage, over all threads."""
+"""Time and processor time of a call by named spans, over all threads."""
 
 import threading
 import time
@@ -11,13 +11,13 @@ _active: "Profile | None" = None
 
 
 @dataclass
-class Stage:
-    """What one stage took.
+class Span:
+    """Totals of one span.
 
     Attributes:
-        calls (`int`): How often it ran.
-        wall (`float`): Seconds from begin to end, added up over all threads.
-        cpu (`float`): Seconds of processor time of the threads that ran it (not of threads that they used).
+        calls (`int`): Number of runs.
+        wall (`float`): Wall-clock time in seconds, summed over all threads.
+        cpu (`float`): Processor time in seconds of the threads that ran it (not of threads that they used).
     """
 
     calls: int = 0
@@ -26,10 +26,10 @@ class Stage:
 
 
 class Profile:
-    """Collects the time of every `stage` that runs while its block does, in whichever thread.
+    """Collect the time of every `span` inside the `with` block, in all threads.
 
-    A context manager; one at a time in a process. Stages do not overlap within a thread, so their processor times add
-    up; on a GPU, work is only counted where its result is waited for.
+    One profile at a time in a process. Spans do not nest within a thread, so their processor times add up. Work on a
+    GPU counts where its result is waited for.
 
     Example:
         >>> with Profile() as profile:
@@ -38,13 +38,13 @@ class Profile:
     """
 
     def __init__(self) -> None:
-        """Begin with no stage."""
-        self.stages: dict[str, Stage] = {}
+        """Create an empty profile."""
+        self.spans: dict[str, Span] = {}
         self.seconds = 0.0  # of the whole block
         self._lock = threading.Lock()
 
     def __enter__(self) -> "Profile":
-        """Begin to collect."""
+        """Start collecting."""
         global _active
         if _active is not None:
             raise RuntimeError("Another profile is being taken in this process; end it first.")
@@ -53,32 +53,32 @@ class Profile:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """End."""
+        """Stop collecting."""
         global _active
         _active, self.seconds = None, time.perf_counter() - self._begin
-        # Threads of libraries (of the encoder, above all), and what lies between the stages.
-        others = time.process_time() - self._cpu - sum(stage.cpu for stage in self.stages.values())
+        # Threads of libraries (most of all of the video encoder), and code between the spans.
+        others = time.process_time() - self._cpu - sum(span.cpu for span in self.spans.values())
         self.add("all the rest", self.seconds, max(others, 0.0))
 
     def add(self, name: str, wall: float, cpu: float) -> None:
-        """Count one run of a stage."""
+        """Count one run of a span."""
         with self._lock:
-            stage = self.stages.setdefault(name, Stage())
-            stage.calls, stage.wall, stage.cpu = stage.calls + 1, stage.wall + wall, stage.cpu + cpu
+            entry = self.spans.setdefault(name, Span())
+            entry.calls, entry.wall, entry.cpu = entry.calls + 1, entry.wall + wall, entry.cpu + cpu
 
     def as_dict(self, frames: int) -> dict[str, Any]:
-        """Put into JSON's types; `frames` is how many were made, of all takes together."""
-        stages = {
+        """Convert to JSON types; `frames` is the number of frames of all takes together."""
+        spans = {
             name: {"calls": s.calls, "wall_s": s.wall, "cpu_s": s.cpu, "cpu_ms_per_frame": 1000 * s.cpu / frames}
-            for name, s in self.stages.items()
+            for name, s in self.spans.items()
         }
-        return {"seconds": self.seconds, "frames": frames, "fps": frames / self.seconds, "stages": stages}
+        return {"seconds": self.seconds, "frames": frames, "fps": frames / self.seconds, "spans": spans}
 
     def table(self, frames: int) -> str:
-        """Draw as text: a line a stage in the order in which they first ended."""
-        total = sum(stage.cpu for stage in self.stages.values()) or 1.0
-        lines = [f"{'stage':<18}{'calls':>7}{'wall s':>9}{'cpu s':>9}{'ms/frame':>10}{'share':>7}"]
-        for name, s in self.stages.items():
+        """Format as text, one line a span, in the order in which they first ended."""
+        total = sum(span.cpu for span in self.spans.values()) or 1.0
+        lines = [f"{'span':<18}{'calls':>7}{'wall s':>9}{'cpu s':>9}{'ms/frame':>10}{'share':>7}"]
+        for name, s in self.spans.items():
             share = s.cpu / total
             bar = "▇" * round(20 * share)
             figures = f"{s.calls:>7}{s.wall:>9.2f}{s.cpu:>9.2f}{1000 * s.cpu / frames:>10.2f}{share:>7.0%}"
@@ -90,8 +90,8 @@ class Profile:
 
 
 @contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Count what the block takes towards a stage of the profile that is being taken, if one is."""
+def span(name: str) -> Iterator[None]:
+    """Add the block's time to the named span of the active profile, if there is one."""
     profile = _active
     if profile is None:
         yield

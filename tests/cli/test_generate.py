@@ -249,8 +249,8 @@ def test_a_profile_is_said_and_written(generate):
     assert lines[-1] == str(out / "profile.json")
     profile = read_json(out / "profile.json")
     assert profile["frames"] == 15
-    assert {"read portrait", "landmarks", "read speech", "motion", "warp", "encode"} <= set(profile["stages"])
-    assert all(f"\n{stage}" in stderr for stage in profile["stages"])
+    assert {"read portrait", "landmarks", "read speech", "motion", "warp", "encode"} <= set(profile["spans"])
+    assert all(f"\n{name}" in stderr for name in profile["spans"])
 
 
 def test_a_real_process(tiny_folder, inputs, tmp_path, subprocess_environment):

@@ -8,7 +8,7 @@ import pytest
 CODE = """
 import sys
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
-from osmnet.models.osm_net.motion import MotionSpace
+from osmnet.models.osm_net.motion_space import MotionSpace
 
 space = MotionSpace(num_bases=2, motion_dim=4).double()
 assert (str(space.device), str(space.dtype)) == ("cpu", "torch.float64")
@@ -27,7 +27,7 @@ class NeedsTheCompiler(importlib.abc.MetaPathFinder):
             import torch._dynamo
 
 sys.meta_path.insert(0, NeedsTheCompiler())
-from osmnet.models.osm_net.motion import MotionSpace
+from osmnet.models.osm_net.motion_space import MotionSpace
 
 assert MotionSpace(num_bases=2, motion_dim=4).config.num_bases == 2
 assert "torch._dynamo" in sys.modules

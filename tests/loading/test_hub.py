@@ -29,7 +29,7 @@ from pathlib import Path
 from huggingface_hub import constants
 from osmnet.cli import main
 from osmnet.loading.model import WEIGHTS_NAME
-from osmnet.models.osm_net.motion import MotionSpace
+from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from tests.loading.test_loading import TinyPipeline, digest
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 import osmnet.loading.pipeline
 from osmnet.loading.model import WEIGHTS_NAME, OSMNetModel
 from osmnet.loading.pipeline import INDEX_NAME, LANDMARKER_NAME, PipelineLoader, resolve_device
-from osmnet.models.osm_net.motion import MotionDecoder, MotionSpace
+from osmnet.models.osm_net.motion_codec import MotionDecoder
+from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.models.osm_net.video_generator import VideoGenerator
 from tests.support.hub_server import Hub, run_client
 
@@ -24,8 +25,8 @@ COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 
 class TinyPipeline(PipelineLoader):
     components_classes = {
-        "motion_space": "osmnet.models.osm_net.motion:MotionSpace",
-        "motion_decoder": "osmnet.models.osm_net.motion:MotionDecoder",
+        "motion_space": "osmnet.models.osm_net.motion_space:MotionSpace",
+        "motion_decoder": "osmnet.models.osm_net.motion_codec:MotionDecoder",
         "video_generator": "osmnet.models.osm_net.video_generator:VideoGenerator",
     }
 

@@ -12,7 +12,7 @@ from osmnet.face.topology import mouth_opening
 from osmnet.media.audio import load_speech
 from osmnet.media.features import mel_windows, speech_activity
 from osmnet.media.listener import Listener, resampling_delay
-from osmnet.models.osm_net.motion import compose_clips
+from osmnet.models.osm_net.motion_codec import compose_clips
 from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, PULL, SMOOTHING
 from osmnet.pipelines.osm_net.live import LiveSession
 from osmnet.pipelines.osm_net.live_motion import LiveBlinks, LiveMotion

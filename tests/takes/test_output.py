@@ -23,7 +23,7 @@ from osmnet.rendering.mesh_renderer_gpu import renderer_for
 from osmnet.takes import output
 from osmnet.takes.background import AHEAD, BackgroundWriter
 from osmnet.takes.unfinished import FOLDER_NAME
-from osmnet.utils.profiling import Profile, stage
+from osmnet.utils.profiling import Profile, span
 from osmnet.utils.threads import default_workers
 from tests.support.dummies import SAMPLING_RATE, SEED, portrait, read_json, speech, tiny_pipeline
 
@@ -454,18 +454,18 @@ def test_nothing_to_go_on_with_is_begun_anew(tiny, encoded, tmp_path):
 # Profiles
 
 
-def test_a_profile_counts_every_stage(tiny, encoded, tmp_path):
+def test_a_profile_counts_every_span(tiny, encoded, tmp_path):
     begun = time.process_time()
     with Profile() as profile:
         lazy(tiny, encoded).save(tmp_path)
     took = time.process_time() - begun
-    stages = profile.as_dict(2 * FRAMES)["stages"]
-    assert {"warp", "network", "paint", "encode"} <= set(stages)
-    assert stages["warp"]["calls"] == stages["paint"]["calls"] == 2 * 5  # chunks of each take
-    busy = sum(row["cpu_s"] for row in stages.values())
+    spans = profile.as_dict(2 * FRAMES)["spans"]
+    assert {"warp", "network", "paint", "encode"} <= set(spans)
+    assert spans["warp"]["calls"] == spans["paint"]["calls"] == 2 * 5  # chunks of each take
+    busy = sum(row["cpu_s"] for row in spans.values())
     assert took <= busy * 1.1 and busy <= time.process_time()  # nothing that the process did is left out
     table = profile.table(2 * FRAMES)
-    assert all(name in table for name in stages) and f"{2 * FRAMES} frames" in table
-    with stage("afterwards"):
+    assert all(name in table for name in spans) and f"{2 * FRAMES} frames" in table
+    with span("afterwards"):
         pass
-    assert "afterwards" not in profile.stages
+    assert "afterwards" not in profile.spans

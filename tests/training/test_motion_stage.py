@@ -14,8 +14,9 @@ from osmnet.data.dataset import Dataset
 from osmnet.face.morphable import FaceModel
 from osmnet.loading.model import WEIGHTS_NAME
 from osmnet.loading.pipeline import packaged_weights
-from osmnet.models.osm_net import motion as models_motion
-from osmnet.models.osm_net.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace, MotionWalk
+from osmnet.models.osm_net import motion_space
+from osmnet.models.osm_net.motion_codec import AudioMotionEncoder, MotionDecoder, MotionEncoder
+from osmnet.models.osm_net.motion_space import MotionSpace, MotionWalk
 from osmnet.training.osm_net import motion_prior
 from osmnet.training.osm_net import motion_stage as motion
 from osmnet.training.osm_net.motion_prior import fit_prior
@@ -155,7 +156,7 @@ def test_epsilon_1_holds_95_percent_of_real_stretches(trained: tuple[Path, dict]
 def test_the_prior_is_that_of_the_sequences_it_is_learned_from(monkeypatch):
     """What a walk with known transitions gives is learned, and then walked the same way."""
     for name, steady in (("MOOD", (0, 0)), ("BURST", (0, 0)), ("FORCE", 1)):
-        monkeypatch.setattr(models_motion, name, steady)
+        monkeypatch.setattr(motion_space, name, steady)
     torch.manual_seed(0)
     space = MotionSpace(num_bases=5, motion_dim=12, prior_dim=3, prior_order=2)
     bases = space.motion_bases.detach().numpy()

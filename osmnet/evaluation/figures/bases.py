@@ -24,7 +24,7 @@ from scipy.optimize import nnls
 from torch.nn import functional as F
 
 from osmnet.media.audio import FPS
-from osmnet.models.osm_net.motion import compose_clips
+from osmnet.models.osm_net.motion_codec import compose_clips
 from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, MAX_TURN_DEG, PULL, SMOOTHING
 
 if TYPE_CHECKING:

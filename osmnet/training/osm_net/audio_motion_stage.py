@@ -15,7 +15,8 @@ from osmnet.data.dataset import Clip, Dataset
 from osmnet.data.shards import fingerprint
 from osmnet.face.morphable import FaceModel
 from osmnet.loading.model import OSMNetModel
-from osmnet.models.osm_net.motion import AudioMotionEncoder, MotionDecoder, MotionEncoder, MotionSpace, kl_loss
+from osmnet.models.osm_net.motion_codec import AudioMotionEncoder, MotionDecoder, MotionEncoder
+from osmnet.models.osm_net.motion_space import MotionSpace, kl_loss
 from osmnet.training.core.config import StageConfig
 from osmnet.training.core.stage import ClipPools, Stage
 from osmnet.training.osm_net.motion_prior import fit_prior

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from osmnet.data.dataset import Clip
-from osmnet.models.osm_net.motion import (
+from osmnet.models.osm_net.motion_codec import (
     AudioMotionEncoder,
     MotionDecoder,
     MotionEncoder,
-    MotionSpace,
     clip_frames,
     compose_clips,
 )
+from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.pipelines.osm_net.head_motion import PULL, SMOOTHING
 from osmnet.training.osm_net.pose_clip import smooth_track
 from osmnet.training.osm_net.trained_components import load_component

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from osmnet.models.osm_net.motion import MotionSpace
+from osmnet.models.osm_net.motion_space import MotionSpace
 
 RIDGE = 1e-3
 MAX_MEMORY = 0.97  # largest eigenvalue: a walk must forget

@@ -16,7 +16,8 @@ from osmnet.data.dataset import Clip, Dataset
 from osmnet.data.shards import fingerprint
 from osmnet.face.morphable import FaceModel
 from osmnet.loading.model import OSMNetModel
-from osmnet.models.osm_net.motion import MotionDecoder, MotionEncoder, MotionSpace
+from osmnet.models.osm_net.motion_codec import MotionDecoder, MotionEncoder
+from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.training.core.config import StageConfig
 from osmnet.training.core.stage import ClipPools, Stage
 from osmnet.training.core.trainer import fit

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from osmnet.media.audio import FPS
-from osmnet.models.osm_net.motion import MotionDecoder, MotionEncoder, MotionSpace, compose_clips
+from osmnet.models.osm_net.motion_codec import MotionDecoder, MotionEncoder, compose_clips
+from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.training.osm_net.lip_amplitude import as_picture
 from osmnet.training.osm_net.pose_clip import PoseClip
 

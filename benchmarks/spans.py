@@ -1,8 +1,8 @@
-"""Where the time of one request goes, stage by stage; and against an earlier run.
+"""Where the time of one request goes, span by span; and against an earlier run.
 
-    python benchmarks/stages.py [--size 512] [--takes 4] [--json after.json] [--before before.json]
+    python benchmarks/spans.py [--size 512] [--takes 4] [--json after.json] [--before before.json]
 
-The table of `osmnet generate --profile`, without loading and with everything compiled, and each stage in units of the
+The table of `osmnet generate --profile`, without loading and with everything compiled, and each span in units of the
 fixed kernel of benchmarks/calibration.py: two runs compare by their kernels, however busy the machine was.
 """
 
@@ -62,12 +62,12 @@ def main() -> int:
     result = best.as_dict(frames) | {"kernel_ms": unit, "size": args.size, "takes": args.takes}
     print(best.table(frames))
     print(f"kernel: {unit:.2f} ms")
-    print(f"\n{'stage':<18}{'kernels/frame':>15}" + (f"{'before':>10}{'ratio':>8}" if before else ""))
-    for name, row in result["stages"].items():
+    print(f"\n{'span':<18}{'kernels/frame':>15}" + (f"{'before':>10}{'ratio':>8}" if before else ""))
+    for name, row in result["spans"].items():
         own = row["cpu_ms_per_frame"] / unit
         line = f"{name:<18}{own:>15.4f}"
-        if before and name in before["stages"]:
-            earlier = before["stages"][name]["cpu_ms_per_frame"] / before["kernel_ms"]
+        if before and name in before["spans"]:
+            earlier = before["spans"][name]["cpu_ms_per_frame"] / before["kernel_ms"]
             line += f"{earlier:>10.4f}{own / max(earlier, 1e-9):>8.2f}"
         print(line)
     if args.json:
