@@ -6,12 +6,12 @@ import importlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 
 import osmnet
 from osmnet.loading.hub import HUB_ERRORS, checked_download, explained, first_line
@@ -32,10 +32,12 @@ BEST_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 class PipelineLoader:
     """Base of pipelines: their components, how they are loaded, saved and moved.
 
-    A subclass names its components in `components_classes`, as in
-    `{"motion_space": "osmnet.models.osm_net.motion_space:MotionSpace"}`. That table alone decides which classes are
-    imported; what a download names is only compared with it. Those in `optional_components` may be left out, and are
-    `None` then.
+    A concrete class lists its components in `components_classes`, as in
+    `{"motion_space": "osmnet.models.osm_net.motion_space:MotionSpace"}`; those in `optional_components` may be left out and
+    are `None` then. A base of several concrete classes has no components and lists those classes in
+    `pipeline_classes`, as in `{"OSMNetPipeline": "osmnet.pipelines.osm_net.pipeline_osm_net:OSMNetPipeline"}`: its
+    `from_pretrained` returns the one that `model_index.json` names. Classes are imported from these two tables only;
+    names in a downloaded file are just looked up in them.
 
     Args:
         face_landmarker (`str` or `os.PathLike`, *optional*): The face landmarker's `.task` file, kept as
@@ -49,6 +51,7 @@ class PipelineLoader:
 
     components_classes: ClassVar[dict[str, str]] = {}
     optional_components: ClassVar[frozenset[str]] = frozenset()
+    pipeline_classes: ClassVar[dict[str, str]] = {}
 
     def __init__(
         self, *, face_landmarker: str | os.PathLike[str] | None = None, **components: OSMNetModel | None
@@ -106,11 +109,33 @@ class PipelineLoader:
             face_landmarker (`str` or `os.PathLike`, *optional*): Your own `.task` file in place of the model's.
 
         Returns:
-            `PipelineLoader`: An instance of the class this was called on, its networks in evaluation mode.
+            `PipelineLoader`: An instance of the class this was called on, or of the one in `pipeline_classes` that
+            the model's index names; its networks are in evaluation mode.
 
         Raises:
             ValueError: If the model cannot be found or does not fit; the sentence says what to do.
         """
+        if cls.pipeline_classes and not cls.components_classes:
+            family = cls._family(
+                pretrained_model_name_or_path,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                local_files_only=local_files_only,
+            )
+            return family.from_pretrained(
+                pretrained_model_name_or_path,
+                dtype=dtype,
+                torch_dtype=torch_dtype,
+                variant=variant,
+                revision=revision,
+                device=device,
+                device_map=device_map,
+                cache_dir=cache_dir,
+                token=token,
+                local_files_only=local_files_only,
+                face_landmarker=face_landmarker,
+            )
         dtype, device = check_dtype(torch_dtype if dtype is None else dtype), resolve_device(device, device_map)
         if face_landmarker is not None and not os.path.isfile(face_landmarker):
             raise ValueError(f"There is no face landmarker file {face_landmarker}; give the path of a .task file.")
@@ -141,43 +166,39 @@ class PipelineLoader:
         return pipeline
 
     @classmethod
+    def _family(cls, source: str | os.PathLike[str] | None, *, revision: str | None, **hub: Any) -> type[Self]:
+        """Return the class that the model's index names, having downloaded no other file."""
+        folder = _local_folder(source, revision)
+        if folder is None:
+            folder = _from_hub(hf_hub_download, [INDEX_NAME], str(source), revision, filename=INDEX_NAME, **hub)
+        path = folder / INDEX_NAME
+        class_name = _read_index(path).get("_class_name")
+        if not isinstance(class_name, str) or class_name not in cls.pipeline_classes:
+            raise ValueError(
+                f"{path} describes a {class_name}, but this osmnet ({osmnet.__version__}) knows "
+                f"{', '.join(cls.pipeline_classes)}; update osmnet or give the folder of one of these."
+            )
+        return cast("type[Self]", _import_class(cls.pipeline_classes[class_name]))
+
+    @classmethod
     def _find_folder(
         cls, source: str | os.PathLike[str] | None, *, variant: str | None, revision: str | None, **hub: Any
     ) -> Path:
         """Return the local folder of a model, downloading only the files that are going to be read."""
-        if source is not None and not isinstance(source, str | os.PathLike):
-            raise ValueError(f"A model is a folder or an id on the Hub, not {type(source).__name__}.")
-        path = packaged_weights() if source is None else Path(source).expanduser()
-        if source == "":
-            raise ValueError("The path of the model is empty; give a folder, an id on the Hub, or nothing.")
-        if path.is_dir():
-            if revision is not None:
-                raise ValueError(f"revision={revision!r} is for models on the Hub, and '{path}' is a folder here.")
-            return path
-        if path.exists() or path.is_absolute() or not isinstance(source, str) or source.startswith((".", "~")):
-            raise ValueError(
-                f"{source} is not a folder; give the folder of a saved pipeline or the id of a model on the Hub."
-            )
+        folder = _local_folder(source, revision)
+        if folder is not None:
+            return folder
         files = [INDEX_NAME, LANDMARKER_NAME]
         for name in cls.components_classes:
             files += [f"{name}/{OSMNetModel.config_name}", f"{name}/{weights_name(variant)}"]
-
-        def download() -> Path:
-            return Path(snapshot_download(source, revision=revision, allow_patterns=files, **hub))
-
-        try:
-            return checked_download(download, files, source, hub["token"], hub["local_files_only"])
-        except HUB_ERRORS as error:
-            raise ValueError(explained(error, source, revision)) from error
+        return _from_hub(snapshot_download, files, str(source), revision, allow_patterns=files, **hub)
 
     @classmethod
     def _check_index(cls, folder: Path) -> list[str]:
         """Name the components that a `model_index.json` has; refuse one of another class, version or components."""
         path = folder / INDEX_NAME
-        if not path.is_file():
-            raise ValueError(f"{folder} has no {INDEX_NAME}, so it is not a saved pipeline; give the folder of one.")
-        index = read_json(path)
-        class_name = index.get("_class_name") if isinstance(index, dict) else type(index).__name__
+        index = _read_index(path)
+        class_name = index.get("_class_name")
         if class_name != cls.__name__:
             raise ValueError(f"{path} describes a {class_name}, not a {cls.__name__}; give the folder of one.")
         version = index.get("format_version")
@@ -284,6 +305,49 @@ class PipelineLoader:
         return ", ".join(cls.components_classes) or "none"
 
 
+def _local_folder(source: str | os.PathLike[str] | None, revision: str | None) -> Path | None:
+    """Return a model's folder on this machine, or `None` if `source` can only be an id on the Hub."""
+    if source is not None and not isinstance(source, str | os.PathLike):
+        raise ValueError(f"A model is a folder or an id on the Hub, not {type(source).__name__}.")
+    if source == "":
+        raise ValueError("The path of the model is empty; give a folder, an id on the Hub, or nothing.")
+    path = packaged_weights() if source is None else Path(source).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise ValueError(f"revision={revision!r} is for models on the Hub, and '{path}' is a folder here.")
+        return path
+    if path.exists() or path.is_absolute() or not isinstance(source, str) or source.startswith((".", "~")):
+        raise ValueError(
+            f"{source} is not a folder; give the folder of a saved pipeline or the id of a model on the Hub."
+        )
+    return None
+
+
+def _from_hub(
+    download: Callable[..., str], names: list[str], repo_id: str, revision: str | None, **options: Any
+) -> Path:
+    """Call one of the Hub client's downloads, check the files by their checksums, and return the commit's folder."""
+
+    def folder() -> Path:
+        path = Path(download(repo_id, revision=revision, **options))
+        return path if path.is_dir() else path.parent
+
+    try:
+        return checked_download(folder, names, repo_id, options["token"], options["local_files_only"])
+    except HUB_ERRORS as error:
+        raise ValueError(explained(error, repo_id, revision)) from error
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    """Read a `model_index.json`; refuse a folder without one, and one that is no JSON object."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} has no {path.name}, so it is not a saved pipeline; give the folder of one.")
+    index = read_json(path)
+    if not isinstance(index, dict):
+        raise ValueError(f"{path} describes a {type(index).__name__}, not a pipeline; give the folder of one.")
+    return index
+
+
 def _name_of(source: str | os.PathLike[str] | None, folder: Path) -> str:
     """Say where a model came from: its folder, its id and commit on the Hub, or the package."""
     if source is None:
@@ -385,6 +449,6 @@ def _accelerate_device() -> torch.device:
         ) from error
 
 
-def _import_class(path: str) -> type[OSMNetModel]:
+def _import_class(path: str) -> type[Any]:
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)

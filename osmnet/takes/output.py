@@ -95,7 +95,8 @@ class TalkingHeadOutput:
         height, width = self.source.frame_size
         takes = f"{len(self)} take{'s' * (len(self) != 1)} of {self.num_frames / FPS:.1f} s"
         seed = f", seed {self.seed}" if self.seed is not None else ""
-        return f"{type(self).__name__}({takes}, {width} × {height}{seed}, {'lazy' if self.frames is None else 'rendered'})"
+        state = "lazy" if self.frames is None else "rendered"
+        return f"{type(self).__name__}({takes}, {width} × {height}{seed}, {state})"
 
     def _repr_html_(self) -> str:
         """Return the takes as playing videos, for notebooks."""
