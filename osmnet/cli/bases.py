@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     pipe = OSMNetPipeline.from_pretrained(args.model)
     bases = decode_bases(pipe, args.epsilon)
     shown = varied(bases) if args.bases == "varied" else [bases[i] for i in _indices(args.bases, len(bases))]
-    source = pipe.encode_source(args.portrait or portraits[0])
+    source = pipe.encode_source(args.portrait or portraits[0], full_frame=False)
     kind = "jpg" if args.jpeg else "png"
     paths = bases_figure.draw_bases(pipe, shown, source, args.out, args.speech, args.video, args.epsilon, kind)
     paths += bases_figure.draw_rotation(pipe, portraits, args.out, kind)

@@ -33,8 +33,8 @@ class PipelineLoader:
     """Base of pipelines: their components, how they are loaded, saved and moved.
 
     A concrete class lists its components in `components_classes`, as in
-    `{"motion_space": "osmnet.models.osm_net.motion_space:MotionSpace"}`; those in `optional_components` may be left out and
-    are `None` then. A base of several concrete classes has no components and lists those classes in
+    `{"motion_space": "osmnet.models.osm_net.motion_space:MotionSpace"}`; those in `optional_components` may be left
+    out and are `None` then. A base of several concrete classes has no components and lists those classes in
     `pipeline_classes`, as in `{"OSMNetPipeline": "osmnet.pipelines.osm_net.pipeline_osm_net:OSMNetPipeline"}`: its
     `from_pretrained` returns the one that `model_index.json` names. Classes are imported from these two tables only;
     names in a downloaded file are just looked up in them.

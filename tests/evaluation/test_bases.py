@@ -128,7 +128,7 @@ def test_further_from_the_centre_is_more_motion_and_opposite_bases_oppose(known)
 
 
 def test_rotation_takes_the_basis_that_turns_and_frontal_undoes_the_portraits_pose(known):
-    source = known.encode_source(portrait())
+    source = known.encode_source(portrait(), full_frame=False)
     own = np.array(source.fit.head_pose)
     own[:3] = np.deg2rad([17, -9, 6])
     source.fit.head_pose[:] = own
@@ -140,7 +140,7 @@ def test_rotation_takes_the_basis_that_turns_and_frontal_undoes_the_portraits_po
 
 
 def test_a_frontal_portrait_stays_as_it_is(known):
-    source = known.encode_source(portrait())
+    source = known.encode_source(portrait(), full_frame=False)
     source.fit.head_pose[:3] = 0
     frontal = rotate(known, source)["frontal"]
     assert frontal.bases == {}

@@ -99,7 +99,7 @@ def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path, ki
     titles = ("source", "right", "left", "frontal")
     rows, records, captions = [], [], []
     for portrait in tqdm(portraits, desc="portraits", unit="face", leave=False):
-        source = pipe.encode_source(portrait)
+        source = pipe.encode_source(portrait, full_frame=False)
         renderer = renderer_for(source, pipe.face_model, pipe.video_generator)
         turned = rotate(pipe, source)
         poses = [source.fit.head_pose, *(turned[name].head_pose for name in titles[1:])]
