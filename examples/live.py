@@ -3,8 +3,8 @@
 python examples/live.py            in real time
 python examples/live.py --fast     as fast as this machine can
 
-For a real microphone, open an `InputStream` of the package `sounddevice`, and pass the arrays of its callback through a
-queue to `session.feed` in another thread.
+For a real microphone, open an `InputStream` of the package `sounddevice`, and pass the arrays of its callback to
+`session.feed` in another thread, through a queue.
 """
 
 import argparse
@@ -52,7 +52,8 @@ with VideoWriter(arguments.output, source.frame_size, waveform=speech, seal=sign
 
 if not arguments.fast:
     delays.sort()
-    print(f"Frames came {delays[len(delays) // 2]:.3f} s after their moment (median), {delays[-1]:.3f} s at the latest.")
+    median, latest = delays[len(delays) // 2], delays[-1]
+    print(f"Frames came {median:.3f} s after their moment (median), {latest:.3f} s at the latest.")
 seconds = session.num_frames / 25
 print(f"{seconds:.2f} s of sound took {sum(work):.2f} s of work: real-time factor {sum(work) / seconds:.2f}")
 print(f"{1000 * sum(work) / session.num_frames:.1f} ms a frame; the longest call took {1000 * max(work):.0f} ms")

@@ -23,8 +23,10 @@ for epsilon in (0.0, 0.5, 1.0):
     angles = np.degrees(motion.head_pose[..., :3])  # (takes, frames, 3)
     yaw, pitch, roll = angles.std(axis=1).mean(axis=0)
     between = angles.std(axis=0).mean()
-    print(f"epsilon {epsilon:.1f}: spread within a take: yaw {yaw:.1f}°, pitch {pitch:.1f}°, roll {roll:.1f}°; ", end="")
-    print(f"between the {NUM_TAKES} takes: {between:.1f}°")
+    print(
+        f"epsilon {epsilon:.1f}: yaw, pitch and roll spread by {yaw:.1f}°, {pitch:.1f}° and {roll:.1f}° within a take"
+    )
+    print(f"             and by {between:.1f}° between the {NUM_TAKES} takes")
 
 # Render the take that turns the most.
 liveliest = int(np.ptp(motion.head_pose[..., 0], axis=1).argmax())
