@@ -20,7 +20,7 @@ from osmnet.media.video import VideoWriter, read_frames
 from osmnet.pipelines.osm_net.head_motion import blink_curve
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.rendering import chunks
-from osmnet.rendering.mesh_renderer import Renderer
+from osmnet.rendering.mesh_renderer import MeshRenderer
 from osmnet.takes.sheet import MAX_TAKES
 from tests.support.dummies import (
     SAMPLING_RATE,
@@ -290,8 +290,8 @@ def test_saved_json_says_how_the_take_was_made(saved, tiny, voice):
         assert content["versions"]["osmnet"] == osmnet.__version__ and content["versions"]["torch"]
         np.testing.assert_allclose(content["head_pose"], out.head_pose[take], atol=1e-5)
         assert content["settings"] == {
-            "motion_scale": 1.0, "blink": True, "yaw_degrees": 0.0, "pitch_degrees": 0.0, "roll_degrees": 0.0,
-            "expression_scale": 1.0, "full_frame": True,
+            "motion_scale": 1.0, "expression_scale": 1.0, "blink": True, "yaw": 0.0, "pitch": 0.0, "roll": 0.0,
+            "full_frame": True,
         }  # fmt: skip
         assert content["take_seed"] < 2**53  # more is not exact in every reader of JSON
         alone = tiny(
@@ -329,8 +329,8 @@ def test_a_failure_while_rendering_leaves_no_part_of_a_video(tiny, source, voice
             raise RuntimeError("a defect")
         return paint(self, *arguments)
 
-    paint = Renderer._by_mesh
-    monkeypatch.setattr(Renderer, "_by_mesh", fail_late)
+    paint = MeshRenderer._render_mesh
+    monkeypatch.setattr(MeshRenderer, "_render_mesh", fail_late)
     with pytest.raises(RuntimeError, match="a defect"):
         out.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -385,23 +385,23 @@ def test_blinks_are_on_unless_refused(tiny):
 
 @pytest.mark.parametrize(("name", "column"), [("yaw", 0), ("pitch", 1), ("roll", 2)])
 def test_offsets_are_added_frame_by_frame(tiny, voice, out, name, column):
-    curve = np.linspace(-0.2, 0.3, 25)
-    for offset in (0.2, curve, list(curve)):
+    curve = np.linspace(-12, 17, 25)
+    for offset in (12, 12.5, curve, list(curve)):  # degrees
         moved = tiny.sample_motion(voice, num_videos=3, generator=seeded(), **{name: offset}).head_pose
         expected = np.zeros((25, 6))
-        expected[:, column] = offset
+        expected[:, column] = np.radians(offset)
         np.testing.assert_allclose(moved - out.motion.head_pose, np.broadcast_to(expected, (3, 25, 6)), atol=1e-6)
 
 
 def test_a_yaw_turns_the_face_in_the_picture(tiny):
     source = tiny.encode_source(portrait(), size=256)
     encoded = tiny.encode_speech(speech(0.3), SAMPLING_RATE)
-    turned = tiny(source, encoded, still=True, blink=False, yaw=0.3).frames[0, 0]
+    turned = tiny(source, encoded, still=True, blink=False, yaw=17).frames[0, 0]
     seen = tiny.encode_source(turned, size=256).fit.head_pose - source.fit.head_pose
     assert 0.15 < seen[0] < 0.4 and np.abs(seen[1:3]).max() < 0.1
 
 
-@pytest.mark.parametrize("curve", [np.zeros(24), np.zeros((25, 2)), np.full(25, np.nan), np.inf, np.radians(70)])
+@pytest.mark.parametrize("curve", [np.zeros(24), np.zeros((25, 2)), np.full(25, np.nan), np.inf, 70])
 def test_curves_that_do_not_fit_are_refused(tiny, voice, curve):
     with pytest.raises(ValueError, match="yaw must"):
         tiny.sample_motion(voice, yaw=curve)
@@ -423,7 +423,7 @@ def test_head_motion_of_a_video(tiny, tmp_path):
     source = tiny.encode_source(portrait(192), size=192)
     encoded = tiny.encode_speech(speech(1.2), SAMPLING_RATE)
     yaw = 0.3 * np.sin(np.arange(30) / 30 * 2 * np.pi)
-    frames = tiny(source, encoded, still=True, blink=False, yaw=yaw).frames[0]
+    frames = tiny(source, encoded, still=True, blink=False, yaw=np.degrees(yaw)).frames[0]
     with VideoWriter(tmp_path / "reference.mp4", (192, 192)) as writer:
         writer.write(frames)
     # The speech is longer than the video, whose motion is then made backwards.
