@@ -10,7 +10,7 @@ from osmnet.evaluation.figures.bases import Basis, decode_bases, rotate
 from osmnet.evaluation.figures.bases_figure import write_film
 from osmnet.provenance.label import label_for
 from osmnet.provenance.manifest import sign
-from osmnet.rendering.mesh_renderer_gpu import renderer_for
+from osmnet.rendering.select import renderer_for
 from osmnet.structures import Source
 
 TURNS = (("left", "Left"), ("frontal", "Front"), ("right", "Right"))

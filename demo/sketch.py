@@ -12,7 +12,7 @@ from osmnet import OSMNetPipeline
 from osmnet.face.topology import FACE_TRIANGLES, INNER_LIPS, LEFT_EYE, NUM_VERTICES, OUTER_LIPS, OVAL, RIGHT_EYE
 from osmnet.media.audio import FPS
 from osmnet.pipelines.osm_net.head_motion import absolute_pose
-from osmnet.rendering.mesh_renderer import lid_closing
+from osmnet.rendering.renderer import lid_closing
 from osmnet.structures import Motion, Source
 
 STEP = 2  # frames from one number to the next: the browser draws what lies between

@@ -37,7 +37,7 @@ class Source:
     @property
     def size(self) -> int:
         """Side of the square in pixels."""
-        return self.crop.shape[0]
+        return int(self.crop.shape[0])
 
     @property
     def frame_size(self) -> tuple[int, int]:

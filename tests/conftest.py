@@ -34,10 +34,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of the key that signs what tests save, in this process and its children: not the user's own."""
+    """The folder of the key that signs what tests save, in this process and its children: not the user's own.
+
+    And no cache: nothing is timed, so that the precision of renderings depends on the machine alone.
+    """
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OSMNET_HOME", str(folder))
+        patch.setenv("OSMNET_CACHE", os.devnull)
         yield folder
 
 

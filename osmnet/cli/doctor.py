@@ -141,7 +141,7 @@ def check_landmarker() -> Finding:
     from PIL import Image
 
     from osmnet.face.landmarker import FaceLandmarker
-    from osmnet.loading.pipeline import LANDMARKER_NAME, packaged_weights
+    from osmnet.loading.packaged import LANDMARKER_NAME, packaged_weights
 
     try:
         with FaceLandmarker(packaged_weights() / LANDMARKER_NAME) as landmarker:

@@ -101,7 +101,7 @@ def push(folder: Path, repo_id: str, private: bool = False, branch: str | None =
             api.create_branch(repo_id, branch=branch, exist_ok=True)
         commit = api.create_commit(repo_id, operations, commit_message=message or "Weights of osmnet", revision=branch)
     except HUB_ERRORS as error:
-        raise ValueError(explained(error, repo_id, branch, sending=True)) from error
+        raise ValueError(explained(error, repo_id, branch)) from error
     return str(commit.commit_url)
 
 
@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not NAME.fullmatch(arguments.repo):
         raise ValueError(f"'{arguments.repo}' is no id of a model on the Hub; it has the form name/model.")
-    from osmnet.loading.pipeline import packaged_weights
+    from osmnet.loading.packaged import packaged_weights
 
     folder = arguments.model or packaged_weights()
     if not folder.is_dir():

@@ -26,14 +26,15 @@ from osmnet.face.crop import CropBox, extract
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.face.topology import OVAL, mouth_opening, mouth_width
-from osmnet.loading.pipeline import packaged_weights
+from osmnet.loading.packaged import packaged_weights
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE
 from osmnet.media.features import speech_activity
-from osmnet.rendering.mesh_renderer_gpu import renderer_for
+from osmnet.rendering.select import renderer_for
 from osmnet.structures import Source
 
 if TYPE_CHECKING:
-    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline, Speech
+    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
+from osmnet.structures import Speech
 
 MILLI = 1000  # figures in head units are given in thousandths
 SIZE = 256  # pixels: the paper's

@@ -1,33 +1,63 @@
-"""How frames are divided into chunks that are rendered independently of one another."""
+"""Rendering in chunks: frames are divided into chunks that are rendered side by side, independently of one another."""
 
-# Frames and bytes rendered at a time at most.
-CHUNK, DEVICE_CHUNK = (16, 2**23), (64, 2**25)
-FIRST_CHUNK = 4  # frames at the beginning, for whoever waits for the first of them
-Chunk = tuple[int, int]  # first frame, and the one behind the last
+from collections.abc import Callable, Generator, Sequence
+
+import numpy as np
+
+from osmnet.utils.threads import in_order
+
+CPU_CHUNK, GPU_CHUNK = (16, 2**23), (64, 2**25)  # frames, bytes of frames; the smaller of the two limits a chunk
+FIRST_CHUNK = 4  # frames; short, because somebody waits for the first of them
+Chunk = tuple[int, int]  # first frame, and the one after the last
 
 
 def chunk_length(frame_size: tuple[int, int], device: str = "cpu") -> int:
-    """Frames that are rendered at a time: fewer of large ones, since several chunks of several takes are in memory.
+    """Return the number of frames in a chunk: fewer large ones, since chunks of several takes are in memory at a time.
 
     Args:
-        frame_size (`tuple[int, int]`): Height and width.
+        frame_size (`tuple[int, int]`): Height and width in pixels.
         device (`str`): Type of the device that renders; a GPU takes more at a time.
     """
-    longest, most_bytes = CHUNK if device == "cpu" else DEVICE_CHUNK
+    longest, most_bytes = CPU_CHUNK if device == "cpu" else GPU_CHUNK
     return min(longest, max(most_bytes // (3 * frame_size[0] * frame_size[1]), 1))
 
 
 def chunk_bounds(frames: int, length: int, begin: int = 0) -> list[Chunk]:
-    """Divide frames `begin … frames − 1` into chunks; wherever one begins, those behind are the same.
+    """Divide frames `begin … frames − 1` into chunks. Chunk edges do not depend on `begin`.
 
     Args:
-        frames (`int`): Of the whole.
-        length (`int`): Of a chunk; the first is shorter, for whoever waits for it.
+        frames (`int`): Length of the take.
+        length (`int`): Length of a chunk; the first of the take is shorter.
         begin (`int`): First frame.
 
     Returns:
-        `list[tuple[int, int]]`: First frame of each chunk and the one behind its last.
+        `list[tuple[int, int]]`: First frame of each chunk and the one after its last.
     """
     edges = sorted({min(FIRST_CHUNK, length), *range(0, frames, length), frames})
     edges = [begin, *(edge for edge in edges if begin < edge <= frames)]
     return list(zip(edges, edges[1:], strict=False))
+
+
+def render_chunks(
+    render: Callable[[int, int, int], np.ndarray], num_videos: int, chunks: Sequence[Chunk], workers: int
+) -> Generator[np.ndarray]:
+    """Render chunks of all takes on several threads and yield them in order.
+
+    Args:
+        render (`Callable`): Gets take, first frame, and the frame after the last; returns `(n, height, width, 3)`.
+            Several threads call it at a time.
+        num_videos (`int`): Number of takes.
+        chunks (sequence of `(int, int)`): First frame of each chunk and the one after its last.
+        workers (`int`): Number of threads.
+
+    Yields:
+        `np.ndarray` of shape `(num_videos, n, height, width, 3)`: One chunk of all takes.
+    """
+    jobs = ((take, *chunk) for chunk in chunks for take in range(num_videos))
+    # Whole rounds of takes may lie ready, so that no worker waits while a round is put together.
+    rendered = in_order(lambda job: render(*job), jobs, workers, ahead=max(workers, num_videos))
+    try:
+        for first in rendered:
+            yield np.stack([first, *(next(rendered) for _ in range(num_videos - 1))])
+    finally:
+        rendered.close()

@@ -43,7 +43,7 @@ def taken(folder: Path) -> list[Path]:
     """Return the files of takes in a folder."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if TAKE_FILE.fullmatch(path.name))
+    return sorted(path for path in folder.iterdir() if TAKE_FILE.fullmatch(path.name) and path.is_file())
 
 
 def free_folder(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,3 +92,14 @@ def only_run_in(folder: Path, shown: Path | None = None) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def cache_folder() -> Path:
+    """Return the folder for measurements that may be repeated: `OSMNET_CACHE`, or the system's place for caches."""
+    if named := os.environ.get("OSMNET_CACHE"):
+        return Path(named)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "osmnet" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "osmnet"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "osmnet"

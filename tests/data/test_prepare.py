@@ -28,7 +28,7 @@ from osmnet.data.segments import Known, Options, sharpness_of
 from osmnet.data.track import track_faces
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import mouth_opening
-from osmnet.loading.pipeline import packaged_landmarker, packaged_weights
+from osmnet.loading.packaged import packaged_landmarker, packaged_weights
 from osmnet.media.audio import load_speech
 from osmnet.media.features import mel_windows
 from osmnet.media.video_reader import read_frames

@@ -11,9 +11,10 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 
-import osmnet.loading.pipeline
+import osmnet.loading.packaged
 from osmnet.loading.model import WEIGHTS_NAME, OSMNetModel
-from osmnet.loading.pipeline import INDEX_NAME, LANDMARKER_NAME, PipelineLoader, resolve_device
+from osmnet.loading.packaged import INDEX_NAME, LANDMARKER_NAME
+from osmnet.loading.pipeline import PipelineLoader, resolve_device
 from osmnet.models.osm_net.motion_codec import MotionDecoder
 from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.models.osm_net.video_generator import VideoGenerator
@@ -316,7 +317,7 @@ def test_sources_that_are_no_folder(folder, tmp_path):
 def test_weights_in_the_package_and_beside_it(folder, tmp_path, monkeypatch):
     package = tmp_path / "site" / "osmnet"
     package.mkdir(parents=True)
-    monkeypatch.setattr(osmnet.loading.pipeline, "__file__", str(package / "loading" / "pipeline.py"))
+    monkeypatch.setattr(osmnet.loading.packaged, "__file__", str(package / "loading" / "packaged.py"))
     refused(None, "no weights")
     beside = package.parent / "weights_card"
     folder.rename(beside)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from osmnet.models.osm_net.video_generator import VideoGenerator
-from osmnet.rendering.decoders.eager import DeviceDecoder
+from osmnet.rendering.decoders.eager import EagerDecoder
 from osmnet.rendering.decoders.fused import AT_ONCE, FusedDecoder
-from osmnet.rendering.decoders.select import has_bfloat16, make_decoder
+from osmnet.rendering.decoders.runtimes import make_decoder
 
 HEIGHT = WIDTH = 64
 GREY = 2 / 255  # one grey level, in [-1, 1]
@@ -91,7 +91,7 @@ def test_bfloat16_stays_within_two_grey_levels():
     assert (made[0] - wanted[0]).abs().mean() < 0.1 * GREY
 
 
-@pytest.mark.parametrize("make", [FusedDecoder, lambda *given: DeviceDecoder(*given, torch.float32, batch=2)])
+@pytest.mark.parametrize("make", [FusedDecoder, lambda *given: EagerDecoder(*given, torch.float32, batch=2)])
 def test_threads_do_not_disturb_each_other(make):
     network = build(guide_channels=2)
     source, *rest = inputs(12)
@@ -120,7 +120,7 @@ def test_a_decoder_has_weights_of_its_own(runtime):
 def test_batches_of_one_size_are_filled_up(count):
     network = build(guide_channels=2)
     source, *rest = inputs(count)
-    decoder = DeviceDecoder(network, source, torch.float32, batch=2)
+    decoder = EagerDecoder(network, source, torch.float32, batch=2)
     decoder(*inputs(2, seed=2)[1:])  # what a short batch is filled up with
     made = decoder(*rest)
     assert difference(made, reference(network, source, *rest)) < 1e-5
@@ -129,24 +129,12 @@ def test_batches_of_one_size_are_filled_up(count):
 def test_whole_pictures_are_drawn_in_batches_too():
     network = build(geometry="none", guide_channels=0)
     source, vectors, _, _ = inputs(5)
-    sample, mask = DeviceDecoder(network, source, torch.float32, batch=2)(vectors)
+    sample, mask = EagerDecoder(network, source, torch.float32, batch=2)(vectors)
     assert mask is None
     torch.testing.assert_close(sample, network.decode(source, vectors).sample, atol=1e-5, rtol=0)
     torch.testing.assert_close(
         sample, make_decoder(network, source, precision="float32")(vectors)[0], atol=1e-5, rtol=0
     )
-
-
-@pytest.mark.parametrize("native", [True, False])
-def test_sixteen_bits_only_where_the_processor_has_instructions(native, monkeypatch):
-    capabilities = {"avx2": True, "avx512_bf16": native}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert has_bfloat16() == native
-    source = inputs()[0]
-    assert make_decoder(build(guide_channels=2), source).dtype == (torch.bfloat16 if native else torch.float32)
-    assert make_decoder(build(guide_channels=2), source, precision="float32").dtype == torch.float32
-    # Weights that were loaded in half precision: there is no fused form of that, and on a CPU it would be slow.
-    assert make_decoder(build(guide_channels=2).half(), source).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -167,7 +155,7 @@ def test_whole_pictures_have_no_fused_form():
         make_decoder(build(geometry="none"), inputs()[0], runtime="fused")
 
 
-@pytest.mark.parametrize("make", [FusedDecoder, lambda *given: DeviceDecoder(*given, torch.float32, batch=2)])
+@pytest.mark.parametrize("make", [FusedDecoder, lambda *given: EagerDecoder(*given, torch.float32, batch=2)])
 def test_wrong_shapes_are_named(make):
     source, vectors, warped, guide = inputs()
     decoder = make(build(guide_channels=2), source)

@@ -13,12 +13,13 @@ from osmnet.face.mouth import apply_affine, cut_window, guide, paint_window, win
 from osmnet.face.pose import similarity_from_pose
 from osmnet.face.topology import INNER_LIPS, NUM_VERTICES, OUTER_LIPS
 from osmnet.face.warp import MeshWarp
-from osmnet.rendering.decoders.select import make_decoder
-from osmnet.rendering.gpu import warp_gpu as device_warp
-from osmnet.rendering.gpu.mouth_gpu import DeviceMouth
-from osmnet.rendering.gpu.warp_gpu import DeviceWarp, lanczos_matrix
-from osmnet.rendering.mesh_renderer import Renderer
-from osmnet.rendering.mesh_renderer_gpu import DeviceRenderer, renderer_for
+from osmnet.rendering.decoders.runtimes import make_decoder
+from osmnet.rendering.gpu import warp_gpu
+from osmnet.rendering.gpu.mouth_gpu import BatchedMouth
+from osmnet.rendering.gpu.warp_gpu import BatchedWarp, lanczos_matrix
+from osmnet.rendering.mesh_renderer import MeshRenderer
+from osmnet.rendering.mesh_renderer_gpu import BatchedMeshRenderer
+from osmnet.rendering.select import renderer_for
 from tests.support.dummies import portrait, tiny_pipeline
 from tests.support.far_device import FAR, far_device, to_far
 
@@ -70,7 +71,7 @@ def warp(source):
 
 
 def test_frames_of_the_warp_are_those_of_the_cpu(warp, moved):
-    frames, expected = to_images(DeviceWarp(warp, CPU)(*moved)), warp(*moved)
+    frames, expected = to_images(BatchedWarp(warp, CPU)(*moved)), warp(*moved)
     assert far_apart(expected, warp.image, 30) > 0.1  # the head does move
     assert far_apart(frames, expected, 2) < 3e-4 and far_apart(frames, expected, 40) == 0
     assert np.array_equal(frames, np.clip(frames.round(), 0, 255))
@@ -78,17 +79,17 @@ def test_frames_of_the_warp_are_those_of_the_cpu(warp, moved):
 
 @pytest.mark.parametrize("finest", [4096, 5 * SIDE, SIDE])  # the last as for pictures that fill the limit
 def test_the_border_stays_while_the_head_moves(warp, moved, monkeypatch, finest):
-    monkeypatch.setattr(device_warp, "_FINEST", finest)
-    frames = to_images(DeviceWarp(warp, CPU)(*moved))
+    monkeypatch.setattr(warp_gpu, "_FINEST", finest)
+    frames = to_images(BatchedWarp(warp, CPU)(*moved))
     for edge in (np.s_[:, 0], np.s_[:, -1], np.s_[:, :, 0], np.s_[:, :, -1]):
         np.testing.assert_array_equal(frames[edge], np.broadcast_to(warp.image, frames.shape)[edge])
 
 
 def test_what_lies_nearest_is_seen_in_whatever_order_triangles_are_drawn(warp, moved, monkeypatch):
     target, origin = warp.points(*moved)
-    expected = DeviceWarp(warp, CPU).grid(target, origin)
-    monkeypatch.setattr(device_warp, "TRIANGLES", np.random.default_rng(0).permutation(device_warp.TRIANGLES))
-    drawing = DeviceWarp(warp, CPU)
+    expected = BatchedWarp(warp, CPU).grid(target, origin)
+    monkeypatch.setattr(warp_gpu, "TRIANGLES", np.random.default_rng(0).permutation(warp_gpu.TRIANGLES))
+    drawing = BatchedWarp(warp, CPU)
     grid = drawing.grid(target, origin)
     apart = (grid - expected).abs().amax(-1) > 0.05
     assert apart.float().mean() < 1e-4  # at edges two triangles may be equally near
@@ -97,7 +98,7 @@ def test_what_lies_nearest_is_seen_in_whatever_order_triangles_are_drawn(warp, m
 
 
 def test_triangles_without_an_area_or_outside_of_the_picture_draw_nothing(warp):
-    drawing = DeviceWarp(warp, CPU)
+    drawing = BatchedWarp(warp, CPU)
     stays = np.stack(np.meshgrid(np.arange(SIDE) + 0.5, np.arange(SIDE) + 0.5), -1)
     for place in (0.0, SIDE / 2 + 0.5, -50.0, SIDE + 50.0):
         target = np.full((2, len(warp.source_points), 3), place)
@@ -139,14 +140,14 @@ def test_windows_are_those_of_the_cpu(mouths, warp, moved):
     assert (np.linalg.det(shrunk[:, :, :2]) < 1).any()
     frames = warp(*moved)
     for maps in (affine, shrunk):
-        windows = to_images(DeviceMouth(source_px, WINDOW, CPU).cut(from_images(frames), maps))
+        windows = to_images(BatchedMouth(source_px, WINDOW, CPU).cut(from_images(frames), maps))
         expected = np.stack([cut_window(f, a, WINDOW) for f, a in zip(frames, maps, strict=True)])
         assert np.abs(windows - expected).max() <= 2 and far_apart(windows, expected, 1) < 1e-2
 
 
 def test_guides_are_those_of_the_cpu(mouths):
     _, target_px, source_px = mouths
-    guides = DeviceMouth(source_px, WINDOW, CPU).guides(target_px).numpy()
+    guides = BatchedMouth(source_px, WINDOW, CPU).guides(target_px).numpy()
     expected = np.stack([guide(points, source_px, WINDOW) for points in target_px])
     assert expected[:, 1].max() == 1 and guides.min() >= 0 and guides.max() <= 1
     apart = np.abs(guides - expected)
@@ -161,7 +162,7 @@ def test_polygons_shut_open_and_beyond_the_window(rows):
     for i, centre in enumerate(([24, 24], [30.3, 21.7], [45, 40])):
         for loop, wide, high in ((INNER_LIPS, 9, rows), (OUTER_LIPS, 14, rows + 4)):
             points[i, loop] = np.array(centre) + np.stack([wide * np.cos(angle), high * np.sin(angle)], -1)
-    guides = DeviceMouth(points[0], WINDOW, CPU).guides(points).numpy()
+    guides = BatchedMouth(points[0], WINDOW, CPU).guides(points).numpy()
     expected = np.stack([guide(one, points[0], WINDOW) for one in points])
     assert np.abs(guides - expected).mean() < 2e-3
     assert (np.abs(guides - expected) > 0.1).mean() < 1e-3
@@ -173,7 +174,7 @@ def test_painted_windows_are_those_of_the_cpu(mouths, warp, moved):
     mask = np.stack([guide(points, source_px, WINDOW)[:1] for points in target_px]) * 0.9
     painted = cv2.GaussianBlur(rng.uniform(0, 255, (WINDOW, WINDOW, 3)).astype(np.float32), (0, 0), 2)
     painted = (painted * mask[:, 0, :, :, None]).astype(np.float32)
-    mouth, unpainted = DeviceMouth(source_px, WINDOW, CPU), warp(*moved)
+    mouth, unpainted = BatchedMouth(source_px, WINDOW, CPU), warp(*moved)
     smaller = affine / np.where(np.arange(len(affine)) % 2, 1, 3)[:, None, None]
     outside = affine - np.array([[0, 0, 4 * WINDOW], [0, 0, 0]]) * (np.arange(len(affine)) < 3)[:, None, None]
     for maps in (affine, smaller, outside):
@@ -200,9 +201,9 @@ def plain():
 
 def renderers(pipe, source):
     """Both renderers, with the same network in the same precision."""
-    both = [kind(source, pipe.face_model, pipe.video_generator) for kind in (Renderer, DeviceRenderer)]
+    both = [kind(source, pipe.face_model, pipe.video_generator) for kind in (MeshRenderer, BatchedMeshRenderer)]
     for renderer in both:
-        renderer.decoder = make_decoder(pipe.video_generator, renderer._source_image, "eager", "float32")
+        renderer.decoder = make_decoder(pipe.video_generator, renderer.source_image, "eager", "float32")
     return both
 
 
@@ -212,7 +213,7 @@ def test_frames_are_those_of_the_cpu(tiny, source, side):
     whole = replace(source, box=box, full_frame=side != SIDE)
     pose, expression = driving(source, 8)
     near, far = renderers(tiny, whole)
-    frames, expected = far.block(pose, expression), near.block(pose, expression)
+    frames, expected = far.render_chunk(pose, expression), near.render_chunk(pose, expression)
     assert frames.shape == expected.shape == (8, *whole.frame_size, 3) and frames.dtype == np.uint8
     assert far_apart(expected[:1], expected[1:], 10) > 0.05
     assert far_apart(frames, expected, 2) < 1e-3 and far_apart(frames, expected, 40) == 0
@@ -225,7 +226,7 @@ def test_frames_are_those_of_the_cpu(tiny, source, side):
 def test_frames_without_a_mesh_are_those_of_the_cpu(plain, source, full_frame):
     pose, expression = driving(source, 5)
     near, far = renderers(plain, replace(source, full_frame=full_frame))
-    frames, expected = far.block(pose, expression), near.block(pose, expression)
+    frames, expected = far.render_chunk(pose, expression), near.render_chunk(pose, expression)
     assert frames.shape == expected.shape and frames.dtype == np.uint8
     assert expected.std() > 1 and far_apart(frames, expected, 2) < 1e-3
 
@@ -233,11 +234,11 @@ def test_frames_without_a_mesh_are_those_of_the_cpu(plain, source, full_frame):
 def test_a_block_is_the_same_every_time_and_on_every_thread(tiny, source):
     renderer = renderers(tiny, source)[1]
     blocks = [driving(source, 4, seed=seed) for seed in range(4)]
-    expected = [renderer.block(*block) for block in blocks]
+    expected = [renderer.render_chunk(*block) for block in blocks]
     assert not np.array_equal(expected[0], expected[1])
     with ThreadPoolExecutor(3) as pool:
         for frames, first in zip(
-            pool.map(lambda block: renderer.block(*block), blocks * 2), expected * 2, strict=True
+            pool.map(lambda block: renderer.render_chunk(*block), blocks * 2), expected * 2, strict=True
         ):
             assert np.array_equal(frames, first)
 
@@ -262,14 +263,14 @@ def test_nothing_is_brought_back_but_the_frames(geometry, source):
     pipe = tiny_pipeline(geometry)
     source = replace(source, full_frame=True)
     pose, expression = driving(source, 3)
-    assert type(renderer_for(source, pipe.face_model, pipe.video_generator)) is Renderer
-    expected = renderers(pipe, source)[1].block(pose, expression)
+    assert type(renderer_for(source, pipe.face_model, pipe.video_generator)) is MeshRenderer
+    expected = renderers(pipe, source)[1].render_chunk(pose, expression)
     with far_device():
         to_far(pipe.video_generator)
-        assert type(renderer_for(source, pipe.face_model, pipe.video_generator)) is DeviceRenderer
+        assert type(renderer_for(source, pipe.face_model, pipe.video_generator)) is BatchedMeshRenderer
         renderer = renderers(pipe, source)[1]
         with _Watched() as watched:
-            frames = renderer.block(pose, expression)
+            frames = renderer.render_chunk(pose, expression)
     assert watched.brought == [torch.uint8]
     # No shape, no branch and no number depends on what the device computes: it is never waited for.
     waits = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "item", "equal"}
@@ -281,11 +282,11 @@ def test_nothing_is_brought_back_but_the_frames(geometry, source):
 def test_frames_on_a_gpu_are_those_of_the_cpu(source):
     pipe = tiny_pipeline()
     pose, expression = driving(source, 8)
-    expected = renderers(pipe, source)[0].block(pose, expression)
+    expected = renderers(pipe, source)[0].render_chunk(pose, expression)
     pipe.to("cuda")
     renderer = renderers(pipe, source)[1]
-    frames = renderer.block(pose, expression)
+    frames = renderer.render_chunk(pose, expression)
     assert far_apart(frames, expected, 2) < 2e-3
     with ThreadPoolExecutor(2) as pool:
-        for again in pool.map(lambda _: renderer.block(pose, expression), range(6)):
+        for again in pool.map(lambda _: renderer.render_chunk(pose, expression), range(6)):
             assert np.array_equal(again, frames)

@@ -12,7 +12,7 @@ from osmnet.face.morphable import FaceModel
 from osmnet.face.pose import similarity_from_pose
 from osmnet.face.topology import INNER_LIPS, LOWER_LIP, OUTER_LIPS, UPPER_LIP
 from osmnet.face.warp import MeshWarp
-from osmnet.loading.pipeline import packaged_landmarker
+from osmnet.loading.packaged import packaged_landmarker
 from osmnet.media.audio import load_speech
 from osmnet.media.image import load_portrait
 from osmnet.media.video_reader import read_frames

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from osmnet.loading.model import WEIGHTS_NAME
-from osmnet.loading.pipeline import packaged_landmarker
+from osmnet.loading.packaged import packaged_landmarker
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 
 REPOSITORY = Path(__file__).resolve().parents[2]

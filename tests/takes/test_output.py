@@ -19,9 +19,9 @@ from osmnet.media.video_reader import read_frames
 from osmnet.media.video_writer import VideoWriter, best_codec, join_videos
 from osmnet.pipelines.osm_net.head_motion import absolute_pose
 from osmnet.rendering.decoders.fused_loops import activate, blend
-from osmnet.rendering.mesh_renderer import Renderer
-from osmnet.rendering.mesh_renderer_gpu import renderer_for
-from osmnet.takes import output
+from osmnet.rendering.mesh_renderer import MeshRenderer
+from osmnet.rendering.select import renderer_for
+from osmnet.takes import writer
 from osmnet.takes.background import AHEAD, BackgroundWriter
 from osmnet.takes.unfinished import FOLDER_NAME
 from osmnet.utils.profiling import Profile, span
@@ -52,7 +52,7 @@ def whole(tiny, encoded):
 @pytest.fixture
 def parts(monkeypatch):
     """Parts of 16 frames instead of a minute."""
-    monkeypatch.setattr(output, "PART_SECONDS", PART / FPS)
+    monkeypatch.setattr(writer, "PART_SECONDS", PART / FPS)
 
 
 # Streams
@@ -80,7 +80,7 @@ def test_what_was_encoded_and_sampled_goes_to_another_process(tiny, encoded, who
 def test_saving_can_show_a_bar(tiny, encoded, tmp_path, capsys):
     lazy(tiny, encoded).save(tmp_path, sheet=False, progress=True)
     assert "rendering: 100%" in capsys.readouterr().err
-    lazy(tiny, encoded).save(tmp_path, sheet=False, progress=False)
+    lazy(tiny, encoded).save(tmp_path, sheet=False, progress=False, overwrite=True)
     assert capsys.readouterr().err == ""
 
 
@@ -100,8 +100,8 @@ def test_a_stream_refuses_at_the_call(tiny, encoded):
 
 def test_a_stream_that_is_closed_renders_no_further(tiny, encoded, monkeypatch):
     drawn = []
-    draw = Renderer.block
-    monkeypatch.setattr(Renderer, "block", lambda self, *driving: drawn.append(1) or draw(self, *driving))
+    draw = MeshRenderer.render_chunk
+    monkeypatch.setattr(MeshRenderer, "render_chunk", lambda self, *driving: drawn.append(1) or draw(self, *driving))
     long = tiny.encode_speech(speech(40), SAMPLING_RATE)
     stream = tiny.stream(encoded[0], long, still=True)
     next(stream)
@@ -117,7 +117,7 @@ def test_frames_are_those_of_the_straightforward_path(tiny, encoded, whole):
     renderer, network = renderer_for(source, tiny.face_model, tiny.video_generator), tiny.video_generator
 
     def decode(vectors, warped, guide):
-        made = network.decode(renderer._source_image, vectors, warped, guide)
+        made = network.decode(renderer.source_image, vectors, warped, guide)
         return made.residual, made.mask
 
     renderer.decoder = decode
@@ -215,7 +215,7 @@ def test_a_slow_encoder_holds_up_whoever_makes_frames(tmp_path, monkeypatch):
 
 
 def test_an_encoder_that_dies_stops_the_rendering(tiny, encoded, tmp_path, monkeypatch):
-    encode, drawn, draw = VideoWriter._encode_picture, [], Renderer.block
+    encode, drawn, draw = VideoWriter._encode_picture, [], MeshRenderer.render_chunk
 
     def die(self, pixels):
         if self.num_frames == 7 and "take-2" in self.path.name:
@@ -223,7 +223,7 @@ def test_an_encoder_that_dies_stops_the_rendering(tiny, encoded, tmp_path, monke
         encode(self, pixels)
 
     monkeypatch.setattr(VideoWriter, "_encode_picture", die)
-    monkeypatch.setattr(Renderer, "block", lambda self, *driving: drawn.append(1) or draw(self, *driving))
+    monkeypatch.setattr(MeshRenderer, "render_chunk", lambda self, *driving: drawn.append(1) or draw(self, *driving))
     long = tiny.encode_speech(speech(20), SAMPLING_RATE)
     with pytest.raises(ValueError, match=r"take-2.mp4' cannot be written \(No space left on device\)"):
         lazy(tiny, (encoded[0], long), still=True).save(tmp_path)
@@ -233,7 +233,7 @@ def test_an_encoder_that_dies_stops_the_rendering(tiny, encoded, tmp_path, monke
 
 
 def test_a_renderer_that_dies_leaves_no_file_and_no_thread(tiny, encoded, tmp_path, monkeypatch):
-    draw, drawn = Renderer.block, []
+    draw, drawn = MeshRenderer.render_chunk, []
 
     def die(self, *driving):
         drawn.append(1)
@@ -241,7 +241,7 @@ def test_a_renderer_that_dies_leaves_no_file_and_no_thread(tiny, encoded, tmp_pa
             raise MemoryError("no memory")
         return draw(self, *driving)
 
-    monkeypatch.setattr(Renderer, "block", die)
+    monkeypatch.setattr(MeshRenderer, "render_chunk", die)
     with pytest.raises(MemoryError):
         lazy(tiny, encoded).save(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -329,10 +329,10 @@ def test_a_run_that_goes_on_makes_the_same_files(tiny, encoded, parts, tmp_path,
     assert left == ["run.json", *(f"take-{take}.000{part}.mp4" for take in (1, 2) for part in (0, 1))]
     assert [path.name for path in (tmp_path / "out").iterdir()] == [FOLDER_NAME]
 
-    drawn, draw = [], Renderer.block
+    drawn, draw = [], MeshRenderer.render_chunk
     monkeypatch.setattr(
-        Renderer,
-        "block",
+        MeshRenderer,
+        "render_chunk",
         lambda self, pose, beta: drawn.append(len(pose) - 2 * self.context) or draw(self, pose, beta),
     )
     steps = []
@@ -396,7 +396,7 @@ def stopped(pipe, encoded, folder, monkeypatch) -> Path:
 
 def test_two_runs_at_once_do_not_meet(tiny, encoded, parts, tmp_path, monkeypatch):
     run = stopped(tiny, encoded, tmp_path, monkeypatch)
-    with FileLock(run / "lock"), pytest.raises(ValueError, match="Another process is making these takes"):
+    with FileLock(run / "lock"), pytest.raises(ValueError, match="Another process is making takes"):
         lazy(tiny, encoded).save(tmp_path)
     assert len(list(run.glob("take-*.mp4"))) == 4
     lazy(tiny, encoded).save(tmp_path, resume=True)
@@ -425,18 +425,18 @@ def test_a_run_that_was_stopped_while_it_joined_goes_on(tiny, encoded, parts, tm
         raise ValueError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(output, "join_videos", full)
+        patch.setattr(writer, "join_videos", full)
         with pytest.raises(ValueError, match="no room"):
             lazy(tiny, encoded).save(tmp_path / "out", sheet=False)
     drawn = []
-    monkeypatch.setattr(Renderer, "block", lambda *_: drawn.append(1))
+    monkeypatch.setattr(MeshRenderer, "render_chunk", lambda *_: drawn.append(1))
     lazy(tiny, encoded).save(tmp_path / "out", sheet=False, resume=True)
     assert not drawn
     assert packets(tmp_path / "out" / "take-2.mp4") == packets(tmp_path / "whole" / "take-2.mp4")
 
 
 def test_a_take_that_was_removed_since_is_made_again(tiny, encoded, tmp_path, monkeypatch):
-    monkeypatch.setattr(output, "TAKES_AT_ONCE", 1)
+    monkeypatch.setattr(writer, "TAKES_AT_ONCE", 1)
     with monkeypatch.context() as patch:
         stop_at(patch, 40)
         with pytest.raises(KeyboardInterrupt):

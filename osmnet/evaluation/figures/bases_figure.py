@@ -17,7 +17,7 @@ from osmnet.media.audio import FPS, SAMPLING_RATE, load_speech
 from osmnet.media.video_writer import VideoWriter
 from osmnet.provenance.label import label_for
 from osmnet.provenance.manifest import sign
-from osmnet.rendering.mesh_renderer_gpu import renderer_for
+from osmnet.rendering.select import renderer_for
 from osmnet.utils.files import make_folder, write_whole
 
 if TYPE_CHECKING:

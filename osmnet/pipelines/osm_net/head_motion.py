@@ -38,7 +38,7 @@ def to_camera(source: Source, head_pose: np.ndarray) -> np.ndarray:
     """Poses `(..., 6)` relative to the portrait's as poses in the source's camera, within 45°."""
     own = source.fit.head_pose
     limit = np.maximum(np.abs(own[:3]), math.radians(MAX_TURN_DEG))
-    pose = own + head_pose
+    pose: np.ndarray = own + head_pose
     pose[..., :3] = np.clip(pose[..., :3], -limit, limit)
     return pose
 
@@ -107,7 +107,7 @@ def sample_path(
     """
     space = pipe.motion_space
     # The centre decodes to a slight nod on average; composed over seconds, the head would sink.
-    centers = map(space.reconstruct, speech.weights.to(pipe.device).split(CENTERS_AT_ONCE))
+    centers = map(space.reconstruct, torch.split(speech.weights.to(pipe.device), CENTERS_AT_ONCE))
     steady = decode_clips(pipe, centers).mean(0)  # (T, 6)
     activity = clip_activity(speech.activity, pipe.motion_decoder.config.clip_length)
     limits = torch.tensor(MAX_MOTION)

@@ -31,13 +31,13 @@ MAX_LOOKAHEAD, MAX_BLOCK, MAX_CHANNELS = 25, 25, 32
 
 
 class BlockRenderer(Protocol):
-    """What draws the frames: `osmnet.rendering.mesh_renderer.Renderer`, or anything that has these."""
+    """What draws the frames: `osmnet.rendering.renderer.Renderer`, or anything that has these."""
 
     source: Source
     context: int
     closing: np.ndarray
 
-    def block(self, head_pose: np.ndarray, expression: np.ndarray) -> np.ndarray:
+    def render_chunk(self, head_pose: np.ndarray, expression: np.ndarray) -> np.ndarray:
         """Draw n frames `(n, height, width, 3)` from driving numbers of n + 2 · context frames."""
 
 
@@ -52,7 +52,7 @@ class LiveSession:
         pipe (`OSMNetComponents`): The networks.
         renderer (`BlockRenderer`): Draws the frames of the portrait.
         seed (`int`): Of the head's motion and the blinks.
-        options (`MotionOptions`): Of which those in `LIVE_OPTIONS` count.
+        options (`MotionOptions`, *optional*): Of which those in `LIVE_OPTIONS` count.
         lookahead (`int`): How many frames' sound after a frame is waited for, 0 to 25; 17 see all that the mouth
             depends on.
         block (`int`): How many frames are made at once, 1 to 25.
@@ -80,7 +80,7 @@ class LiveSession:
         renderer: BlockRenderer,
         *,
         seed: int,
-        options: MotionOptions,
+        options: MotionOptions | None = None,
         lookahead: int = LOOKAHEAD,
         block: int = BLOCK,
         sampling_rate: int | None = None,
@@ -89,6 +89,7 @@ class LiveSession:
         for name, value, low, high in (("lookahead", lookahead, 0, MAX_LOOKAHEAD), ("block", block, 1, MAX_BLOCK)):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name} must be a whole number of frames from {low} to {high}, not {value!r}.")
+        options = options or MotionOptions()
         self.source, self.seed = renderer.source, seed
         self.lookahead, self.block = lookahead, block
         self.num_frames = 0
@@ -210,7 +211,7 @@ class LiveSession:
         past = [self._driven[0] if self._driven else driven[0]] * (context - len(self._driven)) + list(self._driven)
         driving = np.concatenate([np.reshape(past, (context, -1)), driven]).astype(np.float32)
         self._driven.extend(driven[: self.block])
-        frames = self._renderer.block(head_pose, driving)
+        frames = self._renderer.render_chunk(head_pose, driving)
         if self._label is not None:
             self._label.draw(frames)
         return frames, head_pose[context : context + self.block], expression[: self.block]
@@ -247,7 +248,8 @@ class LiveSession:
         first = max(begin - PAUSE, 0)
         talking = maximum_filter1d(listener.activity(first), PAUSE, mode="nearest")
         speaking = gaussian_filter1d(talking, 1.0, mode="nearest")[begin - first : stop - first]
-        return (self._rest + self._expression_scale * speaking[:, None] * lips).astype(np.float32)
+        moved: np.ndarray = self._rest + self._expression_scale * speaking[:, None] * lips
+        return moved.astype(np.float32)
 
     def _said(self, first: int) -> Callable[[int, int], np.ndarray]:
         """What is said at frames counted from `first`, heard with `WORDS` frames before them."""

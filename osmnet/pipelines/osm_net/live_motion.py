@@ -84,13 +84,14 @@ class LiveMotion:
         if self._rest is None:
             self._rest = smooth[0].copy()
         limits = np.array(MAX_MOTION, np.float32)
-        return limits * np.tanh((smooth - self._rest) / limits)
+        path: np.ndarray = limits * np.tanh((smooth - self._rest) / limits)
+        return path
 
 
 class _Steady:
     """Mean motion of the centre, of clips with speech and of clips without."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._mean: np.ndarray | None = None  # (2, T, 6)
         self._weight = np.zeros(2)
 

@@ -39,9 +39,9 @@ from osmnet.pipelines.osm_net.live import BLOCK, LIVE_OPTIONS, LOOKAHEAD, LiveSe
 from osmnet.pipelines.seeds import as_generator, draw_seeds
 from osmnet.pipelines.talking_head import Portrait, Randomness, Sound, takes_options
 from osmnet.rendering.chunks import Chunk
-from osmnet.rendering.decoders.select import resolve_precision
-from osmnet.rendering.mesh_renderer import Renderer
-from osmnet.rendering.mesh_renderer_gpu import renderer_for
+from osmnet.rendering.decoders.precision import resolve_precision
+from osmnet.rendering.renderer import Renderer
+from osmnet.rendering.select import renderer_for
 from osmnet.structures import Motion, Source, Speech
 from osmnet.takes.output import TalkingHeadOutput
 from osmnet.utils.checks import check_kind, check_range
@@ -187,7 +187,8 @@ class OSMNetPipeline(OSMNetComponents):
         def weights(part: np.ndarray) -> torch.Tensor:  # (n, T) frames to (n, S)
             windows = cut_windows(mel, part[0, 0], part[-1, -1] + 1)[part - part[0, 0]]  # (n, T, 16, 16)
             with span("motion"):
-                return self.audio_motion_encoder(torch.from_numpy(windows).to(self.device)).exp().float().cpu()
+                log_weights: torch.Tensor = self.audio_motion_encoder(torch.from_numpy(windows).to(self.device))
+                return log_weights.exp().float().cpu()
 
         parts = (clips[start : start + CLIPS_AT_ONCE] for start in range(0, len(clips), CLIPS_AT_ONCE))
         features = None
@@ -302,7 +303,8 @@ class OSMNetPipeline(OSMNetComponents):
             with span("expression"), torch.inference_mode():
                 predicted = self.expression_extractor.extract(windows, source.fit.identity, start, stop, features)
                 lips = predicted - self.face_model.upper_face(predicted)
-                return rest + lips * (expression_scale * speaking[start:stop, None])
+                moved: np.ndarray = rest + lips * (expression_scale * speaking[start:stop, None])
+                return moved
 
         return LazyRows((speech.num_frames, self.face_model.config.expression_dim), FRAMES_AT_ONCE, extract)
 

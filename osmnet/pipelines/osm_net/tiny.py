@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from osmnet.face.morphable import FaceModel
-from osmnet.loading.pipeline import packaged_landmarker, packaged_weights
+from osmnet.loading.packaged import packaged_landmarker, packaged_weights
 from osmnet.models.osm_net.expression import ExpressionExtractor
 from osmnet.models.osm_net.motion_codec import AudioMotionEncoder, MotionDecoder, MotionEncoder
 from osmnet.models.osm_net.motion_space import MotionSpace

@@ -1,4 +1,4 @@
-"""The video generator by PyTorch alone, on any device; on a GPU in batches of one size, captured as a CUDA graph."""
+"""Execution of the video generator by PyTorch alone, on any device; on a GPU in equal batches, as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ WARM_UP = 3  # runs before the capture: what cuDNN and cuBLAS set up at first us
 Pictures = tuple[torch.Tensor, torch.Tensor | None]
 
 
-class DeviceDecoder:
-    """Draws with a copy of a `VideoGenerator` on the device where the network is; several threads may call it.
+class EagerDecoder:
+    """Executes a copy of a `VideoGenerator` on the network's device; several threads may call it at a time.
 
     Args:
         network (`VideoGenerator`): Of either geometry.
         source_image (`torch.Tensor` of shape `(1, 3, H, W)`): The source, in [-1, 1].
         dtype (`torch.dtype`): Of the copy's weights and maps; frames are blended in float32.
-        batch (`int`): Frames at a time: a shorter batch is filled up with what was there before, a longer one drawn
-            in parts. So all batches have one shape, which on a GPU is captured once and replayed as a whole. 0 draws
-            as many as come.
+        batch (`int`): Frames at a time. Fewer are filled up with earlier ones, more are computed in parts, so that all
+            batches have one shape, which on a GPU is captured once and replayed. 0 takes any number at a time.
     """
 
     def __init__(self, network: VideoGenerator, source_image: torch.Tensor, dtype: torch.dtype, batch: int = 0):

@@ -1,4 +1,4 @@
-"""The video generator on a CPU: PyTorch's convolutions and, between them, the loops of `fused_loops`."""
+"""Fused execution of the video generator on a CPU: PyTorch's convolutions, and the loops of `fused_loops` between."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from osmnet.models.layers import ConvBlock
 from osmnet.models.osm_net.video_generator import VideoGenerator
 from osmnet.rendering.decoders import fused_loops as fused
 
-AT_ONCE = 8  # frames: with more, maps leave the core's own cache; with fewer, weights are read too often
-BOX = 8  # places that the sides of the painted box are multiples of: PyTorch prepares for every new size
+AT_ONCE = 8  # frames; with more, maps leave the core's own cache, with fewer, weights are read too often
+BOX = 8  # places; sides of the painted box are multiples of it, because PyTorch prepares for every new size
+
+
+def can_fuse(network: VideoGenerator) -> bool:
+    """Whether `FusedDecoder` can execute a network."""
+    return network.device.type == "cpu" and network.config.geometry == "mesh"
 
 
 class FusedDecoder:
-    """Draws with a copy of a `VideoGenerator` of `geometry="mesh"`; several threads may call it at a time.
+    """Executes a copy of a `VideoGenerator` of `geometry="mesh"` on a CPU; several threads may call it at a time.
 
-    What the source adds to the first convolution is computed once, the linear layers of all normalisations are one
-    product, and the last convolution looks only at the box that is painted.
+    The source's share of the first convolution is computed once, the linear layers of all normalisations are one
+    product, and the last convolution covers only the box that is painted.
 
     Args:
         network (`VideoGenerator`): On the CPU.

@@ -15,7 +15,7 @@ from osmnet.rendering.gpu.warp_gpu import to_device
 _INK = 1 << 16  # lines are drawn over one another in whole numbers, whose sum does not depend on the order
 
 
-class DeviceMouth:
+class BatchedMouth:
     """Cuts the mouth windows of one source, says what is to be painted in them, and paints them back.
 
     Args:

@@ -44,7 +44,7 @@ def lanczos_matrix(size: int, factor: int) -> np.ndarray:
     return matrix
 
 
-class DeviceWarp:
+class BatchedWarp:
     """Moves the head of one picture, many frames at a time.
 
     The picture is interpolated once, at eight times its resolution: looking up between those places is as sharp as

@@ -1,0 +1,77 @@
+"""Runtimes: how a video generator is executed for one source picture.
+
+Measured in docs/performance_network.md: on a CPU the fused runtime is faster than PyTorch's own, `torch.compile`, ONNX
+Runtime and OpenVINO, in float32 and in bfloat16; so there is nothing to install for it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from osmnet.models.osm_net.video_generator import VideoGenerator
+from osmnet.rendering.decoders.eager import EagerDecoder
+from osmnet.rendering.decoders.fused import FusedDecoder, can_fuse
+from osmnet.rendering.decoders.precision import PRECISIONS, check_precision, own_precision, resolve_precision
+
+RUNTIMES = ("auto", "fused", "eager")
+GPU_BATCH = 32  # frames
+
+
+class Decoder(Protocol):
+    """Executes a `VideoGenerator` for one source picture, from driving vectors on; several threads may call it."""
+
+    def __call__(
+        self, vectors: torch.Tensor, warped: torch.Tensor | None, guide: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Compute n frames.
+
+        Args:
+            vectors (`torch.Tensor` of shape `(n, vector_dim)`): From the network's `driving_encoder`.
+            warped (`torch.Tensor` of shape `(n, 3, H, W)`): The warped source, in [-1, 1]; only with a mesh.
+            guide (`torch.Tensor` of shape `(n, guide_channels, H, W)`): See `VideoGenerator.forward`; likewise.
+
+        Returns:
+            `tuple`: float32: `residual` `(n, 3, H, W)` and `mask` `(n, 1, H, W)` or, with `geometry="none"`, `sample`
+            and `None`.
+        """
+
+
+def make_decoder(
+    video_generator: VideoGenerator,
+    source_image: torch.Tensor,
+    runtime: str = "auto",
+    precision: str = "auto",
+) -> Decoder:
+    """Prepare a video generator for one source picture. It is copied, so later changes of it have no effect.
+
+    Args:
+        video_generator (`VideoGenerator`): On the device that renders.
+        source_image (`torch.Tensor` of shape `(1, 3, H, W)`): The source, in [-1, 1].
+        runtime (`str`): `"fused"` for a CPU and `geometry="mesh"` only; `"eager"` is PyTorch alone, on a GPU captured
+            as a graph; `"auto"` is the fused one where it is possible.
+        precision (`str`): `"float32"`, `"bfloat16"` or, not for the fused one, `"float16"`. `"auto"` is the network's
+            own (float32 for one in float16 on a CPU); for one in float32, float16 on a GPU, and on a CPU the faster of
+            float32 and bfloat16, see `fastest_precision`.
+
+    Returns:
+        `Decoder`: The same bits for the same inputs on the same machine, however many threads call it.
+
+    Raises:
+        ValueError: If a name is unknown or the runtime cannot execute this network.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, not {runtime!r}.")
+    check_precision(precision)
+    device = video_generator.device.type
+    fused = can_fuse(video_generator)
+    if runtime == "fused" and not fused:
+        raise ValueError(
+            f'runtime="fused" draws on a CPU with geometry="mesh", not on {device} with '
+            f'geometry="{video_generator.config.geometry}"; leave it at "auto".'
+        )
+    if runtime == "eager" or not fused:
+        dtype = PRECISIONS.get(precision) or own_precision(video_generator)
+        return EagerDecoder(video_generator, source_image, dtype, GPU_BATCH if device == "cuda" else 0)
+    return FusedDecoder(video_generator, source_image, resolve_precision(video_generator, precision))
