@@ -23,7 +23,7 @@ CHUNK = 1024  # clips sampled at a time: bounds the memory on an hour of speech
 # A head rests, and moves, and is livelier at times: its movements are larger or smaller than the prior's by a factor.
 # Of its logarithm: standard deviation, and correlation from one clip to the next, of a mood of some ten seconds and of
 # bursts of a third of a second; what speech adds, beyond the share of it in which the rest was measured
-# (docs/experiments.md).
+# (docs/notes/experiments.md).
 MOOD, BURST = (0.25, 0.985), (0.65, 0.55)
 VOICE, TALKING = 0.7, 0.8
 FORCE = 0.7  # the factor's median: large movements end on the sphere of ε, and the others have to make up for it

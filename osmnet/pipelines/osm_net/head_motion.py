@@ -18,7 +18,7 @@ from osmnet.utils.threads import in_order
 if TYPE_CHECKING:
     from osmnet.pipelines.osm_net.components import OSMNetComponents
 
-# How sampled clips become a path (measured against real motion in docs/experiments.md).
+# How sampled clips become a path (measured against real motion in docs/notes/experiments.md).
 PULL, SMOOTHING = 0.06, 0.6
 CENTERS_AT_ONCE = 1024  # clips: bounds the memory for an hour of speech
 PAUSE = 9  # frames; shorter silences do not close the mouth
