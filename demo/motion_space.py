@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from demo.studio import RefusedInputError, Studio
-from osmnet.evaluation.figures.bases import Basis, decode_bases, rotate
 from osmnet.evaluation.figures.bases_figure import write_film
+from osmnet.evaluation.figures.basis_motion import Basis, decode_bases, rotate
 from osmnet.provenance.label import label_for
 from osmnet.provenance.manifest import sign
 from osmnet.rendering.select import renderer_for

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from osmnet.data.cluster import on_processes
 from osmnet.data.dataset import Clip, Dataset, is_held_out
+from osmnet.evaluation.evaluation_report import write_report
 from osmnet.evaluation.metrics.fid import fid
 from osmnet.evaluation.metrics.frechet import few_samples
 from osmnet.evaluation.metrics.motion_statistics import HARMONICS
 from osmnet.evaluation.protocol import MAX_SECONDS, METHODS, ClipResult, MetricNetworks, evaluate_clip
-from osmnet.evaluation.report import write_report
 from osmnet.evaluation.sampled_motion import MAX_CLIPS, MAX_FRAMES, measure_takes, motion_clips
 from osmnet.evaluation.settings import (
     MINUTES,

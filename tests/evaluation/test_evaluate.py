@@ -13,9 +13,9 @@ from osmnet.data.dataset import Clip, Dataset, clips_fingerprint
 from osmnet.data.shards import read_manifest, write_manifest
 from osmnet.evaluation import protocol
 from osmnet.evaluation.evaluate import choose_clips, evaluate
+from osmnet.evaluation.evaluation_report import markdown, number
 from osmnet.evaluation.metrics.sync import load_sync_judge
 from osmnet.evaluation.protocol import METHODS, MetricNetworks, evaluate_clip
-from osmnet.evaluation.report import markdown, number
 from osmnet.evaluation.summary import jsonable, rows
 from osmnet.loading.fingerprint import weights_fingerprint
 from osmnet.utils.marked import read_marked

@@ -11,7 +11,7 @@ from PIL import Image
 
 from osmnet.cli import main
 from osmnet.cli.generate import build_parser
-from osmnet.evaluation.figures.gallery import (
+from osmnet.evaluation.figures.gallery_page import (
     SIZE,
     Setting,
     first_blink,

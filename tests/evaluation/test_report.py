@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from osmnet.evaluation.evaluation_report import aims, html, markdown, number
 from osmnet.evaluation.protocol import METHODS, ClipResult
-from osmnet.evaluation.report import aims, html, markdown, number
 from osmnet.evaluation.summary import METRICS, jsonable, mean_metrics
 from osmnet.loading.fingerprint import weights_fingerprint
 from tests.support.dummies import read_json

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from osmnet.cli import checks, main
+from osmnet.cli import argument_checks, main
 from tests.support.dummies import PORTRAIT
 
 HEAVY = ("torch", "diffusers", "scipy", "mediapipe", "numba", "matplotlib")
@@ -79,11 +79,11 @@ def test_wrong_arguments_are_refused_at_once(refused, arguments):
 
 
 def test_what_is_right_passes(tmp_path, repository):
-    checks.check_files([PORTRAIT, None])
-    checks.check_output_folder(tmp_path / "new" / "folder")
-    checks.check_dataset("https://example.org/set")
+    argument_checks.check_files([PORTRAIT, None])
+    argument_checks.check_output_folder(tmp_path / "new" / "folder")
+    argument_checks.check_dataset("https://example.org/set")
     for model in (None, "name/model", repository / "weights_card"):
-        checks.check_model(model)
+        argument_checks.check_model(model)
     assert list(tmp_path.iterdir()) == []
 
 
