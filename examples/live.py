@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from osmnet import OSMNetPipeline, load_speech
-from osmnet.media.video import VideoWriter
+from osmnet.media.video_writer import VideoWriter
 from osmnet.provenance.manifest import sign
 
 EXAMPLES = Path(__file__).resolve().parent

@@ -10,7 +10,7 @@ from PIL import Image
 
 from osmnet.cli import main
 from osmnet.evaluation.figures.bases import Basis, decode_bases, name_motion, rotate, varied
-from osmnet.media.video import read_frames
+from osmnet.media.video_reader import read_frames
 from tests.support.dummies import PORTRAIT, portrait, speech, tiny_pipeline, write_wav
 
 FRAMES = 60
@@ -193,21 +193,3 @@ def test_small_pictures_of_varied_bases(known, tmp_path, capsys):
         assert str(tmp_path / "out" / name) in made
         with Image.open(tmp_path / "out" / name) as figure:
             assert figure.format == "JPEG"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--bases", "0,6"], "There are 6 bases"),
-        (["--bases", "nod"], "takes numbers"),
-        (["--portrait", "nobody.jpg"], "no file 'nobody.jpg'"),
-        (["--epsilon", "0"], "epsilon"),
-    ],
-)
-def test_wrong_arguments_are_refused_in_one_sentence(tiny_folder, tmp_path, arguments, sentence, capsys):
-    out = tmp_path / "figures"
-    common = ["--model", str(tiny_folder), "--out", str(out), "--portrait", str(PORTRAIT)]
-    assert main(["bases", *common, *arguments]) == 2
-    error = capsys.readouterr().err
-    assert sentence in error and error.count("\n") == 1
-    assert not out.exists()

@@ -1,4 +1,4 @@
-"""What whoever runs the page can set, by environment variables."""
+"""`Settings`: limits of a service and the weights it uses, from environment variables."""
 
 import os
 from collections.abc import Mapping
@@ -8,38 +8,44 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits of the page, and the weights it uses. Each has an environment variable: `max_mb` is `OSMNET_MAX_MB`.
+    """Limits of a service, and its weights. Each has an environment variable: `max_mb` is `OSMNET_MAX_MB`.
 
     Attributes:
         model (`str`): Folder or Hub id of the weights; empty for those inside the package.
-        max_seconds (`int`): Longest speech.
-        max_mb (`int`): Largest file that may be uploaded, in megabytes.
-        max_takes (`int`): Most takes at a time.
-        max_waiting (`int`): How many requests may wait; the next is told to come back later.
-        keep_seconds (`int`): How long results stay for download.
-        size (`int`): Side of the square around the head, in pixels.
+        size (`int`): Side of the square around the head, pixels.
+        max_seconds (`int`): Longest speech, s.
+        max_megapixels (`int`): Largest portrait, millions of pixels; checked before it is decoded.
+        max_takes (`int`): Most takes in a request.
+        max_mb (`int`): Largest upload, MB.
+        max_waiting (`int`): Longest queue; further requests are refused.
+        max_disk_mb (`int`): Most disk space for uploads and results together, MB.
+        max_cache_mb (`int`): Most memory for encoded portraits and speech, MB.
+        keep_seconds (`int`): Lifetime of uploads, results and encoded inputs, s.
     """
 
     model: str = ""
-    max_seconds: int = 60
-    max_mb: int = 20
-    max_takes: int = 6
-    max_waiting: int = 24
-    keep_seconds: int = 3600
     size: int = 512
+    max_seconds: int = 60
+    max_megapixels: int = 50
+    max_takes: int = 6
+    max_mb: int = 20
+    max_waiting: int = 24
+    max_disk_mb: int = 4000
+    max_cache_mb: int = 256
+    keep_seconds: int = 3600
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """Read the settings.
 
         Args:
-            environment (`Mapping[str, str]`): Where to read them; what is not there keeps its default.
+            environment (`Mapping[str, str]`): Where to read them; what is missing keeps its default.
 
         Returns:
             `Settings`: All of them.
 
         Raises:
-            ValueError: If one that is a number is not a whole number above 0.
+            ValueError: If a number is not a whole number above 0.
         """
         found: dict[str, Any] = {}
         for field in fields(cls):

@@ -1,7 +1,7 @@
-"""Takes as a few numbers, from which the browser draws curves and a head that moves: no picture is rendered.
+"""Takes as a few numbers, from which a browser draws curves and a moving head; no picture is rendered.
 
-A minute of six takes is about 150 kB. What the face does is the same in all takes: its mesh moves along a few
-directions, the first principal ones of this speech, and one more that shuts the lids. What the head does differs.
+Six takes of a minute are about 150 kB. The face moves alike in all takes: along the first principal directions of this
+speech, and one more that closes the lids. The head moves differently in each.
 """
 
 from typing import Any
@@ -15,32 +15,32 @@ from osmnet.pipelines.osm_net.head_motion import absolute_pose
 from osmnet.rendering.renderer import lid_closing
 from osmnet.structures import Motion, Source
 
-STEP = 2  # frames from one number to the next: the browser draws what lies between
-NUM_DIRECTIONS = 4  # of the face; they hold nearly all of what speech does to it
-RIGHT_BROW, LEFT_BROW = (  # along the upper edge to the bridge of the nose, and back along the lower
+STEP = 2  # frames between two numbers; the browser interpolates
+NUM_DIRECTIONS = 4  # principal directions of the face; they hold nearly all of its motion in speech
+RIGHT_BROW, LEFT_BROW = (  # vertices along the upper edge to the bridge of the nose, and back along the lower
     np.array([70, 63, 105, 66, 107, 55, 65, 52, 53, 46]),
     np.array([300, 293, 334, 296, 336, 285, 295, 282, 283, 276]),
 )
 LOOPS = {"oval": OVAL, "right_eye": RIGHT_EYE, "left_eye": LEFT_EYE, "lips": OUTER_LIPS, "mouth": INNER_LIPS,
          "right_brow": RIGHT_BROW, "left_brow": LEFT_BROW}  # fmt: skip
-UNIT = 1000  # lengths are whole thousandths of a head unit, angles tenths of a degree
+UNIT = 1000  # per head unit: lengths are whole thousandths, angles whole tenths of a degree
 
 
 def sketch(pipe: OSMNetPipeline, source: Source, motion: Motion, expression: np.ndarray) -> dict[str, Any]:
-    """Describe takes for the browser; everything in it is JSON.
+    """Describe takes for a browser, in JSON.
 
     Args:
-        pipe (`OSMNetPipeline`): Its face model is used.
+        pipe (`OSMNetPipeline`): Provides the face model.
         source (`Source`): The portrait.
         motion (`Motion`): The takes.
         expression (`np.ndarray` of shape `(frames, 64)`): β, from `extract_expression`.
 
     Returns:
-        `dict`: `fps` of the numbers below, `seconds`, `face` and `takes`. Of the face: `triangles`, `loops`, `rest`
-        `(478, 3)`, `directions` `(n, 478, 3)` and how far it goes along each, `weights` `(frames, n − 1)` (the last
-        direction is that of the lids). Of each take: `seed`, `turn` `(frames, 3)` yaw, pitch, roll in tenths of a
-        degree, `shift` `(frames, 3)` in thousandths of a head unit, absolute in the portrait's camera, and `lids`
-        `(frames,)` 0 to 100. Lists are flat.
+        `dict`: `fps` of the numbers below, `seconds`, `face` and `takes`; lists are flat. Face: `triangles`, `loops`,
+        `rest` `(478, 3)`, `directions` `(n, 478, 3)`, of which the last closes the lids, and `weights`
+        `(frames, n − 1)` of the others in percent. Each take: `seed`; `turn` `(frames, 3)`, yaw, pitch and roll in
+        tenths of a degree; `shift` `(frames, 3)` in thousandths of a head unit, absolute in the portrait's camera;
+        `lids` `(frames,)`, 0 to 100.
     """
     model = pipe.face_model
     change = expression[::STEP] - source.fit.expression
@@ -73,12 +73,12 @@ def sketch(pipe: OSMNetPipeline, source: Source, motion: Motion, expression: np.
 
 
 def curves(motion: Motion, source: Source) -> list[list[int]]:
-    """Yaw, pitch and roll of every take for the browser's curves: as `turn` of `sketch`."""
+    """Yaw, pitch and roll of every take, as `turn` of `sketch`."""
     return [_whole(10 * np.degrees(pose[:, :3])) for pose in absolute_pose(source, motion)[:, ::STEP]]
 
 
 def _principal(change: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights `(frames, n)`, of unit spread, and directions `(n, 64)` whose product is nearly `change`."""
+    """Weights `(frames, n)` of unit variance and directions `(n, 64)` whose product approximates `change`."""
     left, strength, right = np.linalg.svd(change.astype(float), full_matrices=False)
     count = min(NUM_DIRECTIONS, len(strength))
     spread = np.sqrt(len(change))
