@@ -19,8 +19,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Contents of a package, and the numbered hops of a call that happen in it.
 PACKAGES = {
     "cli": ("one module a command, the only argparse", "1"),
-    "training": ("core/: trainer, stages, checkpoints · osm_net/: the paper's stages", ""),
-    "serving": ("jobs, limits, caches for many users; the page uses it", ""),
+    "training": ("core/ · osm_net/: stages", ""),
+    "serving": ("jobs, limits, caches", ""),
     "evaluation": ("protocol, report · metrics/ · figures/", ""),
     "pipelines": ("talking_head.py: all families · options.py · osm_net/: one family", "2 3 4"),
     "takes": ("output.py: data · writer.py: files · contact sheet, resuming", "5"),
