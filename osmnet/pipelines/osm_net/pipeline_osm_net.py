@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from tqdm import tqdm
 
 from osmnet.face.crop import CropBox, crop_box, extract, to_crop
-from osmnet.face.detection import DETECTION_SIZE, check_upright, choose_face, find_faces, fit_frame, look_again
+from osmnet.face.detection import DETECTION_SIZE, check_upright, choose_face, find_faces, fit_frame, refine_landmarks
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceModel
 from osmnet.face.motion_track import head_motion_of
@@ -33,7 +33,7 @@ from osmnet.models.osm_net.motion_codec import (
     compose_clips,
 )
 from osmnet.models.osm_net.motion_space import MotionSpace
-from osmnet.models.osm_net.speech_encoder import BLOCK as HEARD_AT_ONCE
+from osmnet.models.osm_net.speech_encoder import CELL as HEARD_AT_ONCE
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 from osmnet.models.osm_net.video_generator import VideoGenerator
 from osmnet.pipelines.limits import MAX_EPSILON, MAX_OFFSET_DEG, MAX_SCALE, MAX_SIZE, MAX_VIDEOS, MIN_SIZE
@@ -163,7 +163,7 @@ class OSMNetPipeline(PipelineLoader):
                 picture, box = fit_frame(picture, box)
                 landmarks = landmarks * (picture.shape[1] / width)
             square = extract(picture, box, DETECTION_SIZE)
-            landmarks = look_again(landmarker, square, box, landmarks)
+            landmarks = refine_landmarks(landmarker, square, box, landmarks)
             check_upright(landmarker, square, self.face_model, landmarks)
         side = box.side if full_frame else (size or DEFAULT_SIZE)
         fit = self.face_model.fit(to_crop(landmarks, box, side), side)
@@ -211,7 +211,7 @@ class OSMNetPipeline(PipelineLoader):
 
             def hear(start: int, stop: int) -> np.ndarray:
                 with span("speech"):
-                    return encoder.hear(recording, start, stop)
+                    return encoder.encode(recording, start, stop)
 
             said = LazyRows((len(activity), encoder.config.hidden_dim), HEARD_AT_ONCE, hear)
         return Speech(recording, mel, activity, torch.cat(list(in_order(weights, parts))), said)
