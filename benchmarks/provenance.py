@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from osmnet.media.video import VideoWriter
+from osmnet.media.video_writer import VideoWriter
 from osmnet.provenance.key import HOME
 from osmnet.provenance.label import Label
 from osmnet.provenance.manifest import sign

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from osmnet import OSMNetPipeline, load_speech
-from osmnet.media.video import VideoWriter
+from osmnet.media.video_writer import VideoWriter
 from osmnet.provenance.manifest import sign
 
 EXAMPLES = Path(__file__).resolve().parent

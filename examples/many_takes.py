@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).resolve().parent
 NUM_TAKES = 8
 
 pipe = OSMNetPipeline.from_pretrained()
-source = pipe.encode_source(EXAMPLES / "portrait_hopper.jpg")
+source = pipe.encode_source(EXAMPLES / "portrait_hopper.jpg", full_frame=False)
 speech = pipe.encode_speech(EXAMPLES / "speech_2.wav")
 
 for epsilon in (0.0, 0.5, 1.0):

@@ -37,7 +37,7 @@ class Source:
     @property
     def size(self) -> int:
         """Side of the square in pixels."""
-        return self.crop.shape[0]
+        return int(self.crop.shape[0])
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -57,15 +57,15 @@ class Speech:
         mel (`np.ndarray` of shape `(4 * frames, 16)`): Log-mel spectrogram, 4 steps a video frame.
         activity (`np.ndarray` of shape `(frames,)`): 0 in silence, 1 in speech.
         weights (`torch.Tensor` of shape `(clips, num_bases)`): w_a of every clip, of which the centre F_c is mixed.
-        said (`LazyRows` of shape `(frames, 288)`, *optional*): What is said at every frame, as the speech encoder
-            hears it; worked out when it is looked at, 1.7 MB a minute.
+        features (`LazyRows` of shape `(frames, 288)`, *optional*): Features of the speech encoder for every frame,
+            computed when they are read; 1.7 MB a minute.
     """
 
     recording: Recording
     mel: np.ndarray
     activity: np.ndarray
     weights: torch.Tensor
-    said: LazyRows | None = None
+    features: LazyRows | None = None
 
     @property
     def num_frames(self) -> int:
@@ -96,7 +96,7 @@ class Motion:
         epsilon (`float`): Radius ε.
         sampling (`str`): `"span"`, `"ball"`, `"still"` or `"video"`.
         near (`tuple[int, ...]`): Seeds of the take that these were sampled near to; empty for none.
-        settings (`dict`): What else `sample_motion` was asked for, for the records; turns in degrees.
+        settings (`dict`): The other options of `sample_motion`, for the records; turns in degrees.
     """
 
     head_pose: np.ndarray
@@ -107,6 +107,11 @@ class Motion:
     sampling: str
     near: tuple[int, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def expression_scale(self) -> float:
+        """Factor of the mouth's movement."""
+        return float(self.settings.get("expression_scale", 1.0))
 
     @property
     def num_videos(self) -> int:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from osmnet.media.video import read_frames
+from osmnet.media.video_reader import read_frames
 from tests.support.dummies import read_json
 
 

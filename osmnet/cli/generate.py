@@ -1,6 +1,7 @@
 """`osmnet generate`: make talking-head videos from a portrait and a recording of speech.
 
-Arguments are checked before anything heavy is imported: a wrong one is refused at once.
+Arguments are checked before anything heavy is imported: a wrong one is refused at once. Options of motion and picture
+come from the fields of `MotionOptions` and `PictureOptions`.
 """
 
 from __future__ import annotations
@@ -16,21 +17,27 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from osmnet.cli.parser import EXIT_INTERRUPTED, Parser, add_model
-from osmnet.pipelines.limits import MAX_EPSILON, MAX_OFFSET_DEG, MAX_SCALE, MAX_SIZE, MAX_VIDEOS, MIN_SIZE
+from osmnet.pipelines.options import MAX_EPSILON, MotionOptions, PictureOptions
+from osmnet.takes.files import TakeFiles, free_folder
 from osmnet.takes.unfinished import unfinished_records
 from osmnet.utils.files import write_whole
 
 if TYPE_CHECKING:
-    import torch
-
-    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
-    from osmnet.takes.output import OSMNetPipelineOutput
+    from osmnet.pipelines.talking_head import TalkingHeadPipeline
+    from osmnet.takes.output import TalkingHeadOutput
 
 NUM_VIDEOS = 4
+OUTPUT = Path("out")
+ANIMATION_KINDS = ("webp", "gif")
+SHORT = {"num_videos": "-n", "epsilon": "-e"}
+# The command line counts faces from 1, and says what to leave out (--no-blink) or to crop where fields have a truth
+# value; whatever else the fields of the options say holds here, too.
+OWN_SPELLING = ("blink", "full_frame", "face")
 
 
 def _number(low: float, high: float, whole: bool = False) -> Callable[[str], float | int]:
@@ -50,7 +57,7 @@ def _number(low: float, high: float, whole: bool = False) -> Callable[[str], flo
 
 
 def _radius(text: str) -> float:
-    """Parse ε; people will try what is not in its range, so it has sentences of its own."""
+    """Parse ε; people will try numbers outside its range, so it has messages of its own."""
     try:
         value = float(text)
     except ValueError:
@@ -68,6 +75,32 @@ def _device(text: str) -> str:
     return text
 
 
+def _add_option(group: argparse._ActionsContainer, each: Field[Any]) -> None:
+    """Add a field of an options class as `--its-name`."""
+    about, names = (
+        each.metadata,
+        [f"--{each.name.replace('_', '-')}", *([SHORT[each.name]] if each.name in SHORT else [])],
+    )
+    text = about["help"].replace("`", "")
+    if isinstance(each.default, bool):
+        group.add_argument(*names, action="store_true", help=text)
+    elif about["choices"]:
+        group.add_argument(*names, choices=about["choices"], default=each.default, help=text)
+    elif each.name == "near":
+        group.add_argument(*names, type=_number(0, 2**63 - 1, whole=True), action="append", default=[], metavar="SEED",
+                           help=f"{text}, each with a --near of its own")  # fmt: skip
+    elif about["low"] is None:
+        group.add_argument(*names, type=Path, metavar=about["metavar"], help=text)
+    else:
+        parse = _radius if each.name == "epsilon" else _number(about["low"], about["high"], about["whole"])
+        default = NUM_VIDEOS if each.name == "num_videos" else each.default
+        known = f" (default: {default:g})" if default is not None else ""
+        group.add_argument(
+            *names, type=parse, default=None if each.name == "num_videos" else default, metavar=about["metavar"],
+            help=text + known,
+        )  # fmt: skip
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of `osmnet generate`."""
     generate = Parser(
@@ -76,106 +109,80 @@ def build_parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("portrait", type=Path, metavar="PORTRAIT", help="a picture with a face")
     generate.add_argument("speech", type=Path, metavar="SPEECH", help="a recording of speech, or a video that has one")
-    generate.add_argument(
-        "--output", "-o", type=Path, default=Path("out"), metavar="FOLDER", help="default: %(default)s/"
-    )
 
-    takes = generate.add_argument_group("takes")
-    takes.add_argument(
-        "--num-videos",
-        "-n",
-        type=_number(1, MAX_VIDEOS, whole=True),
-        default=None,
-        metavar="N",
-        help=f"how many takes, {NUM_VIDEOS} by default",
-    )
-    takes.add_argument(
-        "--epsilon",
-        "-e",
-        type=_radius,
-        default=1.0,
-        metavar="RADIUS",
-        help="how far motion may be from the most likely one: 0 makes all takes alike, 1 is the default",
-    )
-    takes.add_argument(
-        "--seed",
-        type=_number(0, 2**63 - 1, whole=True),
-        metavar="SEED",
-        help="the same seed gives the same videos (default: a new one, which is printed)",
-    )
-    takes.add_argument(
-        "--take-seed",
-        type=_number(0, 2**63 - 1, whole=True),
-        metavar="SEED",
-        help="make one take again: the take_seed of its JSON file, with the other options as they were "
-        "(instead of --seed and --num-videos)",
-    )
-    takes.add_argument(
-        "--near",
-        type=_number(0, 2**63 - 1, whole=True),
-        action="append",
-        default=[],
-        metavar="SEED",
-        help="more takes like one: its take_seed (before it, each by a --near of its own, the seeds in its own near)",
-    )
-    takes.add_argument(
-        "--sampling",
-        choices=("span", "ball"),
-        default="span",
-        help="span (default): towards other learned motions; ball: in any direction of the feature space",
-    )
-    takes.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on where the same command was stopped in this folder (takes of over a minute are kept in parts)",
-    )
-    takes.add_argument("--no-sheet", action="store_true", help="make no sheet.png, which shows the takes together")
-
-    motion = generate.add_argument_group("motion")
-    scale = _number(0, MAX_SCALE)
-    turn = _number(-MAX_OFFSET_DEG, MAX_OFFSET_DEG)
-    motion.add_argument(
-        "--motion-scale", type=scale, default=1.0, metavar="X", help="multiplies the head movement, 1 by default"
-    )
-    motion.add_argument("--expression-scale", type=scale, default=1.0, metavar="X", help="multiplies the expression")
-    motion.add_argument("--still", action="store_true", help="keep the head still; only the face moves")
-    motion.add_argument("--no-blink", action="store_true", help="do not blink")
-    motion.add_argument("--yaw", type=turn, default=0.0, metavar="DEGREES", help="turn the head for the whole video")
-    motion.add_argument("--pitch", type=turn, default=0.0, metavar="DEGREES", help="raise or lower the chin likewise")
-    motion.add_argument("--roll", type=turn, default=0.0, metavar="DEGREES", help="tilt the head likewise")
-    motion.add_argument("--head-motion", type=Path, metavar="VIDEO", help="take the head movement from this video")
-
-    picture = generate.add_argument_group("picture")
-    picture.add_argument("--crop", action="store_true", help="only the square around the head, not the full picture")
-    picture.add_argument(
-        "--size", type=_number(MIN_SIZE, MAX_SIZE, whole=True), metavar="PIXELS", help="side of that square"
-    )
-    picture.add_argument("--face", type=_number(1, 100, whole=True), metavar="N", help="which face: 1 is the largest")
-
-    marks = generate.add_argument_group("marks")
-    marks.add_argument(
+    files = generate.add_argument_group("files")
+    files.add_argument(
+        "--output", "-o", type=Path, metavar="PATH",
+        help=f"a folder, or with one take a file.mp4 (default: {OUTPUT}/, or {OUTPUT}-2/ ... if it holds takes)",
+    )  # fmt: skip
+    files.add_argument("--overwrite", action="store_true", help="replace the takes that are there")
+    files.add_argument(
+        "--resume", action="store_true",
+        help="resume the same command where it was stopped (takes longer than a minute are kept in parts)",
+    )  # fmt: skip
+    files.add_argument("--no-sheet", action="store_true", help="make no sheet.png, which shows the takes together")
+    files.add_argument(
+        "--animation", nargs="?", const="webp", choices=ANIMATION_KINDS,
+        help="also write the first seconds of each take as an animated webp (default) or gif",
+    )  # fmt: skip
+    files.add_argument(
         "--consent", action="store_const", const=True, help="you declare that the people seen and heard have agreed"
     )
-    marks.add_argument(
+    files.add_argument(
         "--no-label", action="store_true", help='leave out the "AI-generated" in a corner of the frames'
     )
 
-    weights = generate.add_argument_group("weights")
+    takes = generate.add_argument_group("takes and motion")
+    takes.add_argument(
+        "--seed", type=_number(0, 2**63 - 1, whole=True), metavar="SEED",
+        help="the same seed gives the same videos (default: a new one, which is printed)",
+    )  # fmt: skip
+    takes.add_argument(
+        "--take-seed", type=_number(0, 2**63 - 1, whole=True), metavar="SEED",
+        help="make one take again: the take_seed of its JSON file, with the other options as they were (instead of "
+        "--seed and --num-videos)",
+    )  # fmt: skip
+    for each in fields(MotionOptions):
+        if each.name not in OWN_SPELLING:
+            _add_option(takes, each)
+    takes.add_argument("--no-blink", action="store_true", help="do not blink")
+
+    picture = generate.add_argument_group("picture")
+    picture.add_argument("--crop", action="store_true", help="only the square around the head, not the whole picture")
+    for each in fields(PictureOptions):
+        if each.name not in OWN_SPELLING:
+            _add_option(picture, each)
+    picture.add_argument("--face", type=_number(1, 100, whole=True), metavar="N", help="which face: 1 is the largest")
+
+    weights = generate.add_argument_group("weights and device")
     add_model(weights)
     weights.add_argument("--variant", metavar="NAME", help="e.g. fp16: load the files of this variant")
     weights.add_argument(
         "--device", type=_device, default="auto", help="auto (default), cpu, mps, cuda or cuda:NUMBER"
     )
     weights.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        default="auto",
-        help="of the network that paints; auto (default) takes the fastest of this machine",
+        "--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
+        help="of the network that paints; auto (default) takes the fastest on this machine",
+    )  # fmt: skip
+    weights.add_argument(
+        "--profile", action="store_true", help="print how long each step took, and write profile.json into the folder"
     )
-    generate.add_argument("--profile", action="store_true", help="print the time of each span and write profile.json")
     generate.add_argument("--debug", action="store_true", help="show where in the code an error arose")
-
     return generate
+
+
+def motion_options(arguments: argparse.Namespace) -> MotionOptions:
+    """Return the motion options that the arguments give."""
+    given = {each.name: getattr(arguments, each.name) for each in fields(MotionOptions) if each.name != "blink"}
+    if arguments.num_videos is None:
+        given["num_videos"] = 1 if arguments.take_seed is not None else NUM_VIDEOS
+    return MotionOptions(**given, blink=not arguments.no_blink)
+
+
+def picture_options(arguments: argparse.Namespace) -> PictureOptions:
+    """Return the picture options that the arguments give."""
+    face = None if arguments.face is None else arguments.face - 1
+    return PictureOptions(full_frame=False if arguments.crop else None, size=arguments.size, face=face)
 
 
 def _check_file(path: Path, role: str, kind: str) -> None:
@@ -201,102 +208,97 @@ def _check_output(folder: Path) -> None:
         raise ValueError(f"The output folder '{folder}' cannot be written to; name another or change permissions.")
 
 
+def _choose_output(arguments: argparse.Namespace, count: int) -> Path:
+    """Return where the takes go: never among other takes, unless the arguments or an answer say so."""
+    path = OUTPUT if arguments.output is None else arguments.output
+    files = TakeFiles(path, count)
+    _check_output(files.folder)
+    if files.is_file and path.is_dir():
+        raise ValueError(f"'{path}' is a folder; name a file.")
+    existing = files.existing()
+    if not existing or arguments.overwrite or (arguments.resume and unfinished_records(files.folder)):
+        return path
+    if arguments.output is None:
+        return free_folder(path)
+    resume = "--resume to complete them, " if unfinished_records(files.folder) else ""
+    other = path.with_stem(f"{path.stem}-2") if files.is_file else free_folder(path)
+    there = f"There is a file '{path}' already" if files.is_file else f"The folder '{path}' holds takes already"
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        sys.stderr.write(f"osmnet: {there}. Replace? [y/N] ('N' uses '{other}') ")
+        arguments.overwrite = sys.stdin.readline().strip().lower() in ("y", "yes")
+        return path if arguments.overwrite else other
+    raise ValueError(f"{there}; add {resume}--overwrite to replace, or name another, such as '{other}'.")
+
+
 def _generate(arguments: argparse.Namespace) -> int:
+    # 1. Check the arguments before any heavy import: a wrong one is refused in a moment.
     _check_file(arguments.portrait, "portrait", "a picture file")
     _check_file(arguments.speech, "speech", "an audio or video file")
     if arguments.head_motion is not None:
         _check_file(arguments.head_motion, "head-motion video", "a video file")
-        if arguments.still:
-            raise ValueError("--still and --head-motion exclude each other; leave one out.")
-    if arguments.size is not None and not arguments.crop:
-        raise ValueError("--size is the side of the square around the head; add --crop, or leave --size out.")
     if arguments.take_seed is not None and arguments.seed is not None:
         raise ValueError("--take-seed makes one take again and --seed a series of them; leave one out.")
     if arguments.take_seed is not None and arguments.num_videos is not None:
         raise ValueError("--take-seed makes one take again; leave --num-videos out.")
-    _check_output(arguments.output)
+    motion, picture = motion_options(arguments), picture_options(arguments)
+    arguments.output = _choose_output(arguments, motion.num_videos)
 
-    # 1. Heavy imports only now: wrong arguments above are refused in a moment.
-    import torch
-
-    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
+    # 2. Load the model.
+    from osmnet.pipelines.talking_head import TalkingHeadPipeline
     from osmnet.utils.profiling import Profile
 
-    pipe = OSMNetPipeline.from_pretrained(
+    pipe = TalkingHeadPipeline.from_pretrained(
         arguments.model, revision=arguments.revision, variant=arguments.variant, device_map=arguments.device
     )
-
     pipe.precision = arguments.precision
 
-    # 2. A seed is always known, so that every video can be made again.
-    seed = arguments.seed
-    unfinished = unfinished_records(arguments.output)
-    if seed is None and arguments.resume and unfinished:
-        seed = unfinished[0].get("seed")
-    if seed is None:
-        seed = secrets.randbelow(2**31)
-    num_videos = NUM_VIDEOS if arguments.num_videos is None else arguments.num_videos
-    generator: torch.Generator | list[torch.Generator] = torch.Generator().manual_seed(seed)
-    if arguments.take_seed is not None:
-        num_videos, generator = 1, [torch.Generator().manual_seed(arguments.take_seed)]
-
+    # 3. Make the takes; a seed is always known, so that every video can be made again.
     with ExitStack() as stack:
         profile = stack.enter_context(Profile()) if arguments.profile else None
-        output, paths = _make(arguments, pipe, num_videos, generator, seed)
+        output, paths = _make(arguments, pipe, motion, picture)
     if profile is not None:
-        frames = output.motion.num_videos * output.motion.speech.num_frames
+        frames = len(output) * output.num_frames
         sys.stderr.write(f"{profile.table(frames)}\n")
-        paths.append(arguments.output / "profile.json")
+        paths.append(TakeFiles(arguments.output, len(output)).folder / "profile.json")
         write_whole(paths[-1], (json.dumps(profile.as_dict(frames), indent=1) + "\n").encode())
     for path in paths:
         sys.stdout.write(f"{path}\n")
     return 0
 
 
+def _seed(arguments: argparse.Namespace) -> int | list[int]:
+    """Return the seed that was given, that of the run to resume, or a new one."""
+    if arguments.take_seed is not None:
+        return [arguments.take_seed]
+    if arguments.seed is not None:
+        return int(arguments.seed)
+    unfinished = unfinished_records(TakeFiles(arguments.output, 1).folder) if arguments.resume else []
+    seed = unfinished[0].get("seed") if unfinished else None
+    return seed if isinstance(seed, int) else secrets.randbelow(2**31)
+
+
 def _make(
-    arguments: argparse.Namespace,
-    pipe: OSMNetPipeline,
-    num_videos: int,
-    generator: torch.Generator | list[torch.Generator],
-    seed: int,
-) -> tuple[OSMNetPipelineOutput, list[Path]]:
-    """Make the takes and say meanwhile what there is to say; returns them and the files."""
+    arguments: argparse.Namespace, pipe: TalkingHeadPipeline, motion: MotionOptions, picture: PictureOptions
+) -> tuple[TalkingHeadOutput, list[Path]]:
+    """Render and save the takes, printing warnings and progress. Returns the output and the file paths."""
     from tqdm import tqdm
 
-    # 3. Encode and sample; nothing is rendered or written yet.
+    # 1. Encode and sample; nothing is rendered or written yet.
+    seed = _seed(arguments)
+    options = {each.name: getattr(part, each.name) for part in (motion, picture) for each in fields(part)}
     with warnings.catch_warnings():
         if not arguments.debug:
-            warnings.simplefilter("ignore")  # they come with a line of code; what matters is said below
-        output = pipe(
-            arguments.portrait,
-            arguments.speech,
-            num_videos=num_videos,
-            epsilon=arguments.epsilon,
-            generator=generator,
-            sampling=arguments.sampling,
-            full_frame=not arguments.crop,
-            size=arguments.size,
-            face=None if arguments.face is None else arguments.face - 1,
-            motion_scale=arguments.motion_scale,
-            expression_scale=arguments.expression_scale,
-            near=arguments.near,
-            still=arguments.still,
-            blink=not arguments.no_blink,
-            yaw=math.radians(arguments.yaw),
-            pitch=math.radians(arguments.pitch),
-            roll=math.radians(arguments.roll),
-            head_motion=arguments.head_motion,
-            output_type="lazy",
-        )
-    if arguments.seed is None and arguments.take_seed is None:  # said only now: a wrong input above gets one sentence
+            warnings.simplefilter("ignore")  # they come with a line of code; what matters is printed below
+        output = pipe(arguments.portrait, arguments.speech, seed=seed, output_type="lazy", **options)
+    if arguments.seed is None and arguments.take_seed is None:  # only now: a wrong input above gets one sentence
         sys.stderr.write(f"osmnet: The same command with --seed {seed} makes these videos again.\n")
     if output.motion.speech.activity.max() < 0.5:
-        sys.stderr.write("osmnet: No speech was heard in the recording (steady noise?); the mouth stays at rest.\n")
+        sys.stderr.write("osmnet: No speech was found in the recording (steady noise?); the mouth stays at rest.\n")
     if arguments.face is None and output.source.num_faces > 1:
         count = output.source.num_faces
         sys.stderr.write(f"osmnet: The portrait shows {count} faces; the largest is taken (--face N takes another).\n")
 
-    # 4. Render straight into the files.
+    # 2. Render straight into the files.
     with tqdm(desc="rendering", unit="frame", file=sys.stderr, dynamic_ncols=True) as bar:
 
         def show(done_frames: int, total_frames: int) -> None:
@@ -306,14 +308,15 @@ def _make(
                 if done_frames:
                     bar.write(f"osmnet: {done_frames} of {total_frames} frames were there already.", file=sys.stderr)
                 elif arguments.resume:
-                    bar.write("osmnet: There is nothing to go on with; begun anew.", file=sys.stderr)
+                    bar.write("osmnet: There is nothing to resume; starting over.", file=sys.stderr)
             bar.update(done_frames - bar.n)
             if done_frames == total_frames:
                 bar.set_description("finishing files")
 
         paths = output.save(
             arguments.output, sheet=not arguments.no_sheet, progress=show, resume=arguments.resume,
-            label=not arguments.no_label, consent=arguments.consent,
+            label=not arguments.no_label, consent=arguments.consent, overwrite=arguments.overwrite,
+            animation=arguments.animation,
         )  # fmt: skip
     return output, paths
 
@@ -326,7 +329,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _generate(arguments)
     except KeyboardInterrupt:
-        kept = "; what is finished is kept, --resume goes on with it" if unfinished_records(arguments.output) else ""
+        path = arguments.output or OUTPUT
+        unfinished = unfinished_records(path.parent if path.suffix == ".mp4" else path)
+        kept = "; finished parts are kept, --resume completes the takes" if unfinished else ""
         sys.stderr.write(f"\nosmnet: stopped{kept}.\n")
         return EXIT_INTERRUPTED
     finally:

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
             help=f"{_OPTION_HELP[each.name]} (default: %(default)s)",
         )  # fmt: skip
     args = parser.parse_args(argv)
-    from osmnet.loading.pipeline import packaged_landmarker, packaged_weights
+    from osmnet.loading.packaged import packaged_landmarker, packaged_weights
 
     if args.workers < 1:
         raise ValueError(f"--workers must be at least 1, not {args.workers}.")

@@ -113,7 +113,7 @@ def _run(arguments: argparse.Namespace, main_process: bool) -> dict:
         from osmnet.training.osm_net import face_model_stage as face_model
 
         return face_model.train(Dataset.open(arguments.data), model)
-    from osmnet.loading.pipeline import packaged_landmarker
+    from osmnet.loading.packaged import packaged_landmarker
     from osmnet.training.osm_net.export import export
 
     return export(model, arguments.landmarker or packaged_landmarker(), arguments.out)

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import CHIN, NOSE, mouth_opening, mouth_width
-from osmnet.loading.pipeline import packaged_weights
+from osmnet.loading.packaged import packaged_weights
 from osmnet.models.osm_net.expression import ExpressionExtractor
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 

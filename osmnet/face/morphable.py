@@ -5,11 +5,11 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from osmnet.face.pose import Similarity, fit_similarity, pose_from_similarity
 from osmnet.face.topology import INNER_LIPS, NUM_VERTICES, STABLE, eye_opening, mouth_opening, opposite_lid
-from osmnet.loading.diffusers_base import register_to_config
 from osmnet.loading.model import OSMNetModel
 
 LIP_REACH = 0.05  # head units; distance from its edge within which a lip follows it

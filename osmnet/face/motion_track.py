@@ -11,7 +11,7 @@ from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceModel
 from osmnet.face.pose import fit_similarity, pose_from_similarity
 from osmnet.face.topology import STABLE
-from osmnet.media.video import read_frames
+from osmnet.media.video_reader import read_frames
 
 REFERENCE_SIZE = 256  # px; side of the crop to which poses refer
 SMOOTHING = 1.0  # frames; standard deviation, against the landmarker's noise

@@ -1,4 +1,4 @@
-"""The base class of every network: diffusers' file layout with loading that never guesses."""
+"""Base class of every network: diffusers' file layout, and weights that fit exactly or are refused."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from huggingface_hub import hf_hub_download
+from diffusers import ConfigMixin, ModelMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from osmnet.loading.diffusers_base import ConfigMixin, ModelMixin
-from osmnet.loading.hub import HUB_ERRORS, checked_download, explained
+from osmnet.loading.hub import find_folder
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -30,7 +29,7 @@ def weights_name(variant: str | None = None) -> str:
 
 
 def temporary_folder_in(folder: Path) -> Path:
-    """Make a folder, if it is not there, and a temporary one in it, from which files are moved when they are whole.
+    """Make a folder if necessary, and a temporary one in it, from which files are moved when they are complete.
 
     Raises:
         ValueError: If the folder cannot be written.
@@ -42,13 +41,32 @@ def temporary_folder_in(folder: Path) -> Path:
         raise ValueError(f"Cannot write to the folder {folder} ({error}); choose another one.") from error
 
 
-class OSMNetModel(ModelMixin, ConfigMixin):
-    """A network whose constructor is its `config.json` and whose weights fit exactly or are refused.
+@contextmanager
+def written_whole(folder: Path, last: str = "") -> Iterator[Path]:
+    """Yield a temporary folder whose files move into `folder` after the block, the one named `last` at the end.
 
-    diffusers' own `from_pretrained` only warns about a missing tensor, may fall back to pickled weights, and needs
-    `accelerate` for `_keep_in_fp32_modules`. This class raises a `ValueError` that names the tensor and the file,
-    reads nothing but safetensors, and needs no other package. Parameters and buffers named in
-    `_keep_in_fp32_modules` stay at least float32 under `dtype=`, `.to(...)`, `.half()` and `.bfloat16()`.
+    Raises:
+        ValueError: If the folder cannot be written; it is then left as it was.
+    """
+    temporary = temporary_folder_in(folder)
+    try:
+        yield temporary
+        files = [path.relative_to(temporary) for path in sorted(temporary.rglob("*")) if path.is_file()]
+        for file in sorted(files, key=lambda file: file.name == last):
+            (folder / file).parent.mkdir(exist_ok=True)
+            os.replace(temporary / file, folder / file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"Cannot save in {folder} ({error}); free space or choose another folder.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class OSMNetModel(ModelMixin, ConfigMixin):
+    """A network whose constructor arguments are its `config.json` and whose weights fit exactly or are refused.
+
+    diffusers' own `from_pretrained` only warns about a missing tensor and may fall back to pickled weights. This class
+    raises a `ValueError` that names the tensor and the file, and reads nothing but safetensors. Parameters and buffers
+    named in `_keep_in_fp32_modules` stay at least float32 under `dtype=`, `.to(...)`, `.half()` and `.bfloat16()`.
     """
 
     config_name: Any = "config.json"
@@ -78,12 +96,12 @@ class OSMNetModel(ModelMixin, ConfigMixin):
             pretrained_model_name_or_path (`str` or `os.PathLike`): A folder with `config.json` and
                 `diffusion_pytorch_model.safetensors`, or the id of a repository on the Hub.
             subfolder (`str`, *optional*): Folder of this network inside it.
-            dtype (`torch.dtype`, *optional*): Floating dtype of the weights in memory; float32 when not given.
-            variant (`str`, *optional*): Reads `diffusion_pytorch_model.<variant>.safetensors`, e.g. `"fp16"`.
-            revision (`str`, *optional*): Branch, tag or commit on the Hub.
-            device (`str` or `torch.device`, *optional*): Where to put the network; the CPU when not given.
-            cache_dir (`str` or `os.PathLike`, *optional*): Download cache; the Hub client's own when not given.
-            token (`str` or `bool`, *optional*): Access token for private repositories.
+            dtype (`torch.dtype`, *optional*): This and the following: as for `PipelineLoader.from_pretrained`.
+            variant (`str`, *optional*): Of the weights.
+            revision (`str`, *optional*): On the Hub.
+            device (`str` or `torch.device`, *optional*): Of the network.
+            cache_dir (`str` or `os.PathLike`, *optional*): Of downloads.
+            token (`str` or `bool`, *optional*): For private repositories.
             local_files_only (`bool`): Never contact the Hub.
 
         Returns:
@@ -94,10 +112,13 @@ class OSMNetModel(ModelMixin, ConfigMixin):
                 has one too many or one of another shape.
         """
         dtype = check_dtype(dtype)
-        hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
-        source, weights = pretrained_model_name_or_path, weights_name(variant)
-        config = cls._checked_config(_find_file(source, subfolder, cls.config_name, **hub))
-        path = _find_file(source, subfolder, weights, **hub)
+        names = [Path(subfolder or "", name).as_posix() for name in (cls.config_name, weights_name(variant))]
+        folder = find_folder(
+            pretrained_model_name_or_path, names,
+            revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only,
+        )  # fmt: skip
+        config_path, path = (_file_in(folder, name, pretrained_model_name_or_path) for name in names)
+        config = cls._checked_config(config_path)
         try:
             with torch.random.fork_rng(devices=[]):  # building draws initial weights: leave the caller's seed alone
                 model = cls.from_config(config)
@@ -133,43 +154,33 @@ class OSMNetModel(ModelMixin, ConfigMixin):
         return config
 
     @property
-    def device(self) -> torch.device:
-        """Where the network is; without diffusers' look for its offloading hooks, which loads PyTorch's compiler."""
-        return next(tensor.device for tensor in chain(self.parameters(), self.buffers()))
-
-    @property
     def config(self) -> Any:
-        """The constructor's arguments, as attributes: what `config.json` holds."""
+        """Constructor arguments, as attributes."""
         return self._internal_dict
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], variant: str | None = None, safe_serialization: bool = True
     ) -> None:
-        """Write `config.json` and the safetensors file; each appears in the folder only when it is whole.
+        """Write `config.json` and the safetensors file; each appears in the folder only when it is complete.
 
         Args:
-            save_directory (`str` or `os.PathLike`): The folder; made when it does not exist.
+            save_directory (`str` or `os.PathLike`): The folder, made if necessary.
             variant (`str`, *optional*): Name put into the weights file, e.g. `"fp16"`.
-            safe_serialization (`bool`): Must be true: there are no pickled weights here.
+            safe_serialization (`bool`): Must be true: weights are never pickled.
 
         Raises:
             ValueError: If the folder cannot be written or a pickle is asked for.
         """
         if not safe_serialization:
             raise ValueError("Weights are only saved as safetensors: leave safe_serialization=True.")
-        folder = Path(save_directory)
-        temporary = temporary_folder_in(folder)
-        try:
+        with written_whole(Path(save_directory)) as temporary:
             ModelMixin.save_pretrained(self, temporary, variant=variant, max_shard_size="1000GB")
-            for file in sorted(temporary.iterdir()):
-                os.chmod(file, 0o644)
-                os.replace(file, folder / file.name)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            for file in temporary.iterdir():
+                file.chmod(0o644)  # safetensors' files are readable by their owner only
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast as `torch.nn.Module.to` does, keeping what `_keep_in_fp32_modules` names in float32."""
-        # Past ModelMixin.to, which warns that the kept tensors would be cast: here they are not.
+        # Not ModelMixin.to, which warns that the kept tensors would be cast: here they are not.
         return super(ModelMixin, self).to(*args, **kwargs)  # type: ignore[misc]
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
@@ -189,7 +200,7 @@ class OSMNetModel(ModelMixin, ConfigMixin):
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds, or raise `ValueError` if it cannot be read."""
+    """Read a JSON file, or raise `ValueError`."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -225,32 +236,19 @@ def _check_state(
             )
 
 
-def _find_file(source: str | os.PathLike[str], subfolder: str | None, name: str, **hub: Any) -> Path:
-    """Return the local path of a file in a folder or of one downloaded from the Hub."""
-    if os.path.isdir(source):
-        folder = Path(source, subfolder or "")
-        path = folder / name
-        if path.is_file():
-            return path
-        present = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-        pickles = [entry for entry in present if entry.endswith(PICKLE_SUFFIXES)]
-        if pickles and name.endswith(".safetensors"):
-            raise ValueError(
-                f"{folder} has {pickles[0]} where {name} belongs; pickled weights can run code and are never loaded: "
-                "convert the file to safetensors."
-            )
+def _file_in(folder: Path, name: str, source: str | os.PathLike[str]) -> Path:
+    """Return the path of a file in a model's folder; `source` is the model's name in the refusal."""
+    path = folder / name
+    if path.is_file():
+        return path
+    present = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+    pickles = [entry for entry in present if entry.endswith(PICKLE_SUFFIXES)]
+    if pickles and path.suffix == ".safetensors":
         raise ValueError(
-            f"{folder} has no {name} (it holds {', '.join(present[:6]) or 'nothing'}); give the folder of a saved "
-            "model, or another variant."
+            f"{source} has {pickles[0]} where {name} belongs; pickled weights can run code and are never loaded: "
+            "convert the file to safetensors."
         )
-    if Path(source).is_absolute() or str(source).startswith((".", "~")):
-        raise ValueError(f"There is no folder {source}; give the folder of a saved model or the id of one on the Hub.")
-    remote = f"{subfolder}/{name}" if subfolder else name
-
-    def download() -> Path:
-        return Path(hf_hub_download(str(source), remote, **hub)).parents[remote.count("/")]
-
-    try:
-        return checked_download(download, [remote], str(source), hub["token"], hub["local_files_only"]) / remote
-    except HUB_ERRORS as error:
-        raise ValueError(f"Cannot get {name}: {explained(error, str(source), hub['revision'])}") from error
+    raise ValueError(
+        f"{source} has no {name} (the folder holds {', '.join(present[:6]) or 'nothing'}); give a saved model, or "
+        "another variant."
+    )

@@ -1,349 +1,268 @@
-"""What the pipeline returns: takes, rendered already or while they are saved or streamed."""
+"""`TalkingHeadOutput`: the takes that a pipeline returns, rendered already or while they are saved or streamed."""
 
-import contextlib
-import hashlib
-import json
+from __future__ import annotations
+
+import base64
 import os
-import platform
-import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import partial
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol, Self
 
-import av
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
-import osmnet
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME
-from osmnet.media.video import VideoWriter, best_codec, count_pictures, join_videos
-from osmnet.provenance.label import TEXT, Label, label_for
-from osmnet.provenance.manifest import check_consent, sign
+from osmnet.provenance.label import Label, label_for
 from osmnet.rendering.chunks import Chunk, chunk_bounds, chunk_length
 from osmnet.structures import Motion, Source, StreamChunk
-from osmnet.takes.background import BackgroundWriter
-from osmnet.takes.sheet import MAX_TAKES, contact_sheet
-from osmnet.takes.unfinished import PART_SECONDS, UnfinishedRun
-from osmnet.utils.files import write_whole
-from osmnet.utils.lazy_rows import LazyRows
+from osmnet.utils.memory import available_bytes, readable_size
 from osmnet.utils.profiling import span
 
-SHEET_COLUMNS, SHEET_SIDE = 8, 192
-TAKES_AT_ONCE = 4  # encoders that run side by side
-SOUND_AT_ONCE = 2**20  # samples
-COMMENT = TEXT + " talking head, made with osmnet {version}"
-
 Progress = Callable[[int, int], None]
+NOTEBOOK_TAKES, NOTEBOOK_SECONDS = 4, 60  # more would make a notebook of hundreds of megabytes
+MEMORY_SHARE = 0.8  # of the free memory that frames may take
 
 
-@dataclass
-class OSMNetPipelineOutput:
-    """What the pipeline returns.
+class TakeRenderer(Protocol):
+    """Renders takes for an output that was not rendered yet; made by the pipeline."""
+
+    @property
+    def device(self) -> str:
+        """Type of the device that renders, as in `"cpu"`."""
+
+    @property
+    def precision(self) -> str:
+        """Precision of the network that paints, as in `"float32"`."""
+
+    def render(self, motion: Motion, chunks: Sequence[Chunk]) -> Generator[np.ndarray]:
+        """Yield `(num_videos, n, H, W, 3)` uint8 for every chunk."""
+
+    def digest(self) -> str:
+        """Return a text that changes with everything but the motion that the frames depend on."""
+
+
+@dataclass(repr=False, eq=False)
+class TalkingHeadOutput:
+    """Takes of one portrait and one recording.
+
+    `len(out)` counts the takes; `out[0]` and `out[1:3]` are outputs of some of them; a notebook plays them.
 
     Attributes:
         frames (`np.ndarray` of shape `(num_videos, frames, height, width, 3)`): uint8; a list of lists of PIL images
-            with `output_type="pil"`, `None` with `"lazy"`: then `save` renders while it writes.
+            with `output_type="pil"`, `None` with `"lazy"`: then `save`, `stream` and `videos` render.
         head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Yaw, pitch, roll [rad], tx, ty, tz [head units],
             absolute in the source camera (docs/conventions.md); float32.
-        expression (`np.ndarray` of shape `(frames, 64)`): β of every frame without blinks; float32. With `"lazy"` a
-            `LazyRows`, read as an array is, whose rows are worked out when they are looked at.
-        motion (`Motion`): What was sampled.
+        motion (`Motion`): The sampled motion.
         source (`Source`): The encoded portrait.
-        model (`str`): Which weights were used.
-        seed (`int`, *optional*): Seed of the generator given; `None` if it had been drawn from before, for then its
-            seed alone does not make these takes again (`motion.seeds` do).
-        expression_scale (`float`): Factor of the mouth's movement.
+        model (`str`): Name of the weights.
+        seed (`int`, *optional*): Seed of the generator; `None` if it had been drawn from before, since then its seed
+            alone does not reproduce these takes (`motion.seeds` do).
+        renderer (`TakeRenderer`): Renders what has not been rendered.
     """
 
     frames: Any
     head_pose: np.ndarray
-    expression: np.ndarray | LazyRows
     motion: Motion
     source: Source
     model: str
     seed: int | None
-    expression_scale: float
-    _render: Callable[[Motion, Sequence[Chunk]], Generator[np.ndarray]] = field(repr=False)
-    _digest: Callable[[], str] = field(repr=False)
-    _device: str = field(repr=False)
-    _precision: str = field(repr=False)
+    renderer: TakeRenderer = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.head_pose)
+
+    def __getitem__(self, index: int | slice) -> Self:
+        if isinstance(index, slice):
+            takes = list(range(len(self)))[index]
+        elif isinstance(index, int | np.integer) and not isinstance(index, bool):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"There are {len(self)} takes, so there is no take {index}.")
+            takes = [int(index) % len(self)]
+        else:
+            raise TypeError(f"A take is chosen by its number or a slice, not by {type(index).__name__}.")
+        frames: Any = None
+        if isinstance(self.frames, np.ndarray):  # one take is a view, not a copy
+            frames = self.frames[takes] if len(takes) != 1 else self.frames[takes[0] : takes[0] + 1]
+        elif self.frames is not None:
+            frames = [self.frames[take] for take in takes]
+        return replace(self, frames=frames, head_pose=self.head_pose[takes], motion=self.motion.take(takes))
+
+    def __iter__(self) -> Iterator[Self]:
+        return (self[take] for take in range(len(self)))
+
+    def __repr__(self) -> str:
+        height, width = self.source.frame_size
+        takes = f"{len(self)} take{'s' * (len(self) != 1)} of {self.num_frames / FPS:.1f} s"
+        seed = f", seed {self.seed}" if self.seed is not None else ""
+        state = "lazy" if self.frames is None else "rendered"
+        return f"{type(self).__name__}({takes}, {width} × {height}{seed}, {state})"
+
+    def _repr_html_(self) -> str:
+        """Return the takes as playing videos, for notebooks."""
+        if self.num_frames > NOTEBOOK_SECONDS * FPS:
+            return f"<p>{self!r}: too long to show here; use <code>save(folder)</code>.</p>"
+        shown = self[:NOTEBOOK_TAKES]
+        with tempfile.TemporaryDirectory() as folder:
+            videos = [path for path in shown.save(folder, sheet=False) if path.suffix == ".mp4"]
+            sources = [base64.b64encode(path.read_bytes()).decode("ascii") for path in videos]
+        players = "".join(
+            f'<video controls loop width="{min(self.source.frame_size[1], 320)}" '
+            f'src="data:video/mp4;base64,{source}"></video> '
+            for source in sources
+        )
+        hidden = len(self) - len(shown)
+        more = f"<p>{hidden} more take{'s' * (hidden != 1)}: <code>out[{NOTEBOOK_TAKES}:]</code></p>" if hidden else ""
+        return f"<div>{players}</div>{more}"
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of each take, at 25 fps."""
+        return int(self.head_pose.shape[1])
+
+    @property
+    def videos(self) -> list[Any]:
+        """Frames of each take: `(frames, height, width, 3)` uint8, or PIL images; a lazy output renders them now.
+
+        Raises:
+            ValueError: If they do not fit into memory.
+        """
+        if self.frames is None:
+            self.render()
+        return list(self.frames)
+
+    def render(self, output_type: Literal["np", "pil"] = "np", progress: bool = False) -> Self:
+        """Render all frames into memory, unless they are there.
+
+        Args:
+            output_type (`"np" | "pil"`): Arrays or PIL images.
+            progress (`bool`): Show a progress bar.
+
+        Returns:
+            `TalkingHeadOutput`: The output itself, with `frames`.
+
+        Raises:
+            ValueError: If they do not fit into memory.
+        """
+        if self.frames is not None:
+            return self
+        check_memory(len(self) * self.num_frames * int(np.prod(self.source.frame_size)) * 3, output_type)
+        frames = np.empty((len(self), self.num_frames, *self.source.frame_size, 3), np.uint8)
+        done = 0
+        with tqdm(total=self.num_frames, desc="rendering", unit="frame", disable=not progress) as bar:
+            for chunk in self.renderer.render(self.motion, self.chunk_bounds()):  # (N, n, H, W, 3)
+                frames[:, done : done + chunk.shape[1]] = chunk
+                done += chunk.shape[1]
+                bar.update(chunk.shape[1])
+        self.frames = [[Image.fromarray(f) for f in take] for take in frames] if output_type == "pil" else frames
+        return self
 
     def save(
         self,
-        folder: str | os.PathLike[str],
+        path: str | os.PathLike[str],
         sheet: bool = True,
         progress: Progress | bool | None = None,
         resume: bool = False,
         label: bool = True,
         consent: bool | None = None,
+        *,
+        overwrite: bool = False,
+        animation: Literal["webp", "gif"] | None = None,
     ) -> list[Path]:
-        """Write `take-1.mp4` … `take-N.mp4` with `take-i.json` beside each, and `sheet.png`.
+        """Write `take-1.mp4` … `take-N.mp4` into a folder with `take-i.json` beside each, and `sheet.png`.
 
-        Rendering and encoding run side by side. Every file appears under its name only when it is whole. Takes of
-        more than a minute are written in parts, which stay when the run is stopped. Videos and sheet are signed as
-        made by a trained model (docs/provenance.md); changing them afterwards breaks the signature.
+        Rendering and encoding run in parallel. A file appears under its name only when it is complete. Takes longer
+        than a minute are written in parts, which stay when the run is stopped. Videos and sheet are signed as made by
+        a trained model (docs/provenance.md); any later change breaks the signature.
 
         Args:
-            folder (`str` or `os.PathLike`): Made if it is not there.
+            path (`str` or `os.PathLike`): A folder, created if needed; or, for a single take, a file `*.mp4`, which is
+                then all that is written.
             sheet (`bool`): Also draw a contact sheet of all takes with their pose curves.
-            progress (`Callable` or `bool`, *optional*): Called with the frames done and the frames in all; `True`
-                shows a progress bar.
-            resume (`bool`): Go on where a run with the same inputs and settings was stopped in this folder; with
-                nothing to go on from, begin anew. Pictures and sound are those of a run that was never stopped.
-            label (`bool`): Write a small "AI-generated" into a corner of every frame, clear of the face. Who leaves it
-                out must say in another way, where a video is shown, that it is generated.
-            consent (`bool`, *optional*): `True`: you declare that the people who are seen and heard have agreed; the
-                signed manifest says that this was declared, and nothing of them or you.
+            progress (`Callable` or `bool`, *optional*): Called with frames done and frames in total; `True` shows a
+                progress bar.
+            resume (`bool`): Resume a run with the same inputs and settings that was stopped in this folder; starts
+                over if there is none. Frames and sound equal those of an uninterrupted run.
+            label (`bool`): Draw a small "AI-generated" into a corner of every frame, clear of the face. Without it,
+                say in another way where the video is shown that it is generated.
+            consent (`bool`, *optional*): `True`: you declare that the people seen and heard have agreed; the signed
+                manifest records the declaration and no name.
+            overwrite (`bool`): Replace the takes in the folder, or the file.
+            animation (`"webp" | "gif"`, *optional*): Also write a small animation of each take's first seconds.
 
         Returns:
             `list[Path]`: The files, in the order above.
 
         Raises:
-            ValueError: If the folder cannot be written, `consent` is neither `True` nor left out, or the run that was
-                stopped there was another one.
+            ValueError: If the path cannot be written or holds other takes, several takes are to go into one file,
+                `consent` is neither `True` nor left out, or the run to resume was a different one.
         """
-        check_consent(consent)
-        if not isinstance(folder, str | os.PathLike):
-            raise ValueError(f"folder must be the path of a folder, not {type(folder).__name__}.")
-        if isinstance(progress, bool):
-            with tqdm(desc="rendering", unit="frame", disable=not progress) as bar:
+        from osmnet.takes.writer import TakeWriter
 
-                def show(done: int, total: int) -> None:
-                    bar.total = total
-                    bar.update(done - bar.n)
+        writer = TakeWriter(
+            self, path, sheet=sheet, resume=resume, label=label, consent=consent, overwrite=overwrite,
+            animation=animation,
+        )  # fmt: skip
+        if not isinstance(progress, bool):
+            return writer.write(progress)
+        with tqdm(desc="rendering", unit="frame", disable=not progress) as bar:
 
-                return self.save(folder, sheet, show, resume, label, consent)
-        folder = Path(folder)
-        finish = _Finish(label_for(self.source, self.head_pose) if label else None, partial(sign, consent=consent))
-        run = UnfinishedRun(folder, self._record() | {"label": label, "consent": consent})
-        is_new = not folder.exists()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            run.begin(resume)
-        except OSError as error:
-            raise ValueError(f"The folder '{folder}' cannot be made ({error.strerror}); choose another.") from error
-        count, frames = self.head_pose.shape[:2]
-        seen: dict[tuple[int, int], np.ndarray] = {}  # pictures of the sheet by take and frame
-        paths: list[Path] = []
-        try:
-            for first in range(0, count, TAKES_AT_ONCE):
-                takes = range(first, min(first + TAKES_AT_ONCE, count))
-                before = first * frames
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
 
-                def tell(done: int, before: int = before) -> None:
-                    if progress:
-                        progress(before + done, count * frames)
-
-                self._write_takes(takes, folder, run, seen, tell, finish)
-                for take in takes:
-                    paths += [_video(folder, take), self._write_json(_video(folder, take).with_suffix(".json"), take)]
-            if sheet:
-                paths.append(self._write_sheet(folder / "sheet.png", run, seen, finish))
-        except BaseException:
-            run.leave()
-            if is_new:
-                with contextlib.suppress(OSError):  # there is something in it
-                    folder.rmdir()
-            raise
-        run.remove()
-        return paths
+            return writer.write(show)
 
     def stream(self, label: bool = True) -> Generator[StreamChunk]:
-        """Yield the frames of all takes as they are made, the first few at once, each with its sound.
+        """Yield the frames of all takes while they are rendered, each chunk with its sound.
 
-        What comes later is rendered meanwhile, but only a few chunks ahead. Closing the generator stops the rendering.
+        Later chunks are rendered in the background, a few ahead. Closing the generator stops the rendering.
 
         Args:
-            label (`bool`): Write a small "AI-generated" into every frame, as `save` does.
+            label (`bool`): Draw a small "AI-generated" into every frame, as `save` does.
 
         Yields:
-            `StreamChunk`: In order; put together they are `frames`, but for the label.
+            `StreamChunk`: In order; concatenated they are `frames`, except for the label.
         """
         begin, mark = 0, label_for(self.source, self.head_pose) if label else None
-        for frames in self._chunks(range(len(self.head_pose)), self._bounds(0), mark):
+        for frames in self.chunks(range(len(self)), self.chunk_bounds(), mark):
             end = begin + frames.shape[1]
             waveform = self.motion.speech.recording[begin * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME]
             yield StreamChunk(frames, begin, waveform)
             begin = end
 
-    def _write_takes(
-        self,
-        takes: Sequence[int],
-        folder: Path,
-        run: UnfinishedRun,
-        seen: dict[tuple[int, int], np.ndarray],
-        tell: Callable[[int], None],
-        finish: "_Finish",
-    ) -> None:
-        """Write the videos of some takes side by side, part by part, but for those that are finished."""
-        frames = self.head_pose.shape[1]
-        size, columns = self._part_frames, self._sheet_columns
-        parts = -(-frames // size)
-        done = frames * sum(run.has_take(take) for take in takes)
-        takes = [take for take in takes if not run.has_take(take)]
-        if not takes:
-            tell(done)
-            return
+    def chunks(self, takes: Sequence[int], bounds: Sequence[Chunk], label: Label | None) -> Generator[np.ndarray]:
+        """Yield frames of some takes, `(takes, n, H, W, 3)` for every chunk, with the label."""
+        if self.frames is not None:
+            made = self._rendered(takes, bounds)
+        else:
+            made = self.renderer.render(self.motion.take(takes), bounds)
+        return made if label is None else _labelled(made, label)
 
-        def is_whole(path: Path, index: int) -> bool:
-            return count_pictures(path) == min(size, frames - index * size)
+    def chunk_bounds(self, begin: int = 0) -> list[Chunk]:
+        """Divide the frames from `begin` on into chunks."""
+        return chunk_bounds(self.num_frames, chunk_length(self.source.frame_size, self.renderer.device), begin)
 
-        kept = run.parts_finished(takes, parts, is_whole) if parts > 1 else 0
-        position = kept * size
-        done += len(takes) * min(position, frames)
-        tell(done)
-        chunks = self._chunks(takes, self._bounds(position), finish.label)
-        try:
-            for index in range(kept, parts):
-                with ExitStack() as stack:
-                    writers = [
-                        stack.enter_context(BackgroundWriter(self._writer(folder, run, take, index, parts, finish)))
-                        for take in takes
-                    ]
-                    while position < min((index + 1) * size, frames):
-                        chunk = next(chunks)  # (takes, n, H, W, 3)
-                        for take, writer, images in zip(takes, writers, chunk, strict=True):
-                            writer.write(images)
-                            for column in columns[(columns >= position) & (columns < position + len(images))]:
-                                seen[take, int(column)] = _thumbnail(images[column - position])
-                        position += chunk.shape[1]
-                        done += len(takes) * chunk.shape[1]
-                        tell(done)
-        finally:
-            chunks.close()
-        for take in takes:
-            if parts > 1:
-                sound, comment = self.motion.speech.recording, COMMENT.format(version=osmnet.__version__)
-                files = [run.part(take, index) for index in range(parts)]
-                video = _video(folder, take)
-                join_videos(files, video, sound, comment=comment, temporary_folder=run.folder, seal=finish.seal)
-            run.finish_take(take)
-
-    def _writer(
-        self, folder: Path, run: UnfinishedRun, take: int, index: int, parts: int, finish: "_Finish"
-    ) -> VideoWriter:
-        size = self.source.frame_size
-        codec = best_codec(self._device, size)
-        if parts > 1:
-            return VideoWriter(run.part(take, index), size, FPS, codec=codec)
-        sound, comment = self.motion.speech.recording, COMMENT.format(version=osmnet.__version__)
-        return VideoWriter(
-            _video(folder, take), size, FPS, sound, comment=comment, codec=codec, temporary_folder=run.folder,
-            seal=finish.seal,
-        )  # fmt: skip
-
-    def _chunks(self, takes: Sequence[int], chunks: Sequence[Chunk], label: Label | None) -> Generator[np.ndarray]:
-        """Frames of some takes, `(takes, n, H, W, 3)` for every chunk, with the label."""
-        made = self._made(takes, chunks) if self.frames is not None else self._render(self.motion.take(takes), chunks)
-        if label is None:
-            return made
-        return _labelled(made, label)
-
-    def _made(self, takes: Sequence[int], chunks: Sequence[Chunk]) -> Generator[np.ndarray]:
-        for start, stop in chunks:
+    def _rendered(self, takes: Sequence[int], bounds: Sequence[Chunk]) -> Generator[np.ndarray]:
+        for start, stop in bounds:
             yield np.stack([[np.asarray(image) for image in self.frames[take][start:stop]] for take in takes])
 
-    def _bounds(self, begin: int) -> list[Chunk]:
-        return chunk_bounds(self.head_pose.shape[1], chunk_length(self.source.frame_size, self._device), begin)
 
-    @property
-    def _part_frames(self) -> int:
-        """Frames of a part: a minute in whole chunks, so that chunks are the same wherever a run goes on."""
-        step = chunk_length(self.source.frame_size, self._device)
-        return step * round(PART_SECONDS * FPS / step)
+def check_memory(size: int, output_type: str) -> None:
+    """Refuse frames of `size` bytes that would not fit into memory.
 
-    @property
-    def _sheet_columns(self) -> np.ndarray:
-        """Frames that the sheet shows."""
-        frames = self.head_pose.shape[1]
-        return np.unique(np.linspace(0, frames - 1, SHEET_COLUMNS + 2).astype(int)[1:-1])
-
-    def _record(self) -> dict[str, Any]:
-        """What the files depend on."""
-        digest = hashlib.blake2b(self._digest().encode(), digest_size=16)
-        sound = self.motion.speech.recording
-        for start in range(0, len(sound), SOUND_AT_ONCE):
-            digest.update(np.ascontiguousarray(sound[start : start + SOUND_AT_ONCE]).data)
-        for array in (self.head_pose, self.motion.blink, self.expression, self.source.picture, self.source.crop):
-            digest.update(np.ascontiguousarray(array).data)
-        return {
-            "seed": self.seed,
-            "take_seeds": list(self.motion.seeds),
-            "frames": self.head_pose.shape[1],
-            "part_frames": self._part_frames,
-            "frame_size": list(self.source.frame_size),
-            "precision": self._precision,
-            "drawn_on": [self._device, best_codec(self._device, self.source.frame_size)],
-            "inputs": digest.hexdigest(),
-            "versions": {"osmnet": osmnet.__version__, "torch": torch.__version__, "av": av.__version__},
-        }
-
-    def _write_sheet(
-        self, path: Path, run: UnfinishedRun, seen: dict[tuple[int, int], np.ndarray], finish: "_Finish"
-    ) -> Path:
-        columns, shown = self._sheet_columns, range(min(len(self.head_pose), MAX_TAKES))
-        for take in shown:  # what an earlier run has rendered was not seen by this one
-            missing = [int(column) for column in columns if (take, int(column)) not in seen]
-            # In the same chunks as before: rounding depends on them.
-            chunks = [(start, stop) for start, stop in self._bounds(0) if any(start <= c < stop for c in missing)]
-            if chunks:
-                for (start, stop), images in zip(chunks, self._chunks([take], chunks, finish.label), strict=True):
-                    for column in (column for column in missing if start <= column < stop):
-                        seen[take, column] = _thumbnail(images[0, column - start])
-        count = len(self.head_pose)
-        title = f"{count} take{'s' * (count > 1)}, ε = {self.motion.epsilon:g}" + (
-            f", seed {self.seed}" if self.seed is not None else ""
+    Raises:
+        ValueError: With the size, and how to do without.
+    """
+    needed = size * (2 if output_type == "pil" else 1)  # images are copies of the arrays
+    available = available_bytes()
+    if needed > MEMORY_SHARE * available:
+        raise ValueError(
+            f"The frames take {readable_size(needed)} of memory, and {readable_size(available)} are free; use "
+            'output_type="lazy", which renders while `save` or `stream` runs.'
         )
-        takes = [np.stack([seen[take, int(column)] for column in columns]) for take in shown]
-        unsigned = run.folder / f".{path.name}"
-        contact_sheet(takes, (columns + 0.5) / FPS, self.head_pose, unsigned, title)
-        finish.seal(unsigned)
-        unsigned.replace(path)
-        return path
-
-    def _write_json(self, path: Path, take: int) -> Path:
-        pose = self.head_pose[take]
-        content = {
-            "ai_generated": True,
-            "take": take + 1,
-            "seed": self.seed,
-            "take_seed": self.motion.seeds[take],
-            **({"near": list(self.motion.near)} if self.motion.near else {}),
-            "epsilon": self.motion.epsilon,
-            "sampling": self.motion.sampling,
-            "settings": {
-                **self.motion.settings,
-                "expression_scale": self.expression_scale,
-                "full_frame": self.source.full_frame,
-                **({} if self.source.full_frame else {"size": self.source.size}),
-            },
-            "model": self.model,
-            "fps": FPS,
-            "frames": len(pose),
-            "head_pose_columns": ["yaw [rad]", "pitch [rad]", "roll [rad]", "tx", "ty", "tz [head units]"],
-            "head_pose": [[round(float(value), 5) for value in row] for row in pose],
-            "versions": {
-                "osmnet": osmnet.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-        return path
-
-
-@dataclass(frozen=True)
-class _Finish:
-    """What is done to frames and files so that they are known for what they are."""
-
-    label: Label | None
-    seal: Callable[[Path], None]
 
 
 def _labelled(chunks: Generator[np.ndarray], label: Label) -> Generator[np.ndarray]:
@@ -354,14 +273,3 @@ def _labelled(chunks: Generator[np.ndarray], label: Label) -> Generator[np.ndarr
             yield frames
     finally:
         chunks.close()
-
-
-def _video(folder: Path, take: int) -> Path:
-    return folder / f"take-{take + 1}.mp4"
-
-
-def _thumbnail(image: np.ndarray) -> np.ndarray:
-    picture = Image.fromarray(image)
-    factor = SHEET_SIDE / max(picture.size)
-    size = max(round(picture.width * factor), 1), max(round(picture.height * factor), 1)
-    return np.asarray(picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0))

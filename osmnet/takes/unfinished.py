@@ -47,19 +47,27 @@ class UnfinishedRun:
         self.folder = takes / FOLDER_NAME / key
         self._lock = FileLock(self.folder / LOCK_NAME)
 
-    def begin(self, resume: bool) -> None:
-        """Begin the run anew, or go on with it if it is there.
+    def is_there(self) -> bool:
+        """Whether an earlier run with the same record was stopped here."""
+        return (self.folder / RECORD_NAME).is_file()
+
+    def begin(self, resume: bool) -> bool:
+        """Lock the folder for this run, and start over or resume.
 
         Args:
-            resume (`bool`): Go on; else what there is of this run is removed.
+            resume (`bool`): Resume the run if it is there; else its parts are removed.
+
+        Returns:
+            `bool`: Whether a run was resumed.
 
         Raises:
-            ValueError: If another process is at it, if there are unfinished runs to go on with but not this one, or if
-                the folder is full.
+            ValueError: If another process writes takes into the folder, or there are unfinished runs to resume but
+                not this one.
             OSError: If the folder cannot be made.
         """
         others = [record for record in unfinished_records(self.takes) if record != self.record]
-        if resume and others and not (self.folder / RECORD_NAME).is_file():
+        resumed = resume and self.is_there()
+        if resume and others and not resumed:
             differs = next((key for key in MEANINGS if others[0].get(key) != self.record.get(key)), "inputs")
             raise ValueError(
                 f"The unfinished run in '{self.takes}' was begun with {MEANINGS[differs]}; repeat its command, or "
@@ -70,14 +78,20 @@ class UnfinishedRun:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(
-                f"Another process is making these takes in '{self.takes}'; wait for it, or name another folder."
-            ) from None
+            raise ValueError(self._in_use()) from None
+        for other in self.folder.parent.iterdir():
+            if other != self.folder and _is_locked(other):
+                self.leave()
+                raise ValueError(self._in_use())
         for path in self.folder.iterdir():
             half_written = path.name.startswith(".")
             if path.name != LOCK_NAME and (half_written or not resume):
                 path.unlink()
         write_whole(self.folder / RECORD_NAME, (json.dumps(self.record, indent=1) + "\n").encode())
+        return resumed
+
+    def _in_use(self) -> str:
+        return f"Another process is making takes in '{self.takes}'; wait for it, or name another folder."
 
     def part(self, take: int, index: int) -> Path:
         """File of a part; it is there only when it is whole."""
@@ -102,10 +116,9 @@ class UnfinishedRun:
         for part in self.folder.glob(f"take-{take + 1}.*.mp4"):
             part.unlink(missing_ok=True)
 
-    def has_take(self, take: int) -> bool:
-        """Whether this run has finished a take, and it is still there."""
-        whole = self.folder / f"take-{take + 1}.whole"
-        return whole.is_file() and (self.takes / f"take-{take + 1}.mp4").is_file()
+    def has_take(self, take: int, video: Path) -> bool:
+        """Whether this run has finished a take, and its video is still there."""
+        return (self.folder / f"take-{take + 1}.whole").is_file() and video.is_file()
 
     def leave(self) -> None:
         """Let go of the folder, and remove it unless there is something finished in it to go on from."""
@@ -144,3 +157,14 @@ def _sweep(folder: Path, own: Path) -> None:
         if path != own and path.is_dir() and not _finished(path):
             with contextlib.suppress(Timeout, OSError), FileLock(path / LOCK_NAME, timeout=0):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether a process is at work on the run in a folder."""
+    if not (folder / LOCK_NAME).is_file():
+        return False
+    try:
+        with FileLock(folder / LOCK_NAME, timeout=0):
+            return False
+    except Timeout:
+        return True

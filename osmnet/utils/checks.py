@@ -1,16 +1,15 @@
 """Argument checks that raise one-sentence errors."""
 
+from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
 
-
-def check_range(name: str, value: float, low: float, high: float, whole: bool = False) -> None:
+def check_range(name: str, value: Any, low: float, high: float, whole: bool = False) -> None:
     """Refuse a value that is not a number from `low` to `high`, or with `whole` not a whole number."""
-    number = isinstance(value, int | np.integer) if whole else isinstance(value, int | float | np.number)
+    number = isinstance(value, Integral if whole else Real)  # NumPy's scalars are registered as these, too
     if isinstance(value, bool) or not number or not low <= value <= high:
         kind = "whole" if whole else "finite"
-        raise ValueError(f"{name} must be a {kind} number from {low} to {high}, not {value!r}.")
+        raise ValueError(f"{name} must be a {kind} number from {low:g} to {high:g}, not {_short(value)}.")
 
 
 def check_kind(name: str, value: Any, kind: type, maker: str) -> None:
@@ -19,8 +18,16 @@ def check_kind(name: str, value: Any, kind: type, maker: str) -> None:
         raise ValueError(f"{name} must be the {kind.__name__} that {maker} returns, not {type(value).__name__}.")
 
 
-def check_positive(**sizes: float) -> None:
+def check_positive(**sizes: Any) -> None:
     """Refuse sizes that are not positive numbers; keywords are their names."""
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int | float) or size <= 0:
             raise ValueError(f"{name} must be a positive number, not {size!r}.")
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -4,11 +4,13 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+Seal = Callable[[Path], None]
 
 
 def make_folder(folder: Path) -> None:
@@ -31,14 +33,37 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         ValueError: If it cannot be written; nothing incomplete is left.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary = temporary_path(path)
     try:
         temporary.write_bytes(content)
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except OSError as error:
         raise ValueError(f"'{path}' cannot be written ({error.strerror}); choose another folder.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path, folder: str | os.PathLike[str] | None = None) -> Path:
+    """Name a file to write until it is whole: beside `path`, or in another folder of the same disk."""
+    return Path(folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
+
+
+def put_in_place(temporary: Path, path: Path, seal: Seal | None = None) -> None:
+    """Give a finished file its name; a file of that name is whole, even after a power cut.
+
+    Args:
+        temporary (`Path`): From `temporary_path`.
+        path (`Path`): The file; replaced if it is there.
+        seal (`Callable`, *optional*): Called first with the finished file; may put a signed copy in its place.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    if seal is not None:
+        seal(temporary)
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 @contextmanager

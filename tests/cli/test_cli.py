@@ -1,9 +1,9 @@
 """The command line: what it accepts, what it refuses before any weights are loaded, how it ends."""
 
-import math
 import subprocess
 import sys
 import types
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from PIL import Image
 import osmnet
 import osmnet.cli as cli
 from osmnet.cli import doctor
+from osmnet.pipelines.options import MotionOptions, PictureOptions
 
 COMMAND = [sys.executable, "-P", "-m", "osmnet"]
 
@@ -20,7 +21,8 @@ COMMAND = [sys.executable, "-P", "-m", "osmnet"]
 @pytest.fixture
 def inputs(tmp_path):
     """Files that exist; what is in them is not looked at here."""
-    for name in ("face.png", "voice.wav", "motion.mp4"):
+    (tmp_path / "earlier").mkdir()
+    for name in ("face.png", "voice.wav", "motion.mp4", "take-0.mp4", "earlier/take-1.mp4"):
         (tmp_path / name).write_bytes(b"x")
     return tmp_path
 
@@ -46,8 +48,9 @@ def pipeline(monkeypatch):
         source = types.SimpleNamespace(num_faces=1)
         motion = types.SimpleNamespace(speech=types.SimpleNamespace(activity=np.ones(10)))
 
-        def save(self, folder, *, sheet, progress, resume, label, consent):
-            record.saved = {"folder": folder, "sheet": sheet, "resume": resume}
+        def save(self, folder, *, sheet, progress, resume, label, consent, overwrite, animation):
+            record.saved = {"folder": folder, "sheet": sheet, "resume": resume, "overwrite": overwrite}
+            record.saved |= {"animation": animation}
             record.marks = {"label": label, "consent": consent}
             if record.behave is not None:
                 raise record.behave
@@ -66,9 +69,9 @@ def pipeline(monkeypatch):
             record.called, record.precision = (portrait, speech, options), self.precision
             return Output()
 
-    module = types.ModuleType("osmnet.pipelines.osm_net.pipeline_osm_net")
-    module.OSMNetPipeline = Pipeline
-    monkeypatch.setitem(sys.modules, "osmnet.pipelines.osm_net.pipeline_osm_net", module)
+    module = types.ModuleType("osmnet.pipelines.talking_head")
+    module.TalkingHeadPipeline = Pipeline
+    monkeypatch.setitem(sys.modules, "osmnet.pipelines.talking_head", module)
     return record
 
 
@@ -90,7 +93,7 @@ def test_version(run):
         (("generate", "face.png", "voice.wav", "--head-motion", "no.mp4"), ("no head-motion video at 'no.mp4'",)),
         (
             ("generate", "face.png", "voice.wav", "--head-motion", "motion.mp4", "--still"),
-            ("--still", "--head-motion"),
+            ("still", "head_motion", "leave one out"),
         ),
         (("generate", "face.png", "voice.wav", "--epsilon", "nan"), ("--epsilon", "nan", "finite")),
         (("generate", "face.png", "voice.wav", "--epsilon", "inf"), ("--epsilon", "finite")),
@@ -105,7 +108,13 @@ def test_version(run):
         (("generate", "face.png", "voice.wav", "--pitch", "90"), ("--pitch", "from -60 to 60")),
         (("generate", "face.png", "voice.wav", "--motion-scale", "-1"), ("--motion-scale", "from 0 to 10")),
         (("generate", "face.png", "voice.wav", "--crop", "--size", "8"), ("--size", "from 64 to 2048")),
-        (("generate", "face.png", "voice.wav", "--size", "256"), ("--size", "--crop")),
+        (("generate", "face.png", "voice.wav", "--output", "take.mp4"), ("'take.mp4'", "4 takes", "name a folder")),
+        (("generate", "face.png", "voice.wav", "--near", "1", "--still"), ("near", "still")),
+        (("generate", "face.png", "voice.wav", "--output", "earlier"), ("'earlier' holds takes", "'earlier-2'")),
+        (
+            ("generate", "face.png", "voice.wav", "-n", "1", "--output", "take-0.mp4"),
+            ("'take-0.mp4'", "--overwrite", "'take-0-2.mp4'"),
+        ),
         (("generate", "face.png", "voice.wav", "--face", "0"), ("--face", "from 1")),
         (("generate", "face.png", "voice.wav", "--device", "tpu"), ("--device", "'tpu'", "cuda")),
         (("generate", "face.png", "voice.wav", "--sampling", "grid"), ("--sampling", "span", "ball")),
@@ -170,15 +179,16 @@ def test_every_option_reaches_the_pipeline(inputs, monkeypatch, capsys, pipeline
     argv = "generate face.png voice.wav -n 3 --epsilon 0.5 --seed 7 --output out --model some/weights --revision v1"
     argv += " --variant fp16 --device cpu --crop --size 192 --face 2 --motion-scale 0.8 --expression-scale 1.2"
     argv += " --no-blink --yaw 10 --pitch -5 --roll 90e-1 --head-motion motion.mp4 --sampling ball --no-sheet"
-    argv += " --resume --precision float32 --near 11 --near 12"
+    argv += " --resume --precision float32 --overwrite --animation gif"
     assert cli.main(argv.split()) == 0
     assert pipeline.loaded == ("some/weights", {"revision": "v1", "variant": "fp16", "device_map": "cpu"})
     portrait, speech, options = pipeline.called
     assert (portrait, speech) == (Path("face.png"), Path("voice.wav"))
-    assert options.pop("generator").initial_seed() == 7
-    angles = [options.pop(name) for name in ("yaw", "pitch", "roll")]
-    assert angles == pytest.approx([math.radians(10), math.radians(-5), math.radians(9)])
     assert options == {
+        "seed": 7,
+        "yaw": 10,  # degrees, as everywhere
+        "pitch": -5,
+        "roll": 9,
         "num_videos": 3,
         "epsilon": 0.5,
         "sampling": "ball",
@@ -187,13 +197,15 @@ def test_every_option_reaches_the_pipeline(inputs, monkeypatch, capsys, pipeline
         "face": 1,  # the command line counts from 1
         "motion_scale": 0.8,
         "expression_scale": 1.2,
-        "near": [11, 12],
+        "near": (),
         "still": False,
         "blink": False,
         "head_motion": Path("motion.mp4"),
         "output_type": "lazy",
     }
-    assert pipeline.saved == {"folder": Path("out"), "sheet": False, "resume": True}
+    assert pipeline.saved == {
+        "folder": Path("out"), "sheet": False, "resume": True, "overwrite": True, "animation": "gif"
+    }  # fmt: skip
     assert pipeline.precision == "float32"
     captured = capsys.readouterr()
     assert captured.out.split() == [str(Path("out/take-1.mp4")), str(Path("out/take-1.json"))]
@@ -204,18 +216,23 @@ def test_defaults(inputs, monkeypatch, capsys, pipeline):
     monkeypatch.chdir(inputs)
     assert cli.main(["generate", "face.png", "voice.wav"]) == 0
     assert pipeline.loaded == (None, {"revision": None, "variant": None, "device_map": "auto"})
-    options = pipeline.called[2]
-    assert options["full_frame"] and options["blink"] and not options["still"]
+    options = dict(pipeline.called[2])
+    first = options["seed"]
+    # Those of Python, but for the number of takes.
+    assert {name: options.pop(name) for name in ("seed", "output_type", "num_videos")}["num_videos"] == 4
+    fields = asdict(MotionOptions()) | asdict(PictureOptions())
+    assert options == {name: value for name, value in fields.items() if name != "num_videos"}
+    assert PictureOptions().whole_picture
     assert options["size"] is options["face"] is options["head_motion"] is None
-    assert (options["num_videos"], options["epsilon"], options["sampling"]) == (4, 1.0, "span")
-    assert pipeline.saved == {"folder": Path("out"), "sheet": True, "resume": False}
+    assert pipeline.saved == {
+        "folder": Path("out"), "sheet": True, "resume": False, "overwrite": False, "animation": None
+    }  # fmt: skip
     assert pipeline.marks == {"label": True, "consent": None}
     assert pipeline.precision == "auto"
     # The seed drawn is printed, and it is the one used.
-    assert f"--seed {options['generator'].initial_seed()} " in capsys.readouterr().err
-    first = options["generator"].initial_seed()
+    assert f"--seed {first} " in capsys.readouterr().err
     assert cli.main(["generate", "face.png", "voice.wav"]) == 0
-    assert pipeline.called[2]["generator"].initial_seed() != first
+    assert pipeline.called[2]["seed"] != first
     assert cli.main(["generate", "face.png", "voice.wav", "--no-label", "--consent"]) == 0
     assert pipeline.marks == {"label": False, "consent": True}
 
@@ -319,11 +336,11 @@ def test_doctor_writes_a_real_video():
 
 
 def test_doctor_finds_the_face_with_the_bundle_of_the_repository(monkeypatch, repository, tmp_path):
-    monkeypatch.setattr("osmnet.loading.pipeline.packaged_weights", lambda: repository / "weights_card")
+    monkeypatch.setattr("osmnet.loading.packaged.packaged_weights", lambda: repository / "weights_card")
     assert doctor.check_landmarker() == doctor.Finding("landmarker", "finds the face in the test picture")
     Image.new("RGB", (192, 192)).save(tmp_path / "nobody.jpg")
     monkeypatch.setattr(doctor, "TEST_PICTURE", tmp_path / "nobody.jpg")
     assert "finds 0 faces" in doctor.check_landmarker().detail
-    monkeypatch.setattr("osmnet.loading.pipeline.packaged_weights", lambda: tmp_path)
+    monkeypatch.setattr("osmnet.loading.packaged.packaged_weights", lambda: tmp_path)
     finding = doctor.check_landmarker()
     assert "No face landmarker" in finding.detail and finding.remedy

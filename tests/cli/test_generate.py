@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import osmnet.cli as cli
-from osmnet.media.video import VideoWriter, read_frames
+from osmnet.media.video_reader import read_frames
+from osmnet.media.video_writer import VideoWriter
 from osmnet.takes.background import BackgroundWriter
 from osmnet.takes.unfinished import FOLDER_NAME
 from tests.support.dummies import portrait, read_json, speech, write_wav
@@ -208,13 +209,56 @@ def test_the_sound_of_a_video(generate, tmp_path):
     assert 20 <= len(frames_of(out / "take-1.mp4")) <= 22
 
 
-def test_results_of_an_earlier_run_are_replaced(generate):
+def test_results_of_an_earlier_run_are_replaced_when_asked(generate):
     first, _, _ = generate("-n", "1", "--seed", "1")
     before = (first / "take-1.mp4").read_bytes()
     (first / "my notes.txt").write_text("kept")
-    generate("-n", "1", "--seed", "2")
+    _, _, stderr = generate("-n", "1", "--seed", "2", status=2)
+    assert "holds takes already; add --overwrite to replace, or name another" in stderr and "out-2'" in stderr
+    assert (first / "take-1.mp4").read_bytes() == before
+    generate("-n", "1", "--seed", "2", "--no-sheet", "--overwrite")
     assert (first / "take-1.mp4").read_bytes() != before
-    assert names(first) == ["my notes.txt", "sheet.png", "take-1.json", "take-1.mp4"]
+    assert names(first) == ["my notes.txt", "take-1.json", "take-1.mp4"]  # no sheet of other takes
+
+
+def test_without_a_name_the_takes_get_a_folder_of_their_own(
+    generate, inputs, tiny_folder, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("out", "out-2"):
+        argv = [
+            "generate",
+            inputs / "face.png",
+            inputs / "voice.wav",
+            "--model",
+            tiny_folder,
+            "-n",
+            "1",
+            "--seed",
+            "1",
+        ]
+        assert cli.main([*map(str, argv), "--no-sheet"]) == 0
+        assert capfd.readouterr().out.split() == [f"{name}/take-1.mp4", f"{name}/take-1.json"]
+
+
+def test_one_take_into_one_file(generate, tmp_path):
+    file = tmp_path / "videos" / "me.mp4"
+    _, lines, _ = generate("-n", "1", "--seed", "1", output=file)
+    assert lines == [str(file)]
+    assert names(file.parent) == ["me.mp4"] and len(frames_of(file)) == 15
+    before = file.read_bytes()
+    _, _, stderr = generate("-n", "1", "--seed", "2", output=file, status=2)
+    assert "There is a file" in stderr and file.read_bytes() == before
+    generate("-n", "1", "--seed", "2", "--overwrite", output=file)
+    assert file.read_bytes() != before
+
+
+@pytest.mark.parametrize("kind", ["webp", "gif"])
+def test_animation(generate, kind):
+    out, lines, _ = generate("-n", "1", "--seed", "1", "--no-sheet", "--animation", kind)
+    assert [line.rpartition("/")[2] for line in lines] == ["take-1.mp4", "take-1.json", f"take-1.{kind}"]
+    with Image.open(out / f"take-1.{kind}") as picture:
+        assert picture.n_frames > 5
 
 
 def test_ctrl_c_keeps_the_takes_that_are_finished(generate, tmp_path, monkeypatch):
@@ -229,7 +273,7 @@ def test_ctrl_c_keeps_the_takes_that_are_finished(generate, tmp_path, monkeypatc
         patch.setattr(BackgroundWriter, "write", interrupt)
         out, stdout, stderr = generate("-n", "5", status=130)
     seed = re.search(r"--seed (\d+) makes", stderr)[1]
-    assert stdout == [] and "stopped; what is finished is kept, --resume goes on" in stderr
+    assert stdout == [] and "stopped; finished parts are kept, --resume completes the takes" in stderr
     finished = sorted(f"take-{i}.{kind}" for i in range(1, 5) for kind in ("mp4", "json"))
     assert names(out) == [FOLDER_NAME, *finished]
     assert len(frames_of(out / "take-4.mp4")) == 15
@@ -282,7 +326,7 @@ def test_noise_is_said_to_be_no_speech(generate, tmp_path):
     noise = write_wav(
         tmp_path / "noise.wav", 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
     )
-    _, _, errors = generate("--num-videos", "1", "--crop", speech=noise)
-    assert "No speech was heard" in errors
+    _, _, errors = generate("--num-videos", "1", "--crop", speech=noise, output=tmp_path / "noise")
+    assert "No speech was found" in errors
     _, _, errors = generate("--num-videos", "1", "--crop")
-    assert "No speech was heard" not in errors
+    assert "No speech was found" not in errors

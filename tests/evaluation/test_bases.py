@@ -10,7 +10,7 @@ from PIL import Image
 
 from osmnet.cli import main
 from osmnet.evaluation.figures.bases import Basis, decode_bases, name_motion, rotate, varied
-from osmnet.media.video import read_frames
+from osmnet.media.video_reader import read_frames
 from tests.support.dummies import PORTRAIT, portrait, speech, tiny_pipeline, write_wav
 
 FRAMES = 60
@@ -128,7 +128,7 @@ def test_further_from_the_centre_is_more_motion_and_opposite_bases_oppose(known)
 
 
 def test_rotation_takes_the_basis_that_turns_and_frontal_undoes_the_portraits_pose(known):
-    source = known.encode_source(portrait())
+    source = known.encode_source(portrait(), full_frame=False)
     own = np.array(source.fit.head_pose)
     own[:3] = np.deg2rad([17, -9, 6])
     source.fit.head_pose[:] = own
@@ -140,7 +140,7 @@ def test_rotation_takes_the_basis_that_turns_and_frontal_undoes_the_portraits_po
 
 
 def test_a_frontal_portrait_stays_as_it_is(known):
-    source = known.encode_source(portrait())
+    source = known.encode_source(portrait(), full_frame=False)
     source.fit.head_pose[:3] = 0
     frontal = rotate(known, source)["frontal"]
     assert frontal.bases == {}
@@ -193,21 +193,3 @@ def test_small_pictures_of_varied_bases(known, tmp_path, capsys):
         assert str(tmp_path / "out" / name) in made
         with Image.open(tmp_path / "out" / name) as figure:
             assert figure.format == "JPEG"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--bases", "0,6"], "There are 6 bases"),
-        (["--bases", "nod"], "takes numbers"),
-        (["--portrait", "nobody.jpg"], "no file 'nobody.jpg'"),
-        (["--epsilon", "0"], "epsilon"),
-    ],
-)
-def test_wrong_arguments_are_refused_in_one_sentence(tiny_folder, tmp_path, arguments, sentence, capsys):
-    out = tmp_path / "figures"
-    common = ["--model", str(tiny_folder), "--out", str(out), "--portrait", str(PORTRAIT)]
-    assert main(["bases", *common, *arguments]) == 2
-    error = capsys.readouterr().err
-    assert sentence in error and error.count("\n") == 1
-    assert not out.exists()

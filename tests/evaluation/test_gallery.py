@@ -136,7 +136,7 @@ def test_frames_are_those_of_the_videos_that_its_command_makes(tiny, tmp_path):
 
 
 def test_close_ups_go_along_with_the_head(tiny):
-    source, sound = tiny.encode_source(PORTRAIT), tiny.encode_speech(speech(0.8), SAMPLING_RATE)
+    source, sound = tiny.encode_source(PORTRAIT, full_frame=False), tiny.encode_speech(speech(0.8), SAMPLING_RATE)
     setting = Setting(tiny, PORTRAIT, source, Path("voice.wav"), sound, seed=5)
     anchor_of = lambda output: tiny.face_model.mouth_anchor(output.source.fit.identity)  # noqa: E731
     rolled, still = setting.takes(still=True, roll=0.3), setting.takes(still=True)

@@ -8,7 +8,7 @@ from scipy.fft import dct
 
 from osmnet.data.dataset import Dataset
 from osmnet.evaluation.metrics import motion_statistics as motion
-from osmnet.evaluation.takes import EPSILONS, measure_takes, motion_clips
+from osmnet.evaluation.sampled_motion import EPSILONS, measure_takes, motion_clips
 from tests.support.clips import dataset_of, talking_video
 
 FPS = 25

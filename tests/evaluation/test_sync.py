@@ -26,7 +26,7 @@ from osmnet.evaluation.metrics.syncnet import SyncNet, load_syncnet, mfcc, syncn
 from osmnet.face.morphable import FaceModel
 from osmnet.face.pose import rotation_from_euler
 from osmnet.face.topology import LOWER_LIP, OVAL
-from osmnet.loading.pipeline import packaged_weights
+from osmnet.loading.packaged import packaged_weights
 from osmnet.training.sync_judge import SyncConfig, train
 
 # Tensors of the released syncnet_v2.model: branch, layer and shape of every weight.

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from osmnet.cli import main, push
+from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from tests.loading import test_loading
 from tests.loading.test_loading import digest
 from tests.support.dummies import tiny_pipeline
@@ -241,7 +242,8 @@ def test_what_is_no_part_of_the_model_stays(tmp_path):
 
 def test_the_weights_of_the_package_can_be_sent(repository, capsys):
     folder = repository / "weights_card"
-    push.check_model(folder)
+    push.check_card(folder)
+    OSMNetPipeline.from_pretrained(folder)
     sent, kept = push.choose_files(folder)
     assert kept == []
     index = json.loads((folder / "model_index.json").read_text())

@@ -11,16 +11,17 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 
-import osmnet.loading.pipeline
+import osmnet.loading.packaged
 from osmnet.loading.model import WEIGHTS_NAME, OSMNetModel
-from osmnet.loading.pipeline import INDEX_NAME, LANDMARKER_NAME, PipelineLoader, resolve_device
+from osmnet.loading.packaged import INDEX_NAME, LANDMARKER_NAME
+from osmnet.loading.pipeline import PipelineLoader, resolve_device
 from osmnet.models.osm_net.motion_codec import MotionDecoder
 from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.models.osm_net.video_generator import VideoGenerator
 from tests.support.hub_server import Hub, run_client
 
 REPO_ID = "someone/tiny"
-COMMITS = {"main": "a" * 40, "v1": "b" * 40}
+COMMITS = {"main": "a" * 40, "v1": "b" * 40, "other": "c" * 40}
 
 
 class TinyPipeline(PipelineLoader):
@@ -29,6 +30,14 @@ class TinyPipeline(PipelineLoader):
         "motion_decoder": "osmnet.models.osm_net.motion_codec:MotionDecoder",
         "video_generator": "osmnet.models.osm_net.video_generator:VideoGenerator",
     }
+
+
+class SpacePipeline(PipelineLoader):
+    components_classes = {"motion_space": "osmnet.models.osm_net.motion_space:MotionSpace"}
+
+
+class AnyPipeline(PipelineLoader):
+    pipeline_classes = {name: f"{__name__}:{name}" for name in ("TinyPipeline", "SpacePipeline")}
 
 
 def tiny_pipeline(landmarker, seed=0):
@@ -270,6 +279,26 @@ def test_the_index_is_checked(folder):
     refused(folder, "no model_index.json")
 
 
+def test_a_base_loads_the_class_that_the_index_names(pipeline, folder, landmarker, tmp_path, monkeypatch):
+    SpacePipeline(motion_space=pipeline.motion_space, face_landmarker=landmarker).save_pretrained(tmp_path / "space")
+    loaded = AnyPipeline.from_pretrained(folder, dtype=torch.float16)
+    assert type(loaded) is TinyPipeline and loaded.dtype == torch.float16
+    other = AnyPipeline.from_pretrained(tmp_path / "space", torch_dtype=torch.bfloat16, face_landmarker=landmarker)
+    assert type(other) is SpacePipeline and other.face_landmarker_path == landmarker
+    assert torch.equal(other.motion_space.motion_bases, pipeline.motion_space.motion_bases)
+    monkeypatch.setattr("osmnet.loading.pipeline.packaged_weights", lambda: tmp_path / "space")
+    assert type(AnyPipeline.from_pretrained()) is SpacePipeline
+    refused(tmp_path / "space", "describes a SpacePipeline, not a TinyPipeline")  # a concrete class stays itself
+
+
+@pytest.mark.parametrize("name", ["OtherPipeline", "AnyPipeline", "antigravity:Any", None, ["TinyPipeline"]])
+def test_a_base_refuses_classes_that_are_not_in_its_table(folder, name):
+    edit_json(folder / INDEX_NAME, _class_name=name)
+    with pytest.raises(ValueError, match="knows TinyPipeline, SpacePipeline; update osmnet") as error:
+        AnyPipeline.from_pretrained(folder)
+    assert "\n" not in str(error.value) and "antigravity" not in sys.modules
+
+
 def test_the_landmarker_comes_along_or_is_given(folder, tmp_path):
     own = tmp_path / "mine.task"
     refused(folder, str(own), face_landmarker=own)
@@ -288,7 +317,7 @@ def test_sources_that_are_no_folder(folder, tmp_path):
 def test_weights_in_the_package_and_beside_it(folder, tmp_path, monkeypatch):
     package = tmp_path / "site" / "osmnet"
     package.mkdir(parents=True)
-    monkeypatch.setattr(osmnet.loading.pipeline, "__file__", str(package / "loading" / "pipeline.py"))
+    monkeypatch.setattr(osmnet.loading.packaged, "__file__", str(package / "loading" / "packaged.py"))
     refused(None, "no weights")
     beside = package.parent / "weights_card"
     folder.rename(beside)
@@ -314,15 +343,17 @@ def test_components_must_be_the_ones_of_the_table(pipeline):
 
 CLIENT = """
 import json, os, socket, time, urllib.request
-from tests.loading.test_loading import REPO_ID, MotionSpace, TinyPipeline, digest
+from tests.loading.test_loading import REPO_ID, AnyPipeline, MotionSpace, TinyPipeline, digest
 
-def attempt(**arguments):
+def attempt(pipeline=TinyPipeline, **arguments):
     try:
-        return digest(TinyPipeline.from_pretrained(arguments.pop("id", REPO_ID), **arguments))
+        return digest(pipeline.from_pretrained(arguments.pop("id", REPO_ID), **arguments))
     except ValueError as error:
         return f"ValueError: {error}"
 
 results = {
+    "by its index": attempt(AnyPipeline),
+    "unknown class": attempt(AnyPipeline, revision="other"),
     "main": attempt(),
     "v1": attempt(revision="v1"),
     "commit": attempt(revision="b" * 40),
@@ -364,10 +395,11 @@ def hub(tmp_path_factory, landmarker):
         (folders[commit] / "motion_space" / "pytorch_model.bin").write_bytes(b"a pickle")
         (folders[commit] / "README.md").write_text("a card")
         (folders[commit] / "code.py").write_text("raise SystemExit('code from the Hub ran')")
+    edit_json(folders[COMMITS["other"]] / INDEX_NAME, _class_name="OtherPipeline")
     space_sum = tiny_pipeline(landmarker, 0).motion_space.motion_bases.sum().item()
     server = Hub({REPO_ID: {revision: (commit, folders[commit]) for revision, commit in COMMITS.items()}}, root)
     results, _ = run_client(CLIENT, server, root, HF_HUB_DISABLE_PROGRESS_BARS="1")
-    return results | {"log": server.log, "digests": digests, "space_sum": space_sum}
+    return results | {"log": server.log, "sent": server.sent, "digests": digests, "space_sum": space_sum}
 
 
 @pytest.mark.hub
@@ -385,9 +417,20 @@ def test_only_what_is_read_is_downloaded(hub):
 
 
 @pytest.mark.hub
+def test_a_base_downloads_nothing_twice_and_only_the_index_of_an_unknown_class(hub):
+    assert hub["by its index"] == hub["main"]
+    names = [name for _, name, *_ in hub["sent"]]
+    assert names[0] == INDEX_NAME
+    of_main, rest = names[:8], names[8:]
+    assert len(set(of_main)) == 8 and rest[0] == INDEX_NAME  # index, landmarker, two files a component
+    assert sorted(rest[1:]) == [f"{name}/{WEIGHTS_NAME}" for name in sorted(TinyPipeline.components_classes)]  # of v1
+
+
+@pytest.mark.hub
 @pytest.mark.parametrize(
     ("case", "words"),
     [
+        ("unknown class", ["OtherPipeline", "knows TinyPipeline, SpacePipeline"]),
         ("unknown id", ["'someone/else'", "no model"]),
         ("invalid id", ["'some/one/else'", "check the id"]),
         ("unknown revision", ["'v9'", "no revision"]),

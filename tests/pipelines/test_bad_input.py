@@ -18,7 +18,7 @@ from PIL import Image
 import osmnet.cli as cli
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.loading.model import WEIGHTS_NAME
-from osmnet.media.video import VideoWriter
+from osmnet.media.video_writer import VideoWriter
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.takes.unfinished import FOLDER_NAME
 from tests.support.dummies import SAMPLING_RATE, edit_tensors, portrait, speech, write_wav
@@ -41,7 +41,7 @@ SPEECHES = {
     "silent audio": ("silent.wav", "silent.wav' is silent throughout"),
     "0.1 s": ("short.wav", "short.wav' is 0.10 s long.*at least 0.2 s"),
     "corrupt audio": ("corrupt.mp3", "corrupt.mp3' cannot be decoded"),
-    "a picture": ("face.png", "face.png' has no sound"),
+    "a picture": ("face.png", "face.png' cannot be decoded"),
     "text": ("text.wav", "text.wav' (cannot be decoded|has no sound)"),
     "video without sound": ("mute.mp4", "mute.mp4' has no sound"),
     "folder as speech": ("folder", "folder' is a folder"),
@@ -66,8 +66,7 @@ OPTIONS = {
         "expression.scale.*from 0 to 10",
     ),
     "size too small": ({"size": 8}, ("--crop", "--size", "8"), "size.*64 to 2048"),
-    "size of a full frame": ({"size": 128, "full_frame": True}, ("--size", "128"), "size.*square"),
-    "turned too far": ({"yaw": 2.0}, ("--yaw", "115"), "yaw.*60"),
+    "turned too far": ({"yaw": 115.0}, ("--yaw", "115"), "yaw.*60"),
     "yaw NaN": ({"yaw": float("nan")}, ("--yaw", "nan"), "yaw"),
     "no such sampling": ({"sampling": "grid"}, ("--sampling", "grid"), "sampling.*grid"),
     "head motion of a text": ({"head_motion": "text.jpg"}, ("--head-motion", "text.jpg"), "text.jpg'.*video"),
@@ -356,6 +355,11 @@ def test_a_json_that_cannot_be_written(tiny, inputs, tmp_path):
     out.save(tmp_path, sheet=False, resume=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["take-1.json", "take-1.mp4"]
     assert (tmp_path / "take-1.mp4").stat().st_mtime_ns == before
+
+
+def test_size_of_a_whole_picture(tiny, inputs):
+    with pytest.raises(ValueError, match="size is the side of the square.*full_frame=False"):
+        tiny(inputs / "face.png", inputs / "voice.wav", size=128, full_frame=True)
 
 
 # Models

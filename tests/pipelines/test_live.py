@@ -13,6 +13,7 @@ from osmnet.media.audio import load_speech
 from osmnet.media.features import mel_windows, speech_activity
 from osmnet.media.listener import Listener, resampling_delay
 from osmnet.models.osm_net.motion_codec import compose_clips
+from osmnet.pipelines.options import MotionOptions
 from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, PULL, SMOOTHING
 from osmnet.pipelines.osm_net.live import LiveSession
 from osmnet.pipelines.osm_net.live_motion import LiveBlinks, LiveMotion
@@ -164,13 +165,24 @@ def test_the_head_moves_as_much_as_offline(trained, shown):
 
 
 def test_still_scale_and_blinks(tiny, source):
+    def session(**options):
+        return LiveSession(tiny, NoPictures(source), seed=SEED, options=MotionOptions(**options))
+
     sound = speech(1.0)
-    [_, still, _] = fed(LiveSession(tiny, NoPictures(source), seed=SEED, still=True), sound, 4000)
+    [_, still, _] = fed(
+        LiveSession(tiny, NoPictures(source), seed=SEED, options=MotionOptions(still=True)), sound, 4000
+    )
     np.testing.assert_array_equal(still, np.tile(source.fit.head_pose, (25, 1)))
-    [_, once, _] = fed(LiveSession(tiny, NoPictures(source), seed=SEED, motion_scale=0.5), sound, 4000)
-    [_, twice, _] = fed(LiveSession(tiny, NoPictures(source), seed=SEED, motion_scale=1.0), sound, 4000)
+    [_, once, _] = fed(
+        LiveSession(tiny, NoPictures(source), seed=SEED, options=MotionOptions(motion_scale=0.5)), sound, 4000
+    )
+    [_, twice, _] = fed(
+        LiveSession(tiny, NoPictures(source), seed=SEED, options=MotionOptions(motion_scale=1.0)), sound, 4000
+    )
     np.testing.assert_allclose(2 * (once - source.fit.head_pose), twice - source.fit.head_pose, atol=1e-5)
-    [_, _, silent] = fed(LiveSession(tiny, NoPictures(source), seed=SEED, expression_scale=0.0), sound, 4000)
+    [_, _, silent] = fed(
+        LiveSession(tiny, NoPictures(source), seed=SEED, options=MotionOptions(expression_scale=0.0)), sound, 4000
+    )
     assert np.ptp(silent, axis=0).max() < 1e-5
 
     blinks, lids, before = LiveBlinks(seeded()), [], None

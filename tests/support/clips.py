@@ -12,10 +12,11 @@ from osmnet.face.morphable import FaceModel
 from osmnet.face.pose import similarity_from_pose
 from osmnet.face.topology import INNER_LIPS, LOWER_LIP, OUTER_LIPS, UPPER_LIP
 from osmnet.face.warp import MeshWarp
-from osmnet.loading.pipeline import packaged_landmarker
+from osmnet.loading.packaged import packaged_landmarker
 from osmnet.media.audio import load_speech
 from osmnet.media.image import load_portrait
-from osmnet.media.video import VideoWriter, read_frames
+from osmnet.media.video_reader import read_frames
+from osmnet.media.video_writer import VideoWriter
 from tests.support.dummies import FACE_MODEL, REPOSITORY
 
 SIZE, SAMPLES = 320, 640  # pixels of a side, samples of sound a frame

@@ -10,18 +10,11 @@ import wave
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from osmnet.face.morphable import FaceModel
 from osmnet.loading.model import WEIGHTS_NAME
-from osmnet.loading.pipeline import packaged_landmarker
-from osmnet.models.osm_net.expression import ExpressionExtractor
-from osmnet.models.osm_net.motion_codec import AudioMotionEncoder, MotionDecoder, MotionEncoder
-from osmnet.models.osm_net.motion_space import MotionSpace
-from osmnet.models.osm_net.speech_encoder import SpeechEncoder
-from osmnet.models.osm_net.video_generator import VideoGenerator
+from osmnet.loading.packaged import packaged_landmarker
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -33,42 +26,8 @@ SEED = 7
 
 
 def tiny_pipeline(geometry: str = "mesh", seed: int = 0, words: bool = False) -> OSMNetPipeline:
-    """A pipeline whose takes move by several degrees, and whose mouth moves with the speech (`words`: as encoded)."""
-    torch.manual_seed(seed)
-    space = MotionSpace(num_bases=6, motion_dim=16)
-    decoder = MotionDecoder(motion_dim=16, hidden_dim=16)
-    # Random networks hardly react to their input: let ε = 1 reach about as far as people move.
-    decoder.pose_scale.copy_(torch.tensor([0.2, 0.15, 0.1, 0.05, 0.05, 0.1]))
-    extractor = ExpressionExtractor(hidden_dim=16, context_layers=2, speech_dim=16 if words else 0)
-    sizes = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "rotary_dim": 4, "mlp_dim": 24}
-    generator = VideoGenerator(
-        geometry=geometry,
-        image_size=32,
-        window=5,
-        base_channels=4,
-        max_channels=16,
-        num_down=2,
-        num_residual=1,
-        guide_channels=4 if geometry == "mesh" else 0,
-        vector_dim=16,
-    )
-    for name, parameter in generator.named_parameters():
-        if name.endswith(("conv_in.weight", "adain.linear.weight")) or name == "conv_out.weight":
-            parameter.data *= 5  # likewise: let it paint something else for every driving window
-    pipeline = OSMNetPipeline(
-        face_model=FaceModel.from_pretrained(FACE_MODEL),
-        motion_encoder=MotionEncoder(motion_dim=16, hidden_dim=16),
-        motion_space=space,
-        audio_motion_encoder=AudioMotionEncoder(num_bases=6, hidden_dim=16),
-        motion_decoder=decoder,
-        speech_encoder=SpeechEncoder(**sizes) if words else None,
-        expression_extractor=extractor,
-        video_generator=generator,
-        face_landmarker=packaged_landmarker(),
-    )
-    for network in pipeline.components.values():
-        network.eval()
-    return pipeline
+    """`OSMNetPipeline.tiny`, in the order of arguments that the tests use."""
+    return OSMNetPipeline.tiny(seed=seed, geometry=geometry, speech_encoder=words)
 
 
 def portrait(side: int = 160) -> np.ndarray:

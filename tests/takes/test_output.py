@@ -15,12 +15,13 @@ from PIL import Image
 
 from osmnet.face.drawing import draw
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME
-from osmnet.media.video import VideoWriter, best_codec, join_videos, read_frames
+from osmnet.media.video_reader import read_frames
+from osmnet.media.video_writer import VideoWriter, best_codec, join_videos
 from osmnet.pipelines.osm_net.head_motion import absolute_pose
 from osmnet.rendering.decoders.fused_loops import activate, blend
 from osmnet.rendering.mesh_renderer import MeshRenderer
 from osmnet.rendering.select import renderer_for
-from osmnet.takes import output
+from osmnet.takes import writer
 from osmnet.takes.background import AHEAD, BackgroundWriter
 from osmnet.takes.unfinished import FOLDER_NAME
 from osmnet.utils.profiling import Profile, span
@@ -51,7 +52,7 @@ def whole(tiny, encoded):
 @pytest.fixture
 def parts(monkeypatch):
     """Parts of 16 frames instead of a minute."""
-    monkeypatch.setattr(output, "PART_SECONDS", PART / FPS)
+    monkeypatch.setattr(writer, "PART_SECONDS", PART / FPS)
 
 
 # Streams
@@ -79,7 +80,7 @@ def test_what_was_encoded_and_sampled_goes_to_another_process(tiny, encoded, who
 def test_saving_can_show_a_bar(tiny, encoded, tmp_path, capsys):
     lazy(tiny, encoded).save(tmp_path, sheet=False, progress=True)
     assert "rendering: 100%" in capsys.readouterr().err
-    lazy(tiny, encoded).save(tmp_path, sheet=False, progress=False)
+    lazy(tiny, encoded).save(tmp_path, sheet=False, progress=False, overwrite=True)
     assert capsys.readouterr().err == ""
 
 
@@ -395,7 +396,7 @@ def stopped(pipe, encoded, folder, monkeypatch) -> Path:
 
 def test_two_runs_at_once_do_not_meet(tiny, encoded, parts, tmp_path, monkeypatch):
     run = stopped(tiny, encoded, tmp_path, monkeypatch)
-    with FileLock(run / "lock"), pytest.raises(ValueError, match="Another process is making these takes"):
+    with FileLock(run / "lock"), pytest.raises(ValueError, match="Another process is making takes"):
         lazy(tiny, encoded).save(tmp_path)
     assert len(list(run.glob("take-*.mp4"))) == 4
     lazy(tiny, encoded).save(tmp_path, resume=True)
@@ -424,7 +425,7 @@ def test_a_run_that_was_stopped_while_it_joined_goes_on(tiny, encoded, parts, tm
         raise ValueError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(output, "join_videos", full)
+        patch.setattr(writer, "join_videos", full)
         with pytest.raises(ValueError, match="no room"):
             lazy(tiny, encoded).save(tmp_path / "out", sheet=False)
     drawn = []
@@ -435,7 +436,7 @@ def test_a_run_that_was_stopped_while_it_joined_goes_on(tiny, encoded, parts, tm
 
 
 def test_a_take_that_was_removed_since_is_made_again(tiny, encoded, tmp_path, monkeypatch):
-    monkeypatch.setattr(output, "TAKES_AT_ONCE", 1)
+    monkeypatch.setattr(writer, "TAKES_AT_ONCE", 1)
     with monkeypatch.context() as patch:
         stop_at(patch, 40)
         with pytest.raises(KeyboardInterrupt):

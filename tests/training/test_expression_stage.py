@@ -14,7 +14,7 @@ from osmnet.data.dataset import Clip, Dataset
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import INNER_LIPS
 from osmnet.loading.model import WEIGHTS_NAME
-from osmnet.loading.pipeline import packaged_weights
+from osmnet.loading.packaged import packaged_weights
 from osmnet.media.features import mel_spectrogram
 from osmnet.models.osm_net.expression import ExpressionExtractor
 from osmnet.training.osm_net import expression_stage as expression

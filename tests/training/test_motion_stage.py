@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from osmnet.data.dataset import Dataset
 from osmnet.face.morphable import FaceModel
 from osmnet.loading.model import WEIGHTS_NAME
-from osmnet.loading.pipeline import packaged_weights
+from osmnet.loading.packaged import packaged_weights
 from osmnet.models.osm_net import motion_space
 from osmnet.models.osm_net.motion_codec import AudioMotionEncoder, MotionDecoder, MotionEncoder
 from osmnet.models.osm_net.motion_space import MotionSpace, MotionWalk

@@ -14,7 +14,7 @@ from osmnet.cli import train
 from osmnet.data.dataset import Dataset
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import INNER_LIPS, LEFT_EYE
-from osmnet.loading.pipeline import packaged_weights
+from osmnet.loading.packaged import packaged_weights
 from osmnet.models.osm_net.discriminator import feature_matching_loss
 from osmnet.models.osm_net.video_generator import DrivingEncoder, VideoGenerator
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from osmnet.evaluation.figures.bases import MAX_TURN_DEG, Basis, rotate
 from osmnet.evaluation.figures.page import CURVES, GRID, MUTED, Page, encoded, scaled
 from osmnet.media.audio import FPS, SAMPLING_RATE, load_speech
-from osmnet.media.video import VideoWriter
+from osmnet.media.video_writer import VideoWriter
 from osmnet.provenance.label import label_for
 from osmnet.provenance.manifest import sign
 from osmnet.rendering.select import renderer_for
@@ -99,7 +99,7 @@ def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path, ki
     titles = ("source", "right", "left", "frontal")
     rows, records, captions = [], [], []
     for portrait in tqdm(portraits, desc="portraits", unit="face", leave=False):
-        source = pipe.encode_source(portrait)
+        source = pipe.encode_source(portrait, full_frame=False)
         renderer = renderer_for(source, pipe.face_model, pipe.video_generator)
         turned = rotate(pipe, source)
         poses = [source.fit.head_pose, *(turned[name].head_pose for name in titles[1:])]

@@ -5,7 +5,6 @@ Every sheet says the command that makes its videos, and all of them are drawn an
 
 from __future__ import annotations
 
-import math
 import shlex
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,9 +26,8 @@ from osmnet.media.audio import FPS
 from osmnet.utils.files import make_folder, write_whole
 
 if TYPE_CHECKING:
-    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
+    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline, OSMNetPipelineOutput
     from osmnet.structures import Source, Speech
-    from osmnet.takes.output import OSMNetPipelineOutput
 
 SIZE = 320  # of the square that is rendered
 COLUMNS = 8  # frames in a line
@@ -97,7 +95,7 @@ class Setting:
     model: str | None = None
 
     def takes(self, count: int = 1, source: Source | None = None, **options: Any) -> OSMNetPipelineOutput:
-        """Takes of the gallery's seed, not rendered yet; angles are radians."""
+        """Takes of the gallery's seed, not rendered yet."""
         generator = torch.Generator().manual_seed(self.seed)
         return self.pipe(
             source or self.source, self.speech, num_videos=count, generator=generator, output_type="lazy", **options
@@ -279,7 +277,7 @@ def _turns(setting: Setting) -> Sheet:
     frame = speaking_moments(setting.opening(setting.takes(still=True)), 2)[0]
     pictures, captions = [], []
     for name, degrees in TURNS:
-        turn: dict[str, Any] = {name: math.radians(degrees)}
+        turn: dict[str, Any] = {name: degrees}
         output = setting.takes(still=True, blink=False, **turn)
         pictures += setting.frames(output, [frame])
         captions.append(f"{name} {degrees:+d}°")
@@ -375,7 +373,7 @@ def make_gallery(
 def _encoded(pipe: OSMNetPipeline, portrait: Path, **options: Any) -> Source:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # several faces: the largest is meant
-        return pipe.encode_source(portrait, **options)
+        return pipe.encode_source(portrait, **({"full_frame": False} | options))
 
 
 def _times(frames: Sequence[int]) -> list[str]:

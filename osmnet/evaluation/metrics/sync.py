@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
 from osmnet.face.topology import INNER_LIPS, LEFT_OUTER_CORNER, OUTER_LIPS, RIGHT_OUTER_CORNER
-from osmnet.loading.diffusers_base import register_to_config
 from osmnet.loading.model import OSMNetModel
-from osmnet.loading.pipeline import packaged_weights
+from osmnet.loading.packaged import packaged_weights
 from osmnet.media.features import mel_windows
 from osmnet.models.layers import MelWindowEncoder
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
-from osmnet.loading.diffusers_base import register_to_config
 from osmnet.loading.model import OSMNetModel
 
 

@@ -10,10 +10,10 @@ import math
 
 import numpy as np
 import torch
+from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
-from osmnet.loading.diffusers_base import register_to_config
 from osmnet.loading.model import OSMNetModel
 from osmnet.models.layers import MelWindowEncoder, ResidualMLP
 from osmnet.utils.checks import check_positive

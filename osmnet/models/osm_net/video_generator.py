@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
 from torch import nn
 from torch.nn import functional as F
 
-from osmnet.loading.diffusers_base import BaseOutput, register_to_config
 from osmnet.loading.model import OSMNetModel
 from osmnet.models.layers import ConvBlock, ResidualBlock, UpBlock
 

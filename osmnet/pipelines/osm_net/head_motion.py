@@ -1,16 +1,26 @@
-"""The head motion of some takes, before any picture is made."""
+"""Head motion of takes: sampled paths, their limits, poses in the camera, blinks."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from osmnet.media.audio import FPS
-from osmnet.models.osm_net.motion_codec import clip_frames
-from osmnet.structures import Motion, Source
+from osmnet.models.osm_net.motion_codec import clip_frames, compose_clips
+from osmnet.structures import Motion, Source, Speech
+from osmnet.utils.profiling import span
+from osmnet.utils.threads import in_order
+
+if TYPE_CHECKING:
+    from osmnet.pipelines.osm_net.components import OSMNetComponents
 
 # How sampled clips become a path (measured against real motion in docs/experiments.md).
 PULL, SMOOTHING = 0.06, 0.6
+CENTERS_AT_ONCE = 1024  # clips: bounds the memory for an hour of speech
 PAUSE = 9  # frames; shorter silences do not close the mouth
 LEAD = 4  # frames: heads move on when speech is about to begin
 # Sampled motion stays below these turns [rad] and translations [head units]: further than people move while they speak
@@ -28,7 +38,7 @@ def to_camera(source: Source, head_pose: np.ndarray) -> np.ndarray:
     """Poses `(..., 6)` relative to the portrait's as poses in the source's camera, within 45°."""
     own = source.fit.head_pose
     limit = np.maximum(np.abs(own[:3]), math.radians(MAX_TURN_DEG))
-    pose = own + head_pose
+    pose: np.ndarray = own + head_pose
     pose[..., :3] = np.clip(pose[..., :3], -limit, limit)
     return pose
 
@@ -72,3 +82,50 @@ def blink_curve(frames: int, generator: torch.Generator) -> np.ndarray:
         part[:] = np.maximum(part, (shape * min(1.0, 0.97 + 0.05 * strength))[: len(part)])
         at += len(shape) + FPS * float(np.exp(np.log(2.9) + 0.55 * pause))
     return curve
+
+
+def sample_path(
+    pipe: OSMNetComponents,
+    speech: Speech,
+    epsilon: float,
+    generators: Sequence[torch.Generator],
+    sampling: str,
+    near: Sequence[int],
+) -> np.ndarray:
+    """Sample the heads' paths of some takes: features within ε of the centre, decoded, composed, limited (Eq. 5).
+
+    Args:
+        pipe (`OSMNetComponents`): The networks.
+        speech (`Speech`): From `encode_speech`.
+        epsilon (`float`): Radius ε.
+        generators (sequence of `torch.Generator`): One a take.
+        sampling (`str`): `"span"` or `"ball"`.
+        near (sequence of `int`): Seeds of the take to stay near to.
+
+    Returns:
+        `np.ndarray` of shape `(num_videos, frames, 6)`: Poses relative to the portrait's; float32.
+    """
+    space = pipe.motion_space
+    # The centre decodes to a slight nod on average; composed over seconds, the head would sink.
+    centers = map(space.reconstruct, torch.split(speech.weights.to(pipe.device), CENTERS_AT_ONCE))
+    steady = decode_clips(pipe, centers).mean(0)  # (T, 6)
+    activity = clip_activity(speech.activity, pipe.motion_decoder.config.clip_length)
+    limits = torch.tensor(MAX_MOTION)
+
+    @torch.inference_mode()
+    def path(generator: torch.Generator) -> np.ndarray:  # of one take, which depends on no other
+        features = space.sample_chunks(
+            speech.weights, float(epsilon), generator, sampling=sampling, activity=activity,
+            near=[torch.Generator().manual_seed(seed) for seed in near],
+        )  # fmt: skip
+        with span("motion"):
+            composed = compose_clips((decode_clips(pipe, features) - steady)[None], PULL, SMOOTHING)
+            return (limits * torch.tanh(composed[0, : speech.num_frames] / limits)).numpy()
+
+    return np.stack(list(in_order(path, generators)))
+
+
+@torch.inference_mode()
+def decode_clips(pipe: OSMNetComponents, features: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Decode motion features, some clips at a time, to poses `(clips, T, 6)` on the CPU."""
+    return torch.cat([pipe.motion_decoder(part.to(pipe.device)).float().cpu() for part in features])

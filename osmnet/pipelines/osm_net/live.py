@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from osmnet.media.audio import FPS, SAMPLING_RATE, MonoArray
 from osmnet.media.listener import BEFORE, Listener, resampling_delay
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
+from osmnet.pipelines.options import MotionOptions
 from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, PAUSE, to_camera
 from osmnet.pipelines.osm_net.live_motion import LiveBlinks, LiveMotion
 from osmnet.provenance.label import label_for
@@ -21,8 +22,9 @@ from osmnet.structures import Source
 from osmnet.utils.threads import in_order
 
 if TYPE_CHECKING:
-    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
+    from osmnet.pipelines.osm_net.components import OSMNetComponents
 
+LIVE_OPTIONS = ("epsilon", "motion_scale", "expression_scale", "still", "blink")
 LOOKAHEAD, BLOCK = 4, 2  # frames; measured in docs/live.md
 WORDS = 25  # frames of sound before the first that the mouth depends on, of which the speech encoder makes sense of it
 MAX_LOOKAHEAD, MAX_BLOCK, MAX_CHANNELS = 25, 25, 32
@@ -47,17 +49,13 @@ class LiveSession:
     the sound comes, and memory does not grow, however long the session.
 
     Args:
-        pipe (`OSMNetPipeline`): The networks.
+        pipe (`OSMNetComponents`): The networks.
         renderer (`BlockRenderer`): Draws the frames of the portrait.
         seed (`int`): Of the head's motion and the blinks.
-        epsilon (`float`): Radius ε.
+        options (`MotionOptions`, *optional*): Of which those in `LIVE_OPTIONS` count.
         lookahead (`int`): How many frames' sound after a frame is waited for, 0 to 25; 17 see all that the mouth
             depends on.
         block (`int`): How many frames are made at once, 1 to 25.
-        motion_scale (`float`): Factor of the head's movement.
-        expression_scale (`float`): Factor of the mouth's movement.
-        still (`bool`): Keep the head still.
-        blink (`bool`): Blink.
         sampling_rate (`int`, *optional*): Of the sound in Hz; if not given, the first chunk must come with it.
         label (`bool`): Write a small "AI-generated" into every frame.
 
@@ -69,7 +67,7 @@ class LiveSession:
         expression (`np.ndarray` of shape `(n, 64)`): Their β without blinks.
 
     Example:
-        >>> session = pipe.live("portrait.jpg", generator=torch.Generator().manual_seed(7), sampling_rate=48_000)
+        >>> session = pipe.live("portrait.jpg", seed=7, sampling_rate=48_000)
         >>> for chunk in microphone:  # arrays of shape (samples,), int16 or float
         ...     for frame in session.feed(chunk):
         ...         show(frame)
@@ -78,34 +76,33 @@ class LiveSession:
 
     def __init__(
         self,
-        pipe: OSMNetPipeline,
+        pipe: OSMNetComponents,
         renderer: BlockRenderer,
         *,
         seed: int,
-        epsilon: float = 1.0,
+        options: MotionOptions | None = None,
         lookahead: int = LOOKAHEAD,
         block: int = BLOCK,
-        motion_scale: float = 1.0,
-        expression_scale: float = 1.0,
-        still: bool = False,
-        blink: bool = True,
         sampling_rate: int | None = None,
         label: bool = True,
     ):
         for name, value, low, high in (("lookahead", lookahead, 0, MAX_LOOKAHEAD), ("block", block, 1, MAX_BLOCK)):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name} must be a whole number of frames from {low} to {high}, not {value!r}.")
+        options = options or MotionOptions()
         self.source, self.seed = renderer.source, seed
         self.lookahead, self.block = lookahead, block
         self.num_frames = 0
         self._pipe, self._renderer = pipe, renderer
-        self._expression_scale, self._motion_scale = expression_scale, motion_scale
+        self._expression_scale, self._motion_scale = options.expression_scale, options.motion_scale
         generators = [torch.Generator().manual_seed(each) for each in _two_seeds(seed)]
-        past = pipe.expression_extractor.context_frames + (WORDS if pipe.hears_words else 0)
+        past = pipe.expression_extractor.context_frames + (WORDS if pipe.uses_speech_encoder else 0)
         self._listener = Listener(keep=max(past, PAUSE) + 3 + block + lookahead)
         context = renderer.context
-        self._motion = None if still else LiveMotion(pipe, generators[0], epsilon, keep=context + block)
-        self._blinks = LiveBlinks(generators[1]) if blink else None
+        self._motion = (
+            None if options.still else LiveMotion(pipe, generators[0], options.epsilon, keep=context + block)
+        )
+        self._blinks = LiveBlinks(generators[1]) if options.blink else None
         self._rest = pipe.rest_expression(self.source)
         self._label = label_for(self.source, _reach(self.source)) if label else None
         self._driven: deque[np.ndarray] = deque(maxlen=context)  # β with blinks of the frames before
@@ -245,13 +242,14 @@ class LiveSession:
         past = extractor.context_frames
         first, stop = max(begin - past, 0), min(listener.frames, end + self._renderer.context)
         windows = listener.mel_windows(first, max(end + past, stop))
-        said = self._said(first) if self._pipe.hears_words else None
+        said = self._said(first) if self._pipe.uses_speech_encoder else None
         expression = extractor.extract(windows, self.source.fit.identity, begin - first, stop - first, said)
         lips = expression - face_model.upper_face(expression)
         first = max(begin - PAUSE, 0)
         talking = maximum_filter1d(listener.activity(first), PAUSE, mode="nearest")
         speaking = gaussian_filter1d(talking, 1.0, mode="nearest")[begin - first : stop - first]
-        return (self._rest + self._expression_scale * speaking[:, None] * lips).astype(np.float32)
+        moved: np.ndarray = self._rest + self._expression_scale * speaking[:, None] * lips
+        return moved.astype(np.float32)
 
     def _said(self, first: int) -> Callable[[int, int], np.ndarray]:
         """What is said at frames counted from `first`, heard with `WORDS` frames before them."""

@@ -13,7 +13,7 @@ from osmnet.models.osm_net.motion_space import MotionWalk
 from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, PULL, SMOOTHING, blink_curve
 
 if TYPE_CHECKING:
-    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
+    from osmnet.pipelines.osm_net.components import OSMNetComponents
 
 REACH = int(4 * SMOOTHING + 0.5)  # frames to either side that the smoothing sees
 STEADY_CLIPS = 375  # 60 s of clips of 4 frames: what the steady part of the centre's motion is the mean of
@@ -29,13 +29,13 @@ class LiveMotion:
     would sink. What is taken off is the mean of the clips so far, of those with and of those without speech.
 
     Args:
-        pipe (`OSMNetPipeline`): With the networks of motion.
+        pipe (`OSMNetComponents`): With the networks of motion.
         generator (`torch.Generator`): Source of randomness.
         epsilon (`float`): Radius ε.
         keep (`int`): How many frames of the path are remembered.
     """
 
-    def __init__(self, pipe: OSMNetPipeline, generator: torch.Generator, epsilon: float, keep: int):
+    def __init__(self, pipe: OSMNetComponents, generator: torch.Generator, epsilon: float, keep: int):
         self._pipe = pipe
         self._walk = MotionWalk(pipe.motion_space, generator)
         self._epsilon = float(epsilon)
@@ -84,13 +84,14 @@ class LiveMotion:
         if self._rest is None:
             self._rest = smooth[0].copy()
         limits = np.array(MAX_MOTION, np.float32)
-        return limits * np.tanh((smooth - self._rest) / limits)
+        path: np.ndarray = limits * np.tanh((smooth - self._rest) / limits)
+        return path
 
 
 class _Steady:
     """Mean motion of the centre, of clips with speech and of clips without."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._mean: np.ndarray | None = None  # (2, T, 6)
         self._weight = np.zeros(2)
 

@@ -20,7 +20,7 @@ from typing import Any, cast
 from tqdm import tqdm
 
 from osmnet.data.dataset import Clip, Dataset
-from osmnet.evaluation.protocol import ClipResult, Judges, evaluate_clip
+from osmnet.evaluation.protocol import ClipResult, MetricNetworks, evaluate_clip
 from osmnet.face.morphable import FaceModel
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.training.core.config import SETTINGS, StageConfig, load_config
@@ -116,8 +116,8 @@ def _finetune(
     before, trained = work / "before", work / "model"
     name = pipe.name
     pipe.save_pretrained(before)
-    judges = Judges.load()
-    measured = {"before": _measure(pipe, clips, judges, config.evaluate_seconds, "before")}
+    networks = MetricNetworks.load()
+    measured = {"before": _measure(pipe, clips, networks, config.evaluate_seconds, "before")}
     for component in pipe.components:
         _copy(before / component, trained / component)
 
@@ -142,13 +142,13 @@ def _finetune(
 
     export(trained, before / "face_landmarker.task", out)
     after = OSMNetPipeline.from_pretrained(out)
-    measured["after"] = _measure(after, clips, judges, config.evaluate_seconds, "after")
+    measured["after"] = _measure(after, clips, networks, config.evaluate_seconds, "after")
     report = {
         "model": name,
         "dataset": dataset.where,
         "held_out": [result.name for result in measured["after"]],
         "seconds": config.evaluate_seconds,
-        "judge": "osmnet SyncJudge" if judges.sync is not None else None,
+        "judge": "osmnet SyncJudge" if networks.sync is not None else None,
         "stages": stages,
         "figures": finetune_report.compare(measured["before"], measured["after"]),
     }
@@ -164,12 +164,14 @@ def _copy(source: Path, target: Path) -> None:
         raise ValueError(f"'{target}' cannot be written ({error}); free space, or give another --work.") from error
 
 
-def _measure(pipe: OSMNetPipeline, clips: list[Clip], judges: Judges, seconds: float, when: str) -> list[ClipResult]:
+def _measure(
+    pipe: OSMNetPipeline, clips: list[Clip], networks: MetricNetworks, seconds: float, when: str
+) -> list[ClipResult]:
     """Results of the protocol for the clips that can be measured."""
     results, reason = [], ""
     for clip in tqdm(clips, desc=f"evaluation {when}", unit="clip", leave=False):
         try:
-            results.append(evaluate_clip(pipe, clip, judges, seconds))
+            results.append(evaluate_clip(pipe, clip, networks, seconds))
         except (ValueError, OSError) as error:
             reason = str(error)
             tqdm.write(f"{clip.name}: not measured, {reason}", file=sys.stderr)

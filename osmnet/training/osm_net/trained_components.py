@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from osmnet.data.shards import fingerprint
 from osmnet.face.morphable import FaceModel
 from osmnet.loading.model import OSMNetModel
-from osmnet.loading.pipeline import packaged_weights
+from osmnet.loading.packaged import packaged_weights
 from osmnet.models.osm_net.expression import ExpressionExtractor
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline

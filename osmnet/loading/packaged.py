@@ -1,0 +1,40 @@
+"""Files that come with the package: inside it, or beside it in a checkout."""
+
+from pathlib import Path
+
+INDEX_NAME = "model_index.json"
+LANDMARKER_NAME = "face_landmarker.task"
+
+
+def packaged_weights() -> Path:
+    """Return the folder of the weights.
+
+    Raises:
+        ValueError: If this installation has none.
+    """
+    index = _find(INDEX_NAME)
+    if index is None:
+        raise ValueError(
+            "This installation of osmnet has no weights; install it again, or give the folder or Hub id of a model."
+        )
+    return index.parent
+
+
+def packaged_landmarker() -> Path:
+    """Return the face landmarker's bundle, which a checkout has even before it has weights.
+
+    Raises:
+        ValueError: If this installation has none.
+    """
+    landmarker = _find(LANDMARKER_NAME)
+    if landmarker is None:
+        raise ValueError(
+            f"This installation of osmnet has no {LANDMARKER_NAME}; make one with scripts/build_landmarker.py."
+        )
+    return landmarker
+
+
+def _find(name: str) -> Path | None:
+    package = Path(__file__).resolve().parents[1]
+    files = (folder / "weights_card" / name for folder in (package, package.parent))
+    return next((file for file in files if file.is_file()), None)

@@ -1,0 +1,249 @@
+"""Options of a pipeline: one spelling for Python, the command line, the page and the JSON files beside the takes.
+
+This module imports nothing heavy: the command line builds its parser from the fields before PyTorch is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from osmnet.utils.checks import check_range
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    HeadTurn = float | Sequence[float] | np.ndarray
+
+Options = TypeVar("Options")
+
+MAX_VIDEOS, MAX_EPSILON = 100, 100.0
+MIN_SIZE, MAX_SIZE = 64, 2048  # px, side of the square around the head
+DEFAULT_SIZE = 256  # px
+MAX_SCALE = 10  # factor of movement or expression
+MAX_OFFSET_DEG = 60.0  # degrees, of a turn that is added, and of a portrait's own
+MAX_NEAR = 64  # seeds: each "more like this" adds one
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    whole: bool = False,
+    choices: Sequence[str] | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """Declare a field of an options class: its default, its text in documentation and `--help`, and its range."""
+    metadata = {"help": help, "low": low, "high": high, "whole": whole, "choices": choices, "metavar": metavar}
+    return field(default=default, metadata=metadata)
+
+
+def documented(cls: type[Options]) -> type[Options]:
+    """Append the fields, with their texts, ranges and defaults, to the docstring of an options class."""
+    lines = ["", "", "    Attributes:"]
+    for each in fields(cls):  # type: ignore[arg-type]
+        lines.append(f"        {each.name} (`{each.type}`): {describe(each)}")
+    cls.__doc__ = (cls.__doc__ or "").rstrip() + "\n".join(lines) + "\n"
+    return cls
+
+
+def describe(each: Field[Any]) -> str:
+    """Describe a field in one line: its text, range and default."""
+    low, high = each.metadata["low"], each.metadata["high"]
+    text: str = each.metadata["help"]
+    if low is not None:
+        text += f"; {low:g} to {high:g}"
+    if each.default not in (None, (), MISSING):
+        text += f" (default: {str(each.default).lower() if isinstance(each.default, bool) else each.default})"
+    return text + "."
+
+
+class _Checked:
+    """Base of options classes: checks ranges and choices as the fields declare them."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]
+            value, choices, low = getattr(self, each.name), each.metadata["choices"], each.metadata["low"]
+            if isinstance(each.default, bool) and not isinstance(value, bool):
+                raise ValueError(f"{each.name} must be True or False, not {value!r}.")
+            if choices is not None and value not in choices:
+                allowed = " or ".join(map(repr, choices))
+                raise ValueError(f"{each.name} must be {allowed}, not {value!r}.")
+            if low is not None and value is not None and each.name not in ("yaw", "pitch", "roll"):
+                check_range(each.name, value, low, each.metadata["high"], each.metadata["whole"])
+
+
+@documented
+@dataclass(frozen=True)
+class MotionOptions(_Checked):
+    """How head and face move. Angles are in degrees.
+
+    Raises:
+        ValueError: If a value is out of its range, or two options exclude each other.
+    """
+
+    num_videos: int = option(1, "number of takes", low=1, high=MAX_VIDEOS, whole=True, metavar="N")
+    epsilon: float = option(
+        1.0, "radius ε around the most likely motion: 0 makes all heads move alike", low=0, high=MAX_EPSILON,
+        metavar="RADIUS",
+    )  # fmt: skip
+    sampling: Literal["span", "ball"] = option(
+        "span", "span samples towards other learned motions, ball in any direction of the feature space",
+        choices=("span", "ball"),
+    )  # fmt: skip
+    motion_scale: float = option(1.0, "factor of the head's movement", low=0, high=MAX_SCALE, metavar="X")
+    expression_scale: float = option(1.0, "factor of the mouth's movement", low=0, high=MAX_SCALE, metavar="X")
+    still: bool = option(False, "keep the head still; lips and lids move")
+    blink: bool = option(True, "blink")
+    yaw: HeadTurn = option(
+        0.0, "turn the head, for the whole video or frame by frame, in degrees", low=-MAX_OFFSET_DEG,
+        high=MAX_OFFSET_DEG, metavar="DEGREES",
+    )  # fmt: skip
+    pitch: HeadTurn = option(
+        0.0, "raise or lower the chin likewise", low=-MAX_OFFSET_DEG, high=MAX_OFFSET_DEG, metavar="DEGREES"
+    )
+    roll: HeadTurn = option(0.0, "tilt the head likewise", low=-MAX_OFFSET_DEG, high=MAX_OFFSET_DEG, metavar="DEGREES")
+    head_motion: str | os.PathLike[str] | None = option(
+        None, "take the head's movement from this video instead of sampling it", metavar="VIDEO"
+    )
+    near: Sequence[int] = option(
+        (), "sample near a take: the seeds in its own `near`, then its `take_seed`", metavar="SEED"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "near", _checked_near(self.near))
+        if self.head_motion is not None and not isinstance(self.head_motion, str | os.PathLike):
+            raise ValueError(f"head_motion must be the path of a video, not {type(self.head_motion).__name__}.")
+        if self.still and self.head_motion is not None:
+            raise ValueError("still and head_motion exclude each other; leave one out.")
+        if self.near and (self.still or self.head_motion is not None):
+            raise ValueError("near is for sampled motion; leave out still and head_motion, or near.")
+
+    def turns(self, frames: int) -> np.ndarray:
+        """Return the added yaw, pitch and roll of every frame in radians, `(frames, 3)` float32."""
+        import numpy as np
+
+        return np.stack([_turn(name, getattr(self, name), frames) for name in ("yaw", "pitch", "roll")], -1)
+
+
+@documented
+@dataclass(frozen=True)
+class PictureOptions(_Checked):
+    """Which part of the portrait is rendered, and how large.
+
+    Raises:
+        ValueError: If a value is out of its range, or a size is given for a whole picture.
+    """
+
+    full_frame: bool | None = option(
+        None, "render the whole picture (scaled down to 1280² pixels) instead of the square around the head; true "
+        "unless a size is given"
+    )  # fmt: skip
+    size: int | None = option(
+        None, f"side of the square around the head in pixels ({DEFAULT_SIZE} if not given)", low=MIN_SIZE,
+        high=MAX_SIZE, whole=True, metavar="PIXELS",
+    )  # fmt: skip
+    face: int | None = option(None, "which face of several: 0 is the largest", low=0, high=100, whole=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.full_frame not in (None, True, False):
+            raise ValueError(f"full_frame must be True, False or None, not {self.full_frame!r}.")
+        if self.full_frame and self.size is not None:
+            raise ValueError("size is the side of the square around the head; leave it out, or give full_frame=False.")
+
+    @property
+    def whole_picture(self) -> bool:
+        """Whether frames are whole pictures."""
+        return self.size is None if self.full_frame is None else bool(self.full_frame)
+
+
+def build_options(
+    owner: str, given: Mapping[str, Any], *classes: type[Options], also: Iterable[str] = ()
+) -> list[Any]:
+    """Build one instance of each options class from keyword arguments.
+
+    Args:
+        owner (`str`): Name of the function that was called, for the message.
+        given (`Mapping`): The keyword arguments.
+        *classes: Options classes, whose fields have different names.
+        also (iterable of `str`): Names of the function's other arguments, for suggestions.
+
+    Raises:
+        TypeError: If a keyword belongs to none of the classes; the sentence suggests the nearest one.
+        ValueError: If a value is out of its range.
+    """
+    names = {cls: [each.name for each in fields(cls)] for cls in classes}  # type: ignore[arg-type]
+    known = [name for each in names.values() for name in each]
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, [*known, *also], n=1) or _SYNONYMS.get(name, [])
+            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join([*known, *also])}."
+            raise TypeError(f"{owner} has no option {name!r}; {hint}")
+    return [cls(**{name: given[name] for name in names[cls] if name in given}) for cls in classes]
+
+
+# What people type who come from other libraries, or who read the command line's `--crop`, `--num`.
+_SYNONYMS = {
+    "n": ["num_videos"],
+    "num_images_per_prompt": ["num_videos"],
+    "num_takes": ["num_videos"],
+    "crop": ["full_frame"],
+    "whole_picture": ["full_frame"],
+    "eps": ["epsilon"],
+    "radius": ["epsilon"],
+    "resolution": ["size"],
+    "height": ["size"],
+    "width": ["size"],
+    "sample_rate": ["sampling_rate"],
+    "sr": ["sampling_rate"],
+    "image": ["portrait"],
+    "audio": ["speech"],
+}
+
+
+def as_settings(options: MotionOptions | PictureOptions, frames: int | None = None) -> dict[str, Any]:
+    """Return options for a record in JSON: turns given frame by frame and paths are named, not listed."""
+    record = asdict(options)
+    for name in ("yaw", "pitch", "roll"):
+        if name in record and not isinstance(record[name], int | float):
+            record[name] = "one a frame" if hasattr(record[name], "__len__") else round(float(record[name]), 3)
+    return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in record.items()}
+
+
+def _checked_near(near: Any) -> tuple[int, ...]:
+    seeds = near if isinstance(near, Iterable) and not isinstance(near, str | bytes) else (near,)
+    seeds = tuple(seeds)
+    if not all(_is_seed(seed) for seed in seeds):
+        raise ValueError(f"near must be a take's own near, then its seed, whole numbers of at least 0; not {near!r}.")
+    if len(seeds) > MAX_NEAR:
+        raise ValueError(f"near has {len(seeds)} seeds, and {MAX_NEAR} are the most; begin from another take.")
+    return tuple(int(seed) for seed in seeds)
+
+
+def _is_seed(seed: Any) -> bool:
+    return hasattr(seed, "__index__") and not isinstance(seed, bool) and 0 <= int(seed) < 2**63
+
+
+def _turn(name: str, turn: HeadTurn, frames: int) -> np.ndarray:
+    """Return a constant or a curve in degrees as radians, `(frames,)` float32."""
+    import numpy as np
+
+    expected = f"{name} must be a finite number of degrees or {frames} of them, one a frame"
+    try:
+        curve = np.asarray(turn, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{expected}, not {turn!r}.") from error
+    if curve.shape not in ((), (frames,)):
+        raise ValueError(f"{expected}, not of shape {curve.shape}.")
+    if not np.isfinite(curve).all():
+        raise ValueError(f"{expected}; there is NaN or infinity in it.")
+    if np.abs(curve).max(initial=0) > MAX_OFFSET_DEG:
+        raise ValueError(f"{name} must stay within ±{MAX_OFFSET_DEG:.0f} degrees.")
+    return np.broadcast_to(np.radians(curve).astype(np.float32), (frames,))

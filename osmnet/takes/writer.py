@@ -1,0 +1,313 @@
+"""Writing takes to files: videos side by side, part by part, with their JSON files and the contact sheet."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+
+import osmnet
+from osmnet.media.audio import FPS
+from osmnet.media.video_reader import count_pictures
+from osmnet.media.video_writer import VideoWriter, best_codec, join_videos
+from osmnet.provenance.label import TEXT, Label, label_for
+from osmnet.provenance.manifest import check_consent, sign
+from osmnet.rendering.chunks import chunk_length
+from osmnet.takes.background import BackgroundWriter
+from osmnet.takes.files import TakeFiles, free_folder
+from osmnet.takes.sheet import MAX_TAKES, contact_sheet
+from osmnet.takes.unfinished import PART_SECONDS, UnfinishedRun
+from osmnet.utils.files import write_whole
+
+if TYPE_CHECKING:
+    from osmnet.takes.output import Progress, TalkingHeadOutput
+
+SHEET_COLUMNS, SHEET_SIDE = 8, 192  # frames a take; px, longer side of each
+TAKES_AT_ONCE = 4  # encoders that run side by side
+SOUND_AT_ONCE = 2**20  # samples
+COMMENT = TEXT + " talking head, made with osmnet {version}"
+ANIMATIONS = ("webp", "gif")
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Marks of generated media: the label in the frames, the signature in the files."""
+
+    label: Label | None
+    seal: Callable[[Path], None]
+
+
+class TakeWriter:
+    """Writes the takes of one output; see `TalkingHeadOutput.save` for the arguments."""
+
+    def __init__(
+        self,
+        output: TalkingHeadOutput,
+        path: str | os.PathLike[str],
+        *,
+        sheet: bool,
+        resume: bool,
+        label: bool,
+        consent: bool | None,
+        overwrite: bool,
+        animation: Literal["webp", "gif"] | None,
+    ):
+        check_consent(consent)
+        if not isinstance(path, str | os.PathLike):
+            raise ValueError(f"path must be the path of a folder or a .mp4 file, not {type(path).__name__}.")
+        if animation is not None and animation not in ANIMATIONS:
+            raise ValueError(f"animation must be 'webp' or 'gif', not {animation!r}.")
+        self.output, self.files = output, TakeFiles(Path(path), len(output))
+        self.sheet = sheet and not self.files.is_file
+        self.resume, self.overwrite = resume, overwrite
+        self.animation = animation
+        mark = label_for(output.source, output.head_pose) if label else None
+        self.finish = Finish(mark, partial(sign, consent=consent))
+        self.run = UnfinishedRun(self.files.folder, self._record() | {"label": label, "consent": consent})
+        self._seen: dict[tuple[int, int], np.ndarray] = {}  # thumbnails of the sheet by take and frame
+        self._replaced: list[Path] = []  # files of other takes that go when the first new one is complete
+
+    def write(self, progress: Progress | None = None) -> list[Path]:
+        """Write all files; see `TalkingHeadOutput.save`."""
+        is_new = not self.files.folder.exists()
+        self._begin()
+        count, frames = len(self.output), self.output.num_frames
+        paths: list[Path] = []
+        try:
+            for first in range(0, count, TAKES_AT_ONCE):
+                takes = range(first, min(first + TAKES_AT_ONCE, count))
+
+                def tell(done: int, before: int = first * frames) -> None:
+                    if progress:
+                        progress(before + done, count * frames)
+
+                self._write_videos(takes, tell)
+                for take in takes:
+                    paths.append(self.files.video(take))
+                    if not self.files.is_file:
+                        paths.append(self._write_json(take))
+                    if self.animation:
+                        paths.append(self._write_animation(take, self.animation))
+            if self.sheet:
+                paths.append(self._write_sheet())
+        except BaseException:
+            self.run.leave()
+            if is_new:
+                with contextlib.suppress(OSError):  # there is something in it
+                    self.files.folder.rmdir()
+            raise
+        self.run.remove()
+        return paths
+
+    def _begin(self) -> None:
+        """Make the folder, lock it for this run, and refuse one that holds other takes."""
+        folder, existing = self.files.folder, self.files.existing()
+        if existing and not self.overwrite and not (self.resume and self.run.is_there()):
+            if self.files.is_file:
+                raise ValueError(f"There is a file '{self.files.path}' already; pass overwrite=True, or name another.")
+            resume = "resume=True to complete them, " if self.run.is_there() else ""
+            raise ValueError(
+                f"The folder '{folder}' holds takes already; pass {resume}overwrite=True to replace them, or name "
+                f"another, such as '{free_folder(folder)}'."
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            resumed = self.run.begin(self.resume)
+        except OSError as error:
+            raise ValueError(f"The folder '{folder}' cannot be made ({error.strerror}); choose another.") from error
+        self._replaced = [] if resumed else existing
+
+    def _write_videos(self, takes: Sequence[int], tell: Callable[[int], None]) -> None:
+        """Write the videos of some takes side by side, part by part, except for those that are finished."""
+        output, run = self.output, self.run
+        frames, size, columns = output.num_frames, self._part_frames, self._sheet_columns
+        parts = -(-frames // size)
+        # 1. Skip what a resumed run has finished: whole takes, then leading parts.
+        done = frames * sum(run.has_take(take, self.files.video(take)) for take in takes)
+        takes = [take for take in takes if not run.has_take(take, self.files.video(take))]
+        if not takes:
+            tell(done)
+            return
+
+        def is_whole(path: Path, index: int) -> bool:
+            return count_pictures(path) == min(size, frames - index * size)
+
+        kept = run.parts_finished(takes, parts, is_whole) if parts > 1 else 0
+        position = kept * size
+        done += len(takes) * min(position, frames)
+        tell(done)
+        # 2. Render chunk by chunk into one encoder a take.
+        chunks = output.chunks(takes, output.chunk_bounds(position), self.finish.label)
+        try:
+            for index in range(kept, parts):
+                with ExitStack() as stack:
+                    writers = [
+                        stack.enter_context(BackgroundWriter(self._video_writer(take, index, parts))) for take in takes
+                    ]
+                    while position < min((index + 1) * size, frames):
+                        chunk = next(chunks)  # (takes, n, H, W, 3)
+                        for take, writer, images in zip(takes, writers, chunk, strict=True):
+                            writer.write(images)
+                            for column in columns[(columns >= position) & (columns < position + len(images))]:
+                                self._seen[take, int(column)] = _thumbnail(images[column - position])
+                        position += chunk.shape[1]
+                        done += len(takes) * chunk.shape[1]
+                        tell(done)
+        finally:
+            chunks.close()
+        # 3. Join the parts without encoding again.
+        for take in takes:
+            if parts > 1:
+                self._clear_replaced()
+                files = [run.part(take, index) for index in range(parts)]
+                join_videos(
+                    files, self.files.video(take), output.motion.speech.recording, comment=_comment(),
+                    temporary_folder=run.folder, seal=self.finish.seal,
+                )  # fmt: skip
+            run.finish_take(take)
+        self._clear_replaced()
+
+    def _video_writer(self, take: int, index: int, parts: int) -> VideoWriter:
+        size = self.output.source.frame_size
+        codec = best_codec(self.output.renderer.device, size)
+        if parts > 1:
+            return VideoWriter(self.run.part(take, index), size, FPS, codec=codec)
+        return VideoWriter(
+            self.files.video(take), size, FPS, self.output.motion.speech.recording, comment=_comment(), codec=codec,
+            temporary_folder=self.run.folder, seal=self.finish.seal,
+        )  # fmt: skip
+
+    def _clear_replaced(self) -> None:
+        """Remove the files of the takes that were there before, except for those that this run has written over."""
+        written = {self.files.video(take) for take in range(len(self.output))}
+        for path in self._replaced:
+            if path not in written:
+                path.unlink(missing_ok=True)
+        self._replaced = []
+
+    @property
+    def _part_frames(self) -> int:
+        """Frames of a part: a minute in whole chunks, so that chunks are the same wherever a run resumes."""
+        step = chunk_length(self.output.source.frame_size, self.output.renderer.device)
+        return step * round(PART_SECONDS * FPS / step)
+
+    @property
+    def _sheet_columns(self) -> np.ndarray:
+        """Frames that the sheet shows."""
+        return np.unique(np.linspace(0, self.output.num_frames - 1, SHEET_COLUMNS + 2).astype(int)[1:-1])
+
+    def _record(self) -> dict[str, Any]:
+        """Everything the files depend on, for a run that resumes."""
+        output = self.output
+        digest = hashlib.blake2b(output.renderer.digest().encode(), digest_size=16)
+        sound = output.motion.speech.recording
+        for start in range(0, len(sound), SOUND_AT_ONCE):
+            digest.update(np.ascontiguousarray(sound[start : start + SOUND_AT_ONCE]).data)
+        for array in (output.head_pose, output.motion.blink, output.source.picture, output.source.crop):
+            digest.update(np.ascontiguousarray(array).data)
+        return {
+            "seed": output.seed,
+            "take_seeds": list(output.motion.seeds),
+            "frames": output.num_frames,
+            "part_frames": self._part_frames,
+            "frame_size": list(output.source.frame_size),
+            "precision": output.renderer.precision,
+            "drawn_on": [output.renderer.device, best_codec(output.renderer.device, output.source.frame_size)],
+            "inputs": digest.hexdigest(),
+            "versions": {"osmnet": osmnet.__version__, "torch": torch.__version__, "av": av.__version__},
+        }
+
+    def _write_animation(self, take: int, kind: str) -> Path:
+        from osmnet.media.animation import animate_video
+
+        path = self.files.beside(take, f".{kind}")
+        animate_video(self.files.video(take), path)
+        return path
+
+    def _write_sheet(self) -> Path:
+        output, columns = self.output, self._sheet_columns
+        path = self.files.folder / "sheet.png"
+        shown = range(min(len(output), MAX_TAKES))
+        for take in shown:  # frames that an earlier, resumed run has rendered were not seen by this one
+            missing = [int(column) for column in columns if (take, int(column)) not in self._seen]
+            # In the same chunks as before: rounding depends on them.
+            bounds = [
+                (start, stop) for start, stop in output.chunk_bounds() if any(start <= c < stop for c in missing)
+            ]
+            if bounds:
+                chunks = output.chunks([take], bounds, self.finish.label)
+                for (start, stop), images in zip(bounds, chunks, strict=True):
+                    for column in (column for column in missing if start <= column < stop):
+                        self._seen[take, column] = _thumbnail(images[0, column - start])
+        title = f"{len(output)} take{'s' * (len(output) > 1)}, ε = {output.motion.epsilon:g}" + (
+            f", seed {output.seed}" if output.seed is not None else ""
+        )
+        takes = [np.stack([self._seen[take, int(column)] for column in columns]) for take in shown]
+        unsigned = self.run.folder / f".{path.name}"
+        contact_sheet(takes, (columns + 0.5) / FPS, output.head_pose, unsigned, title)
+        self.finish.seal(unsigned)
+        unsigned.replace(path)
+        return path
+
+    def _write_json(self, take: int) -> Path:
+        output, motion, source = self.output, self.output.motion, self.output.source
+        pose = output.head_pose[take]
+        content = {
+            "ai_generated": True,
+            "take": take + 1,
+            "seed": output.seed,
+            "take_seed": motion.seeds[take],
+            **({"near": list(motion.near)} if motion.near else {}),
+            "epsilon": motion.epsilon,
+            "sampling": motion.sampling,
+            "settings": {
+                **motion.settings,
+                "full_frame": source.full_frame,
+                **({} if source.full_frame else {"size": source.size}),
+            },
+            "model": output.model,
+            "fps": FPS,
+            "frames": len(pose),
+            "head_pose_columns": ["yaw [rad]", "pitch [rad]", "roll [rad]", "tx", "ty", "tz [head units]"],
+            "head_pose": [[round(float(value), 5) for value in row] for row in pose],
+            "versions": {
+                "osmnet": osmnet.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        path = self.files.beside(take, ".json")
+        write_whole(path, (_compact_json(content) + "\n").encode())
+        return path
+
+
+def _compact_json(content: dict[str, Any]) -> str:
+    """Write a JSON object with one member a line: arrays take one line each, for people who look into the file."""
+    members = (f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in content.items())
+    return "{\n" + ",\n".join(members) + "\n}"
+
+
+def _comment() -> str:
+    return COMMENT.format(version=osmnet.__version__)
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    picture = Image.fromarray(image)
+    factor = SHEET_SIDE / max(picture.size)
+    size = max(round(picture.width * factor), 1), max(round(picture.height * factor), 1)
+    return np.asarray(picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0))
