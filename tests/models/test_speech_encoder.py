@@ -68,6 +68,7 @@ def test_features_do_not_depend_on_how_many_frames_are_encoded(tiny):
     assert np.array_equal(tiny.encode(sound[: (CELL + MARGIN) * 640], 0, CELL), whole[:CELL])
 
 
+@pytest.mark.integration
 def test_frames_are_read_where_they_are(shipped):
     """The same sound half a second later has the same features half a second later: not a frame off."""
     sound = speech(3.0, seed=3)
@@ -88,6 +89,7 @@ def test_short_and_empty_sound(tiny):
         assert tiny.encode(np.zeros(samples, np.float32), 0, 3).shape == (3, 16)
 
 
+@pytest.mark.integration
 def test_the_shipped_one_tells_vowels_apart_better_than_loudness(shipped):
     """Two vowels of one loudness differ by more than one vowel does from itself at another loudness."""
     time = np.arange(16_000) / SAMPLING_RATE
@@ -106,6 +108,7 @@ def test_the_shipped_one_tells_vowels_apart_better_than_loudness(shipped):
     assert np.linalg.norm(open_ - spread) > 2 * np.linalg.norm(open_ - open_soft)
 
 
+@pytest.mark.integration
 def test_a_pipeline_uses_it(tmp_path):
     pipe = tiny_pipeline(words=True)
     sound = speech(2.0)
@@ -119,7 +122,7 @@ def test_a_pipeline_uses_it(tmp_path):
 
     pipe.save_pretrained(tmp_path)
     again = type(pipe).from_pretrained(tmp_path)
-    assert again.hears_words
+    assert again.uses_speech_encoder
     assert np.array_equal(again.extract_expression(source, with_words), pipe.extract_expression(source, with_words))
 
 
@@ -127,5 +130,5 @@ def test_a_pipeline_without_it_says_what_is_missing():
     components = tiny_pipeline(words=True).components
     landmarker = FACE_MODEL.parent / "face_landmarker.task"
     del components["speech_encoder"]
-    with pytest.raises(ValueError, match="hears 16 numbers a frame from a speech encoder, but there is none"):
+    with pytest.raises(ValueError, match="takes 16 speech features a frame, but there is no"):
         type(tiny_pipeline())(**components, face_landmarker=landmarker)
