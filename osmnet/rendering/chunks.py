@@ -1,4 +1,4 @@
-"""Rendering in chunks: frames are divided into chunks that are rendered side by side, independently of one another."""
+"""Division of frames into chunks that are rendered side by side, independently of one another."""
 
 from collections.abc import Callable, Generator, Sequence
 
@@ -12,7 +12,7 @@ Chunk = tuple[int, int]  # first frame, and the one after the last
 
 
 def chunk_length(frame_size: tuple[int, int], device: str = "cpu") -> int:
-    """Return the number of frames in a chunk: fewer large ones, since chunks of several takes are in memory at a time.
+    """Return the frames of a chunk: fewer large ones, because chunks of several takes are in memory at a time.
 
     Args:
         frame_size (`tuple[int, int]`): Height and width in pixels.
@@ -45,9 +45,9 @@ def render_chunks(
 
     Args:
         render (`Callable`): Gets take, first frame, and the frame after the last; returns `(n, height, width, 3)`.
-            Several threads call it at a time.
+            Called from several threads.
         num_videos (`int`): Number of takes.
-        chunks (sequence of `(int, int)`): First frame of each chunk and the one after its last.
+        chunks (sequence of `(int, int)`): As from `chunk_bounds`.
         workers (`int`): Number of threads.
 
     Yields:

@@ -27,18 +27,15 @@ MEMORY_SHARE = 0.8  # of the free memory that frames may take
 
 
 class TakeRenderer(Protocol):
-    """Renders takes for an output that was not rendered yet; made by the pipeline.
-
-    Attributes:
-        device (`str`): Type of the device that renders.
-        precision (`str`): Of the network that paints, as in `"float32"`.
-    """
+    """Renders takes for an output that was not rendered yet; made by the pipeline."""
 
     @property
-    def device(self) -> str: ...
+    def device(self) -> str:
+        """Type of the device that renders, as in `"cpu"`."""
 
     @property
-    def precision(self) -> str: ...
+    def precision(self) -> str:
+        """Precision of the network that paints, as in `"float32"`."""
 
     def render(self, motion: Motion, chunks: Sequence[Chunk]) -> Generator[np.ndarray]:
         """Yield `(num_videos, n, H, W, 3)` uint8 for every chunk."""

@@ -1,4 +1,4 @@
-"""Loops compiled by Numba."""
+"""Numba compilation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +7,7 @@ import numba
 
 
 def compiled(**options: Any) -> Callable[[Callable], Callable]:
-    """Compile a function at its first call, and keep the result on disk where there is a folder to write to.
-
-    It runs without the interpreter's lock, so several threads may be in it at once.
+    """Compile a function at its first call, without the GIL, and cache the result on disk where that is possible.
 
     Args:
         **options: Further ones of `numba.njit`.

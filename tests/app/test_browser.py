@@ -1,4 +1,4 @@
-"""The page as visitors use it, in a headless Chromium, on a tiny model; run with `--runslow`."""
+"""The page as visitors use it, in a headless Chromium, on a tiny model; run with `pytest -m slow`."""
 
 import hashlib
 import os
