@@ -147,13 +147,6 @@ def test_options_in_the_text_exist(page, parse_only, capsys):
             assert re.search(rf"(?<![\w-]){option}(?![\w-])", known), f"`{' '.join(words)}`: no option {option}"
 
 
-def test_ci_runs_the_test_command_of_the_readme():
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
-    command = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
-    assert ".venv/bin/pytest" in command
-    assert command in readme
-
-
 def test_table_of_options_in_the_readme_names_options_of_generate(capsys):
     from osmnet.cli.generate import build_parser
 
