@@ -19,9 +19,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 import app  # noqa: E402
-from demo.settings import Settings  # noqa: E402
-from demo.showcase import Showcase  # noqa: E402
-from demo.studio import Studio  # noqa: E402
+from osmnet.serving.settings import Settings  # noqa: E402
+from osmnet.serving.showcase import Showcase  # noqa: E402
+from osmnet.serving.studio import Studio  # noqa: E402
 
 PATIENCE = 240_000  # ms
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}}

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from osmnet.cli import main
-from osmnet.evaluation.figures.gallery import FINGERPRINT
-from osmnet.evaluation.report import markdown
+from osmnet.evaluation.evaluation_report import markdown
+from osmnet.evaluation.figures.gallery_page import FINGERPRINT
 from osmnet.loading.fingerprint import weights_fingerprint
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.utils.marked import read_marked, write_marked

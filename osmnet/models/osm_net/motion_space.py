@@ -20,7 +20,7 @@ from osmnet.utils.checks import check_positive
 
 NEAR = 0.35  # fraction of fresh noise when resampling near a take; ~1/3 of the usual distance between takes
 CHUNK = 1024  # clips; bounds the memory on an hour of speech
-# Heads rest, move, and are livelier at times: a factor scales the prior's steps (docs/experiments.md). Its logarithm
+# Heads rest, move, and are livelier at times: a factor scales the steps (docs/notes/experiments.md). Its logarithm
 # sums two autoregressions, (standard deviation, correlation from clip to clip) each, and the share of speech.
 MOOD, BURST = (0.25, 0.985), (0.65, 0.55)  # last some ten seconds, and a third of a second
 VOICE = 0.7  # change of the logarithm from silence to speech

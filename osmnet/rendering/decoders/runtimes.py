@@ -1,7 +1,7 @@
 """Runtimes: how a video generator is executed for one source picture.
 
-Measured in docs/performance_network.md: on a CPU the fused runtime is faster than PyTorch's own, `torch.compile`, ONNX
-Runtime and OpenVINO, in float32 and in bfloat16; so there is nothing to install for it.
+On a CPU the fused runtime is faster than eager PyTorch, `torch.compile`, ONNX Runtime and OpenVINO, in float32 and in
+bfloat16 (docs/notes/performance_network.md), so no other runtime is a dependency.
 """
 
 from __future__ import annotations

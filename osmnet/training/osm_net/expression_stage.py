@@ -318,20 +318,6 @@ class ExpressionLosses(nn.Module):
         }
 
 
-def train(dataset: Dataset, model: Path, config: ExpressionConfig, work: Path) -> dict:
-    """Train the expression extractor.
-
-    Args:
-        dataset (`Dataset`): Made by `osmnet prepare`.
-        model (`Path`): Model folder with `face_model`; receives `expression_extractor` and the `speech_encoder` that
-            it listens to.
-        config (`ExpressionConfig`): Settings.
-        work (`Path`): For checkpoints, logs and pictures; a run that was stopped goes on from there.
-
-    Returns:
-        `dict`: The trainer's report with the results on held-out speakers.
-
-    Raises:
-        ValueError: If no clip can be used, an earlier stage is missing, or `work` belongs to another run.
-    """
+def train(dataset: Dataset, model: Path, config: ExpressionConfig, work: Path) -> dict[str, float]:
+    """Train `expression_extractor`, and save the speech encoder it uses beside it; see `stages.train_stage`."""
     return fit(ExpressionStage(config, dataset, model), config, model, work)
