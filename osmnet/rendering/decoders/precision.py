@@ -26,7 +26,7 @@ TURNS = 3  # timed runs of each precision; the fastest counts
 GAIN = 0.9  # of float32's time; bfloat16 must stay below it, or the more exact one is taken
 PAINTED = 40 / 128, 84 / 128  # rows, columns of a mouth window, as fractions; median of held-out pictures
 
-_decided: dict[str, torch.dtype] = {}  # by `_key`; a process keeps its first answer, so that a seed keeps its frames
+_decided: dict[str, torch.dtype] = {}  # a process keeps its first answer, so that a seed keeps its frames
 _deciding = Lock()
 
 
