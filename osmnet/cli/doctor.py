@@ -157,7 +157,8 @@ def check_video() -> Finding:
     """Write three frames with sound to a video file and read them back."""
     import numpy as np
 
-    from osmnet.media.video import VideoWriter, read_frames
+    from osmnet.media.video_reader import read_frames
+    from osmnet.media.video_writer import VideoWriter
 
     frames = np.stack([np.full((64, 64, 3), level, np.uint8) for level in (40, 120, 200)])
     try:

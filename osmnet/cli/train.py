@@ -8,11 +8,10 @@
 
 and, beside them,
 
-- sync: a judge of lips and sound for `osmnet evaluate`
+- sync: a network that measures lip sync for `osmnet evaluate`
 - finetune: adapt finished weights to one speaker or a few clips (docs/fine_tuning.md)
 
-A stage goes on from its newest checkpoint. Several GPUs: `accelerate launch -m osmnet.cli.train STAGE ...`
-(not for finetune, which takes minutes on one).
+A stage resumes from its newest checkpoint. Several GPUs: `accelerate launch -m osmnet.training.train STAGE ...`.
 """
 
 import argparse
@@ -20,17 +19,18 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from importlib import import_module, util
 from pathlib import Path
 
 from osmnet.cli.parser import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, Parser
-from osmnet.training.core.config import SETTINGS, load_config
-from osmnet.training.stages import stage_module
+from osmnet.training.stages import STAGES, load_settings, train_stage
 from osmnet.utils.threads import set_threads
 
-STAGES = ("face-model", *SETTINGS, "finetune", "export")
+COMMANDS = ("face-model", *STAGES, "finetune", "export")
 PACKAGES = ("accelerate", "tensorboard", "yaml")  # of the extra `train`
 PATIENCE_SECONDS = 30.0
+WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # as Accelerate reads them
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,27 +44,30 @@ def main(argv: list[str] | None = None) -> int:
             processes of a run find it alike.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["finetune"]:
-        _check_packages()
-        try:
-            return import_module("osmnet.cli.finetune").main(argv[1:]) or 0
-        except KeyboardInterrupt as stop:
-            sys.stderr.write(f"\nosmnet: {str(stop) or 'stopped; run the same command again to go on'}.\n")
-            return getattr(stop, "status", EXIT_INTERRUPTED)
-    arguments = _parser().parse_args(argv)
     main_process = int(os.environ.get("RANK", "0")) == 0  # as `accelerate launch` numbers them
+    if launched_alone(os.environ):
+        sys.stderr.write(
+            "osmnet: `accelerate launch` started one process although --num_processes asks for several; without GPUs "
+            "it takes `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N -m "
+            "osmnet.training.train ...`. This one trains alone.\n"
+        )
     try:
-        report = _run(arguments, main_process)
+        if argv[:1] == ["finetune"]:
+            _check_packages()
+            status = import_module("osmnet.cli.finetune").main(argv[1:]) or 0
+        else:
+            report = _run(_parser().parse_args(argv), main_process)
+            status = 0
+            if main_process:
+                sys.stdout.write(json.dumps(report, indent=1) + "\n")
     except KeyboardInterrupt as stop:
-        if not hasattr(stop, "status"):
-            raise
         if main_process:
-            sys.stderr.write(f"osmnet: {stop}.\n")
-        return stop.status
+            sys.stderr.write(f"\nosmnet: {str(stop) or 'stopped; run the same command again to resume'}.\n")
+        return getattr(stop, "status", EXIT_INTERRUPTED)
     except (ValueError, OSError) as error:
         if main_process or _is_of_this_process_alone(error):
             raise
-        # The launcher ends all processes when the first one ends: that must be the one that says what is wrong.
+        # The launcher ends all processes when the first one ends: that must be the one that reports the error.
         time.sleep(PATIENCE_SECONDS)
         return EXIT_WRONG_INPUT
     except RuntimeError as error:
@@ -72,15 +75,23 @@ def main(argv: list[str] | None = None) -> int:
             raise
         sys.stderr.write("osmnet: Another process of this run has ended, so this one ends, too.\n")
         return EXIT_WRONG_INPUT
-    if main_process:
-        sys.stdout.write(json.dumps(report, indent=1) + "\n")
     _leave_processes()
-    return 0
+    return status
+
+
+def launched_alone(environment: Mapping[str, str]) -> bool:
+    """Whether `accelerate launch` was asked for several processes and started one.
+
+    It does so with `--cpu` or without GPUs, unless given `--multi_gpu`: then it names the address of a main process
+    (`MASTER_PORT`), and no launcher has said how many there are.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment
+    return launched and not any(name in environment for name in WORLD_SIZES)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="osmnet train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("stage", choices=COMMANDS)
     parser.add_argument("--data", help="folder or address of a dataset made by `osmnet prepare`")
     parser.add_argument("--model", type=Path, required=True, help="folder of the components being trained")
     parser.add_argument("--config", help="YAML file with the settings, or one of the package's: tiny, default, paper")
@@ -101,18 +112,18 @@ def _run(arguments: argparse.Namespace, main_process: bool) -> dict:
         raise ValueError(f"{stage} needs --data, a dataset made by `osmnet prepare`.")
     if stage == "export" and arguments.out is None:
         raise ValueError("export needs --out, the folder to write.")
-    if stage not in SETTINGS and (arguments.set or arguments.config):
+    if stage not in STAGES and (arguments.set or arguments.config):
         raise ValueError(f"{stage} has no settings: leave --set and --config out.")
     set_threads(arguments.threads)
-    if stage in SETTINGS:
+    if stage in STAGES:
         return _train(arguments)
-    if not main_process:  # nothing to share: one process does it
+    if not main_process:  # one process does it
         return {}
     if stage == "face-model":
         from osmnet.data.dataset import Dataset
-        from osmnet.training.osm_net import face_model_stage as face_model
+        from osmnet.training.osm_net import face_model_stage
 
-        return face_model.train(Dataset.open(arguments.data), model)
+        return face_model_stage.train(Dataset.open(arguments.data), model)
     from osmnet.loading.packaged import packaged_landmarker
     from osmnet.training.osm_net.export import export
 
@@ -123,24 +134,19 @@ def _train(arguments: argparse.Namespace) -> dict:
     _check_packages()
     from osmnet.data.dataset import Dataset
 
-    stage, sections = arguments.stage, SETTINGS[arguments.stage]
-    module = stage_module(stage)
-    configs = []
-    for section, name in sections.items():
-        # `audio-motion.steps=500` is for that section, a name alone for the stage's own; who is held out, for both.
-        mine = [
-            each.removeprefix(f"{section}.") for each in arguments.set
-            if _section_of(each, stage) == section or each.startswith("split=")
-        ]  # fmt: skip
-        configs.append(load_config(arguments.config, getattr(module, name), section, mine))
-    # A stage with several sections makes a folder for each.
+    stage, sections = arguments.stage, STAGES[arguments.stage].settings
+    # `audio-motion.steps=500` is for that section, a name alone for the stage's own; the split is for all of them.
+    overrides: dict[str, list[str]] = {section: [] for section in sections}
+    for setting in arguments.set:
+        head, dot, rest = setting.partition(".")
+        if dot and head in sections and "=" not in head:
+            overrides[head].append(rest)
+        else:
+            for section in sections if setting.startswith("split=") else [stage]:
+                overrides[section].append(setting)
+    configs = load_settings(stage, arguments.config, overrides)
     work = arguments.work or arguments.model / "work" / (stage if len(sections) == 1 else "")
-    return module.train(Dataset.open(arguments.data), arguments.model, configs[0], work, *configs[1:])
-
-
-def _section_of(setting: str, stage: str) -> str:
-    head = setting.partition("=")[0].partition(".")[0]
-    return head if head in SETTINGS[stage] else stage
+    return train_stage(stage, Dataset.open(arguments.data), arguments.model, configs, work)
 
 
 def _check_packages() -> None:
@@ -150,13 +156,13 @@ def _check_packages() -> None:
 
 
 def _is_of_this_process_alone(error: Exception) -> bool:
-    """Whether the main process knows nothing of an error: it came up after the processes had met, and here."""
+    """Whether the main process knows nothing of an error: it arose after the processes had met, and here."""
     import torch.distributed
 
-    from osmnet.training.core.processes import MainProcessError
+    from osmnet.training.core.processes import SharedError
 
     met = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return met and not isinstance(error, MainProcessError)
+    return met and not isinstance(error, SharedError)
 
 
 def _leave_processes() -> None:

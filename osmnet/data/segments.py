@@ -19,7 +19,8 @@ from osmnet.face.crop import CropBox, crop_box, extract, to_crop
 from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.media.audio import FPS
 from osmnet.media.features import mel_windows, speech_activity
-from osmnet.media.video import VideoWriter, Window, read_frames
+from osmnet.media.video_reader import Window, read_frames
+from osmnet.media.video_writer import VideoWriter
 
 CROP_SIZE = 384  # the largest side that is stored; smaller crops keep their own
 CRF = 14

@@ -33,7 +33,8 @@ from osmnet.rendering.select import renderer_for
 from osmnet.structures import Source
 
 if TYPE_CHECKING:
-    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline, Speech
+    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
+from osmnet.structures import Speech
 
 MILLI = 1000  # reports give head units in thousandths
 SIZE = 256  # px; the paper's

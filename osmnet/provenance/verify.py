@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from osmnet.media.audio import local_file
+from osmnet.media.container import local_file, open_container
 from osmnet.provenance.key import local_issuer
 from osmnet.provenance.label import TEXT
 from osmnet.provenance.manifest import ASSERTION, DECLARED, media_type
@@ -168,10 +168,8 @@ def _claims(store: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unsigned(path: Path) -> Verdict:
-    import av
-
     comment = ""
-    with contextlib.suppress(OSError, av.FFmpegError), av.open(f"file:{path}", metadata_errors="ignore") as container:
+    with contextlib.suppress(ValueError), open_container(path, "video", "") as container:
         comment = container.metadata.get("comment", "")
     if comment.startswith(TEXT):
         return Verdict("unsigned", f"It has no signature, but a comment: {quoted(comment)}", is_ai_generated=True)

@@ -212,18 +212,5 @@ def measure_judge(judge: SyncJudge, clips: list[Clip]) -> dict[str, float]:
 
 
 def train(dataset: Dataset, model: Path, config: SyncConfig, work: Path) -> dict[str, float]:
-    """Train the judge and save it to `model/sync_judge`.
-
-    Args:
-        dataset (`Dataset`): Its clips with speech are used.
-        model (`Path`): Model folder; nothing else in it is used.
-        config (`SyncConfig`): Settings.
-        work (`Path`): Folder of this run.
-
-    Returns:
-        `dict[str, float]`: Losses, and results on held-out speakers under `val/NAME`.
-
-    Raises:
-        ValueError: If no clip can be used.
-    """
+    """Train `sync_judge`; see `stages.train_stage`."""
     return fit(SyncStage(config, dataset), config, model, work)

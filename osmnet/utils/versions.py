@@ -1,8 +1,13 @@
-"""What a checkout of osmnet knows that an installed package does not: its commit, and the example files."""
+"""Versions of what computes, and what only a checkout of osmnet has: its commit and the example files."""
 
+import platform
 import subprocess
 from functools import cache
+from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+import osmnet
 
 
 @cache
@@ -18,6 +23,14 @@ def commit() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):  # no git, or not ours to read
         return ""
+
+
+@cache
+def training_versions() -> dict[str, Any]:
+    """Return `versions` of what computes in training, and `commit`."""
+    packages = {name: metadata.version(name) for name in ("torch", "accelerate", "diffusers", "numpy")}
+    found = {"osmnet": osmnet.__version__, "python": platform.python_version(), **packages}
+    return {"versions": found, "commit": commit()}
 
 
 def example_files(pattern: str) -> list[Path]:

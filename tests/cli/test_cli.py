@@ -75,6 +75,12 @@ def pipeline(monkeypatch):
     return record
 
 
+def test_without_a_command_there_is_help(capsys):
+    assert cli.main([]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and all(name in captured.err for name in cli.COMMANDS)
+
+
 def test_version(run):
     result = run("--version")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"osmnet {osmnet.__version__}\n", "")
@@ -83,7 +89,6 @@ def test_version(run):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ((), ("COMMAND",)),
         (("sing",), ("sing", "generate")),
         (("generate", "face.png"), ("SPEECH",)),
         (("generate", "nobody.png", "voice.wav"), ("There is no portrait at 'nobody.png'",)),

@@ -31,7 +31,8 @@ from osmnet.face.topology import mouth_opening
 from osmnet.loading.packaged import packaged_landmarker, packaged_weights
 from osmnet.media.audio import load_speech
 from osmnet.media.features import mel_windows
-from osmnet.media.video import VideoWriter, read_frames
+from osmnet.media.video_reader import read_frames
+from osmnet.media.video_writer import VideoWriter
 from osmnet.utils.files import only_run_in
 from tests.support import worker_jobs
 from tests.support.clips import SIZE, mouth_curve, talking_frames
@@ -125,7 +126,7 @@ def test_good_videos_are_kept_whole_and_bad_ones_named(dataset: Path, raw: Path)
     assert {row["source"] for row in prepare.read_manifest(dataset)} == {file.name for file in raw.iterdir()}
     why = {row["source"]: row["reason"] for row in rows_of(dataset, "dropped")}
     assert "0 bytes" in why["empty.mp4"] and why["faceless.mp4"] == "no face was found"
-    assert "cannot be read as a video" in why["notes <b>.txt"] or "not a video" in why["notes <b>.txt"]
+    assert "cannot be decoded as a video" in why["notes <b>.txt"] or "not a video" in why["notes <b>.txt"]
     assert all("\n" not in reason for reason in why.values())
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from osmnet.cli import main
 from osmnet.evaluation.figures.basis_motion import Basis, decode_bases, name_motion, rotate, varied
-from osmnet.media.video import read_frames
+from osmnet.media.video_reader import read_frames
 from tests.support.dummies import PORTRAIT, portrait, speech, tiny_pipeline, write_wav
 
 FRAMES = 60

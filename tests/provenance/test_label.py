@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from osmnet.face.pose import similarity_from_pose
-from osmnet.media.video import read_frames
+from osmnet.media.video_reader import read_frames
 from osmnet.pipelines.osm_net.head_motion import absolute_pose
 from osmnet.provenance.label import Label, label_for
 from tests.support.dummies import SAMPLING_RATE, speech

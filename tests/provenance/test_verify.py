@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
 
 from osmnet.cli import main
-from osmnet.media.video import VideoWriter, read_frames
+from osmnet.media.video_reader import read_frames
+from osmnet.media.video_writer import VideoWriter
 from osmnet.provenance.manifest import STATEMENT, sign
 from osmnet.provenance.verify import quoted, verify
 from tests.support.certificates import PEM, authority, issue, set_all, write_pair

@@ -15,7 +15,8 @@ from osmnet.face.warp import MeshWarp
 from osmnet.loading.packaged import packaged_landmarker
 from osmnet.media.audio import load_speech
 from osmnet.media.image import load_portrait
-from osmnet.media.video import VideoWriter, read_frames
+from osmnet.media.video_reader import read_frames
+from osmnet.media.video_writer import VideoWriter
 from tests.support.dummies import FACE_MODEL, REPOSITORY
 
 SIZE, SAMPLES = 320, 640  # pixels of a side, samples of sound a frame

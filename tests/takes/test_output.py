@@ -15,7 +15,8 @@ from PIL import Image
 
 from osmnet.face.drawing import draw
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME
-from osmnet.media.video import VideoWriter, best_codec, join_videos, read_frames
+from osmnet.media.video_reader import read_frames
+from osmnet.media.video_writer import VideoWriter, best_codec, join_videos
 from osmnet.pipelines.osm_net.head_motion import absolute_pose
 from osmnet.rendering.decoders.fused_loops import activate, blend
 from osmnet.rendering.mesh_renderer import MeshRenderer

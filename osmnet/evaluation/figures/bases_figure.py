@@ -14,7 +14,7 @@ from tqdm import tqdm
 from osmnet.evaluation.figures.basis_motion import MAX_TURN_DEG, Basis, rotate
 from osmnet.evaluation.figures.page import CURVES, GRID, MUTED, Page, encoded, scaled
 from osmnet.media.audio import FPS, SAMPLING_RATE, load_speech
-from osmnet.media.video import VideoWriter
+from osmnet.media.video_writer import VideoWriter
 from osmnet.provenance.label import label_for
 from osmnet.provenance.manifest import sign
 from osmnet.rendering.select import renderer_for

@@ -13,7 +13,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class _Batches(IterableDataset):
-    """Batches from step `start` to before step `stop`; of several loader processes, each makes every n-th."""
+    """Batches from step `start` to before step `stop`; each of n loader processes makes every n-th."""
 
     def __init__(self, stage: Stage, start: int, stop: int, micros: int, rank: int, world: int):
         self.stage, self.rank, self.world, self.micros = stage, rank, world, micros
@@ -26,8 +26,7 @@ class _Batches(IterableDataset):
             try:
                 yield self.stage.batch(step, self.rank, self.world, micro)
             except (ValueError, OSError) as error:
-                # Sent on as it is: the loader would wrap its sentence into a traceback.
-                yield error
+                yield error  # raised by the reader: the loader would wrap its message into a traceback
                 return
 
 
@@ -38,20 +37,20 @@ def batches(
     """Make the batches of a run.
 
     Args:
-        stage (`Stage`): Whose `batch` is called.
+        stage (`Stage`): Its `batch` is called.
         start (`int`): First step.
         stop (`int`): Step before which it ends.
         micros (`int`): Batches a step.
         rank (`int`): This process.
         world (`int`): Number of training processes.
         workers (`int`): Loader processes; the order of the batches does not depend on it.
-        pin_memory (`bool`): Whether to put them where a CUDA GPU can fetch them while it computes.
+        pin_memory (`bool`): Whether to put them into page-locked memory, for a CUDA GPU.
 
     Yields:
         `dict[str, torch.Tensor]`: `micros` batches for each step.
 
     Raises:
-        ValueError: What the stage raised (or `OSError`).
+        ValueError: As the stage raised it (or `OSError`).
     """
     loader = DataLoader(
         _Batches(stage, start, stop, micros, rank, world),
@@ -59,7 +58,7 @@ def batches(
         num_workers=workers,
         worker_init_fn=_begin_worker,
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # its own: the loader draws a seed, and that must not come from the run's
+        generator=torch.Generator(),  # its own: the loader draws a seed, which must not come from the run's generator
     )
     for batch in loader:
         if isinstance(batch, Exception):
@@ -68,7 +67,7 @@ def batches(
 
 
 def _begin_worker(_: int) -> None:
-    # The training process saves a checkpoint when it is told to stop; a loader just ends. Ctrl-C reaches all of them.
+    # On SIGTERM the training process saves a checkpoint; a loader just ends. Ctrl-C reaches all of them.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork, and each loader has one core anyway

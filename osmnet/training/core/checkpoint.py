@@ -1,23 +1,37 @@
-"""Checkpoints: folders that are there whole or not at all, newest first."""
+"""Checkpoints: each folder is whole or absent. `Accelerator.save_state` writes it; three pieces are our own.
+
+- Naming. Accelerate's `total_limit` deletes the oldest checkpoint before it writes the next one, under its final name.
+  Here a folder gets its name by renaming, after its checksums, and only then the oldest ones go: a kill at any moment
+  leaves a whole checkpoint.
+- Networks. Accelerate's names depend on the number of processes and include frozen helpers such as VGG-19, and
+  `register_for_checkpointing` unpickles whatever it finds. Hooks of `RunState` put its own tensors there instead.
+- Errors. A process that cannot write stops all of them with one message.
+"""
 
 import json
-import os
+import random
 import re
 import shutil
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import SAFE_WEIGHTS_NAME, set_seed
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from osmnet.loading.model import temporary_folder_in
+from osmnet.training.core.processes import on_all, on_main
 
 PREFIX, UNFINISHED = "checkpoint-", ".saving-"
-ABOUT, STATE = "config.json", "state.pt"
-WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)  # a full disk, as Python, safetensors and torch.save say it
+ABOUT, TENSORS = "config.json", SAFE_WEIGHTS_NAME
+WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)  # a full disk, as Python, safetensors and torch.save report it
 
 
 @dataclass(frozen=True)
@@ -27,79 +41,68 @@ class Checkpoint:
     Attributes:
         folder (`Path`): `WORK/checkpoint-000500`.
         step (`int`): Steps done.
-        about (`dict`): The settings and versions it was written with.
+        about (`dict`): Settings, versions and progress of the run that wrote it.
     """
 
     folder: Path
     step: int
     about: dict[str, Any]
 
-    def tensors(self, name: str) -> dict[str, torch.Tensor]:
-        """Read one of the files of tensors, e.g. `"networks"`; empty if it was not written."""
-        file = self.folder / f"{name}.safetensors"
-        return load_file(file) if file.is_file() else {}
-
-    def state(self) -> dict[str, Any]:
-        """Read optimisers, random states and the like; never runs code of the file."""
-        return torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Read the tensors of `RunState`."""
+        return load_file(self.folder / TENSORS)
 
 
-def save_checkpoint(
-    work: Path,
-    step: int,
-    about: dict[str, Any],
-    tensors: dict[str, dict[str, torch.Tensor]],
-    state: dict[str, Any],
-    keep: int,
-) -> Path:
-    """Write `work/checkpoint-STEP` and delete the oldest ones.
+def save_checkpoint(accelerator: Accelerator, work: Path, step: int, about: dict[str, Any], keep: int) -> Path:
+    """Write `work/checkpoint-STEP` and delete the oldest ones; every process must call it.
 
     Args:
+        accelerator (`Accelerator`): Its optimizers, scaler, random states and hooks are saved.
         work (`Path`): Folder of the run.
         step (`int`): Steps done.
-        about (`dict`): What JSON can hold.
-        tensors (`dict[str, dict[str, torch.Tensor]]`): Files by name.
-        state (`dict`): What `torch.load(weights_only=True)` can read.
+        about (`dict`): Anything JSON can hold.
         keep (`int`): How many checkpoints stay.
 
     Returns:
         `Path`: The folder.
 
     Raises:
-        ValueError: If it cannot be written, e.g. for a full disk; earlier checkpoints are as they were.
+        ValueError: If it cannot be written, e.g. because the disk is full; earlier checkpoints are unchanged.
     """
-    folder = work / f"{PREFIX}{step:06d}"
-    temporary = temporary_folder_in(work)
+    folder, temporary = work / f"{PREFIX}{step:06d}", None
     try:
-        for name, entries in tensors.items():
-            contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in entries.items()}
-            save_file(contiguous, temporary / f"{name}.safetensors")
-        with (temporary / STATE).open("wb") as file:
-            torch.save(state, file)
-        sums = {file.name: _checksum(file) for file in sorted(temporary.iterdir())}
-        (temporary / ABOUT).write_text(json.dumps({**about, "step": step, "files": sums}, indent=1), encoding="utf-8")
-        temporary.chmod(0o755)  # made for its owner alone, as temporary folders are
-        shutil.rmtree(folder, ignore_errors=True)  # only there if it is damaged: the run went back to one before
-        os.rename(temporary, folder)
+        temporary = on_main(accelerator, lambda: temporary_folder_in(work))
+        on_all(accelerator, lambda: accelerator.save_state(str(temporary)))
+        on_main(accelerator, lambda: _publish(temporary, folder, {**about, "step": step}))
     except WRITE_ERRORS as error:
         before = [each.name for each in _folders(work)[:1]]
-        rest = f"run the same command again to go on from {before[0]}" if before else "start again"
+        rest = f"run the same command again to resume from {before[0]}" if before else "start again"
         raise ValueError(
             f"Cannot save a checkpoint of step {step} in '{work}' ({' '.join(str(error).split())}); free some space "
-            f"(or mend the disk) and {rest}."
+            f"(or repair the disk) and {rest}."
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    # Those with higher numbers were damaged, else the run had gone on from them.
-    kept = [each for each in _folders(work) if _step(each) <= step][:keep]
-    for each in _folders(work):
-        if each not in kept:
-            shutil.rmtree(each, ignore_errors=True)
+        if temporary is not None and accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+    if accelerator.is_main_process:
+        # Those with higher numbers are damaged, otherwise the run would have resumed from them.
+        kept = [each for each in _folders(work) if _step(each) <= step][:keep]
+        for each in _folders(work):
+            if each not in kept:
+                shutil.rmtree(each, ignore_errors=True)
     return folder
 
 
+def _publish(temporary: Path, folder: Path, about: dict[str, Any]) -> None:
+    sums = {file.name: _checksum(file) for file in sorted(temporary.iterdir())}
+    (temporary / ABOUT).write_text(json.dumps({**about, "files": sums}, indent=1), encoding="utf-8")
+    temporary.chmod(0o755)  # temporary folders are private to their owner
+    shutil.rmtree(folder, ignore_errors=True)  # only there if damaged: the run resumed from an earlier one
+    temporary.rename(folder)
+
+
 def newest_checkpoint(work: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Find the newest whole checkpoint of a run, and sweep up what a killed run left half-written.
+    """Find the newest whole checkpoint of a run, and delete what a killed run left half-written.
 
     Args:
         work (`Path`): Folder of the run; need not exist.
@@ -114,11 +117,11 @@ def newest_checkpoint(work: Path) -> tuple[Checkpoint | None, list[str]]:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             for name, checksum in about["files"].items():
                 if _checksum(folder / name) != checksum:
-                    raise ValueError(f"{name} is not as it was written")
+                    raise ValueError(f"{name} has another checksum")
             return Checkpoint(folder, int(about["step"]), about), damaged
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             what = " ".join(str(error).split()) or type(error).__name__
-            damaged.append(f"'{folder}' is damaged ({what}) and left aside.")
+            damaged.append(f"'{folder}' is damaged ({what}) and skipped.")
     return None, damaged
 
 
@@ -128,8 +131,26 @@ def sweep(folder: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def seed_all(seed: int, process: int) -> None:
+    """Seed all generators, differently in each process: dropout must not be the same in all of them."""
+    set_seed(int(np.random.SeedSequence([seed, process]).generate_state(1)[0]))
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Restore the generators' states at the end: validation must not change a run."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
 def _folders(work: Path) -> list[Path]:
-    """Checkpoints of a run, the newest first."""
+    """Checkpoints of a run, newest first."""
     return sorted((each for each in work.glob(f"{PREFIX}*") if _step(each) >= 0), key=_step, reverse=True)
 
 
@@ -139,7 +160,7 @@ def _step(folder: Path) -> int:
 
 
 def _checksum(file: Path) -> list[int]:
-    """Size and CRC-32 of a file."""
+    """Size and CRC-32."""
     crc = 0
     with file.open("rb") as stream:
         while block := stream.read(2**22):

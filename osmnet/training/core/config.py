@@ -5,18 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-# Of each stage that has settings, its sections in a file and their classes (in the module of the stage's name).
-SETTINGS = {
-    "motion": {"motion": "MotionConfig", "audio-motion": "AudioMotionConfig"},
-    "expression": {"expression": "ExpressionConfig"},
-    "video": {"video": "VideoConfig"},
-    "sync": {"sync": "SyncConfig"},
-}
-SECTIONS = (*(section for sections in SETTINGS.values() for section in sections), "finetune")
 CHOICES = {
     "schedule": ("cosine", "constant", "paper"),
     "mixed_precision": ("no", "bf16", "fp16"),
@@ -122,7 +115,13 @@ class StageConfig:
 Config = TypeVar("Config", bound=StageConfig)
 
 
-def load_config(path_or_name: str | None, stage_config: type[Config], section: str, overrides: list[str]) -> Config:
+def load_config(
+    path_or_name: str | None,
+    stage_config: type[Config],
+    section: str,
+    overrides: list[str],
+    sections: Collection[str] = (),
+) -> Config:
     """Read a stage's settings.
 
     Args:
@@ -131,6 +130,7 @@ def load_config(path_or_name: str | None, stage_config: type[Config], section: s
         stage_config (`type`): The stage's dataclass.
         section (`str`): The stage's name.
         overrides (`list[str]`): `NAME=VALUE` or `weights.LOSS=VALUE`; they count more than the file.
+        sections (`Collection[str]`): All that a file may have; another one is refused. Empty: any.
 
     Returns:
         `StageConfig`: An instance of `stage_config`.
@@ -143,7 +143,7 @@ def load_config(path_or_name: str | None, stage_config: type[Config], section: s
     values: dict[str, Any] = {}
     if path_or_name is not None:
         file = find_config(path_or_name)
-        for name, value in (_read_yaml(file).get(section) or {}).items():
+        for name, value in (_read_yaml(file, sections).get(section) or {}).items():
             _take(values, defaults, str(name), value, f"'{file}', section '{section}'")
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -171,7 +171,7 @@ def find_config(path_or_name: str) -> Path:
     )
 
 
-def _read_yaml(file: Path) -> dict[str, dict]:
+def _read_yaml(file: Path, known: Collection[str]) -> dict[str, dict]:
     import yaml  # only training needs it
 
     try:
@@ -181,8 +181,8 @@ def _read_yaml(file: Path) -> dict[str, dict]:
     if not isinstance(sections, dict) or not all(isinstance(each, dict | None) for each in sections.values()):
         raise ValueError(f"'{file}' must hold one section a stage, each with lines 'name: value'.")
     for section in sections:
-        if section not in SECTIONS:
-            raise ValueError(f"'{file}' has the unknown section '{section}'; there are {', '.join(SECTIONS)}.")
+        if known and section not in known:
+            raise ValueError(f"'{file}' has the unknown section '{section}'; there are {', '.join(known)}.")
     return sections
 
 

@@ -1,30 +1,45 @@
-"""What a run leaves to look at: progress bar, TensorBoard, `log.jsonl`, pictures."""
+"""The record of a run: settings, progress bar, TensorBoard, `log.jsonl`, pictures."""
 
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
-LOG_EVERY = 10  # steps of which the losses are averaged to one point of a curve
+from osmnet.utils.files import write_whole
+
+LOG_EVERY = 10  # steps; one point of a curve is the mean of so many
 LOG_NAME = "log.jsonl"
-SMOOTHING = 0.8  # of the losses beside the progress bar, which jump about
+SMOOTHING = 0.8  # decay of the losses beside the progress bar, which are noisy
+
+
+def write_config(work: Path, about: dict[str, Any]) -> None:
+    """Write `work/config.yaml`: settings, versions and commit of a run.
+
+    Raises:
+        ValueError: If the folder cannot be written.
+    """
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in about["settings"].items()}
+    text = yaml.safe_dump({**about, "settings": plain}, sort_keys=False)
+    write_whole(work / "config.yaml", text.encode())
 
 
 class RunLog:
-    """Collects the losses of every step and writes them down every so often; only the main process writes.
+    """Collects the losses of every step and writes their means; only the main process writes.
 
     Args:
         accelerator (`Accelerator`): Knows the other processes.
-        name (`str`): Of the stage.
+        name (`str`): Name of the stage.
         work (`Path`): Folder of the run.
-        start (`int`): Steps done before; later lines of `log.jsonl` belong to steps that are done again.
+        start (`int`): Steps done before; later lines of `log.jsonl` belong to steps that are repeated.
         stop (`int`): Steps of the run.
     """
 
@@ -34,8 +49,8 @@ class RunLog:
         self._counts: dict[str, int] = {}
         self._smooth: dict[str, float] = {}
         if self.main:
-            _forget_after(work / LOG_NAME, start)
-            # Curves under the losses' own names; of a run that went on, the points that are made again are hidden.
+            _truncate(work / LOG_NAME, start)
+            # In a resumed run, `purge_step` hides the points that are written again.
             accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": start + 1}})
         self._bar = tqdm(
             total=stop, initial=min(start, stop), desc=name, unit="step", disable=not self.main, mininterval=1,
@@ -43,7 +58,7 @@ class RunLog:
         )  # fmt: skip
 
     def take(self, losses: Mapping[str, torch.Tensor]) -> None:
-        """Note the losses of a batch; they stay on their device, which need not wait."""
+        """Add the losses of a batch; they stay on their device, which need not synchronise."""
         for name, loss in losses.items():
             self._sums[name] = self._sums[name] + loss.float() if name in self._sums else loss.float()
             self._counts[name] = self._counts.get(name, 0) + 1
@@ -59,7 +74,7 @@ class RunLog:
         return means_by_name
 
     def step(self) -> None:
-        """Move the progress bar by a step."""
+        """Advance the progress bar by a step."""
         self._bar.update(1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -89,13 +104,13 @@ class RunLog:
                 tracker = self.accelerator.get_tracker("tensorboard")
                 tracker.log_images({name: picture[None]}, step=step, dataformats="NHWC")
 
-    def say(self, sentence: str) -> None:
+    def remark(self, sentence: str) -> None:
         """Print a sentence above the progress bar, on stderr."""
         if self.main:
             tqdm.write(f"osmnet: {sentence}", file=sys.stderr)
 
     def close(self) -> None:
-        """Finish the files."""
+        """Close the files."""
         # Not `accelerator.end_training()`: that ends the process group, too, which the next stage needs.
         self._bar.close()
         for tracker in self.accelerator.trackers:
@@ -107,12 +122,12 @@ class RunLog:
             yield
         except OSError as error:
             raise ValueError(
-                f"Cannot write to the folder {self.work} ({error}); free some space (or mend the disk) and run the "
-                "same command again to go on from the last checkpoint."
+                f"Cannot write to the folder {self.work} ({error}); free some space (or repair the disk) and run the "
+                "same command again to resume from the last checkpoint."
             ) from error
 
 
-def _forget_after(log: Path, step: int) -> None:
+def _truncate(log: Path, step: int) -> None:
     """Drop the lines of a log that come after a step, and one that a killed run left unfinished."""
     if not log.is_file():
         return
@@ -123,6 +138,4 @@ def _forget_after(log: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    part = log.with_suffix(".part")
-    part.write_text("".join(kept), encoding="utf-8")
-    part.replace(log)
+    write_whole(log, "".join(kept).encode())

@@ -1,22 +1,25 @@
-"""Several processes of one run: what the main one does for all, and when all of them stop."""
+"""Several processes of one run: work of the main process, errors that all share, and stop signals."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
 Result = TypeVar("Result")
+PATIENCE = timedelta(hours=3)  # for the other processes while the main one validates
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was told to stop, and has saved a checkpoint.
+    """The run was stopped by a signal, after saving a checkpoint.
 
     Attributes:
         status (`int`): The exit status that a shell expects: 143 for SIGTERM, 130 for Ctrl-C.
@@ -27,17 +30,33 @@ class Stopped(KeyboardInterrupt):
         self.status = 128 + signal_number
 
 
-class MainProcessError(ValueError):
-    """What went wrong in the main process, raised in the others: it is said once already."""
+class SharedError(ValueError):
+    """An error that all processes raise; the main one raises the original and reports it."""
 
 
-def on_main(accelerator: Accelerator, act: Callable[[], Result]) -> Result:
-    """Do something in the main process while the others wait; what it returns or raises, all processes do."""
-    if accelerator.num_processes == 1:
+def join_processes() -> PartialState:
+    """Join the other processes of the launcher, if there are any.
+
+    Raises:
+        ValueError: If the launcher started several processes and Accelerate has no device for them.
+    """
+    processes = PartialState(parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and processes.num_processes == 1:
+        raise ValueError(
+            f"{launched} processes were launched, and there is no GPU for them. To train on CPUs, put "
+            "ACCELERATE_USE_CPU=true before the command."
+        )
+    return processes
+
+
+def on_main(processes: Accelerator | PartialState, act: Callable[[], Result]) -> Result:
+    """Call `act` in the main process while the others wait; every process returns or raises its outcome."""
+    if processes.num_processes == 1:
         return act()
     outcome: list[Any] = [None, None]
     error: Exception | None = None
-    if accelerator.is_main_process:
+    if processes.is_main_process:
         try:
             outcome[0] = act()
         except Exception as caught:
@@ -46,12 +65,33 @@ def on_main(accelerator: Accelerator, act: Callable[[], Result]) -> Result:
     if error is not None:
         raise error
     if outcome[1] is not None:
-        raise MainProcessError(outcome[1])
+        raise SharedError(outcome[1])
     return outcome[0]
 
 
+def on_all(processes: Accelerator | PartialState, act: Callable[[], object]) -> None:
+    """Call `act` in every process and wait for all of them; an error of one is raised in all.
+
+    Raises:
+        OSError: In the main process, with the message of another one.
+        SharedError: In the others.
+    """
+    error: Exception | None = None
+    try:
+        act()
+    except Exception as caught:
+        error = caught
+    messages = gather_object([str(error) if error is not None else None])
+    first = next((message for message in messages if message is not None), None)
+    if first is None:
+        return
+    if not processes.is_main_process:
+        raise SharedError(first)
+    raise error or OSError(first)
+
+
 class StopSignals:
-    """Notes SIGTERM and Ctrl-C, so that a step is finished and saved before the run stops.
+    """Records SIGTERM and Ctrl-C, so that a step is finished and saved before the run stops.
 
     Args:
         accelerator (`Accelerator`): Knows the other processes.
@@ -61,18 +101,18 @@ class StopSignals:
         self.accelerator, self.received = accelerator, 0
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Note signals from here on; a second Ctrl-C stops at once. Only a main thread can."""
+    def recorded(self) -> Iterator[None]:
+        """Record signals from here on; a second Ctrl-C stops at once. Does nothing outside of the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def note(number: int, _: object) -> None:
+        def record(number: int, _: object) -> None:
             if self.received and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.received = number
 
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, record) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:

@@ -193,7 +193,7 @@ class ExpressionStage(Stage):
         said = []
         for clip in tqdm(some, desc="speech", unit="clip", leave=False):
             waveform = clip.speech()[: STANDARD_SECONDS * SAMPLING_RATE]
-            said.append(encoder.hear(waveform, 0, len(waveform) // SAMPLES_PER_FRAME))
+            said.append(encoder.encode(waveform, 0, len(waveform) // SAMPLES_PER_FRAME))
         all_said = np.concatenate(said)
         speech_input = cast(SpeechInput, network.speech_input)
         speech_input.mean.copy_(torch.from_numpy(all_said.mean(0)))
@@ -318,20 +318,6 @@ class ExpressionLosses(nn.Module):
         }
 
 
-def train(dataset: Dataset, model: Path, config: ExpressionConfig, work: Path) -> dict:
-    """Train the expression extractor.
-
-    Args:
-        dataset (`Dataset`): Made by `osmnet prepare`.
-        model (`Path`): Model folder with `face_model`; receives `expression_extractor` and the `speech_encoder` that
-            it listens to.
-        config (`ExpressionConfig`): Settings.
-        work (`Path`): For checkpoints, logs and pictures; a run that was stopped goes on from there.
-
-    Returns:
-        `dict`: The trainer's report with the results on held-out speakers.
-
-    Raises:
-        ValueError: If no clip can be used, an earlier stage is missing, or `work` belongs to another run.
-    """
+def train(dataset: Dataset, model: Path, config: ExpressionConfig, work: Path) -> dict[str, float]:
+    """Train `expression_extractor`, and save the speech encoder it uses beside it; see `stages.train_stage`."""
     return fit(ExpressionStage(config, dataset, model), config, model, work)

@@ -19,6 +19,7 @@ from osmnet.loading.model import OSMNetModel
 from osmnet.models.osm_net.motion_codec import MotionDecoder, MotionEncoder
 from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.training.core.config import StageConfig
+from osmnet.training.core.processes import join_processes, on_main
 from osmnet.training.core.stage import ClipPools, Stage
 from osmnet.training.core.trainer import fit
 from osmnet.training.osm_net.audio_motion_stage import AudioMotionConfig, AudioMotionStage
@@ -188,36 +189,33 @@ class MotionLosses(nn.Module):
 def train(
     dataset: Dataset, model: Path, config: MotionConfig, work: Path, audio_config: AudioMotionConfig | None = None
 ) -> dict[str, dict]:
-    """Train the motion space, then the audio motion encoder.
+    """Train the motion space, then `audio_motion_encoder`; see `stages.train_stage`.
 
     Args:
         dataset (`Dataset`): Made by `osmnet prepare`.
-        model (`Path`): Model folder with `face_model`; receives `motion_encoder`, `motion_space`, `motion_decoder` and
-            `audio_motion_encoder`.
+        model (`Path`): Model folder with `face_model`.
         config (`MotionConfig`): Settings of the motion space.
-        work (`Path`): For checkpoints, logs and pictures: `motion` and `audio-motion` in it. A run that was stopped
-            goes on from there.
+        work (`Path`): Gets the folders `motion` and `audio-motion`.
         audio_config (`AudioMotionConfig`, *optional*): Settings of the audio motion encoder.
 
     Returns:
         `dict[str, dict]`: The trainer's reports of `motion` (if it was trained) and of `audio-motion`.
-
-    Raises:
-        ValueError: If no training clip has speech, an earlier stage is missing, or `work` belongs to another run.
     """
     audio_config = audio_config or AudioMotionConfig(init=config.init, split=config.split)
-    dataset.split(
-        speech=True, by=cast(Any, audio_config.split)
-    )  # without speech, say so before the first half is trained
+    dataset.split(speech=True, by=cast(Any, audio_config.split))  # refuses clips without speech before the first half
     reports = {}
     if config.init and config.keep_space:
-        for name, kind in COMPONENTS.items():
-            load_initial(kind, config.init, name).save_pretrained(Path(model) / name)
+        on_main(join_processes(), lambda: _copy_space(config.init, Path(model)))
     else:
         reports["motion"] = fit(MotionStage(config, dataset, model), config, model, work / "motion")
     stage = AudioMotionStage(audio_config, dataset, model, rescale=not (config.init and config.keep_space))
     reports["audio-motion"] = fit(stage, audio_config, model, work / "audio-motion")
     return reports
+
+
+def _copy_space(init: str, model: Path) -> None:
+    for name, kind in COMPONENTS.items():
+        load_initial(kind, init, name).save_pretrained(model / name)
 
 
 def _motion_networks(networks: dict[str, OSMNetModel]) -> dict[str, Any]:

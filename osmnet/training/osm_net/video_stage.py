@@ -238,19 +238,6 @@ def _with_vgg(config: VideoConfig) -> tuple[VideoConfig, VGG19 | None]:
 
 
 def train(dataset: Dataset, model: Path, config: VideoConfig, work: Path) -> dict[str, float]:
-    """Train the video generator.
-
-    Args:
-        dataset (`Dataset`): Made by `osmnet prepare`.
-        model (`Path`): Model folder with `face_model`; receives `video_generator`.
-        config (`VideoConfig`): Settings.
-        work (`Path`): Checkpoints, logs, pictures, and the frames at hand; a run that was stopped goes on from there.
-
-    Returns:
-        `dict[str, float]`: The trainer's report; `val/l1` and its like are explained at `VideoStage.validate`.
-
-    Raises:
-        ValueError: If no clip can be used, an earlier stage is missing, or `work` belongs to another run.
-    """
+    """Train `video_generator`; see `stages.train_stage`."""
     stage = VideoStage(config, dataset, Path(model), Path(work))
     return fit(stage, stage.config, Path(model), Path(work))
