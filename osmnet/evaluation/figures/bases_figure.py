@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from osmnet.evaluation.figures.bases import MAX_TURN_DEG, Basis, rotate
+from osmnet.evaluation.figures.basis_motion import MAX_TURN_DEG, Basis, rotate
 from osmnet.evaluation.figures.page import CURVES, GRID, MUTED, Page, encoded, scaled
 from osmnet.media.audio import FPS, SAMPLING_RATE, load_speech
 from osmnet.media.video_writer import VideoWriter

@@ -255,7 +255,7 @@ class LiveSession:
         earliest = max(first - ENCODER_CONTEXT, 0)
         waveform = self._listener.waveform(earliest)
         encoder = cast(SpeechEncoder, self._pipe.speech_encoder)
-        return lambda begin, stop: encoder.hear_piece(waveform, np.arange(begin, stop) + first - earliest)
+        return lambda begin, stop: encoder.encode_piece(waveform, np.arange(begin, stop) + first - earliest)
 
     def _check_open(self) -> None:
         if self._finished:
