@@ -1,7 +1,7 @@
-"""Many visitors at once on the page: is every request served, does memory stay flat, is anything left behind?
+"""Load test of the page: is every request served, does memory stay flat, are temporary files removed?
 
-`python benchmarks/soak.py` starts the page with the tests' tiny model and sends it 30 requests from 8 clients; half of
-them render, the others preview. Needs the extra `demo`, and Linux to read the page's memory.
+`python benchmarks/soak.py` starts the page with a tiny model and sends 30 requests from 8 clients; half of them
+render, the others preview. Needs the extra `demo`, and Linux to read the page's memory.
 """
 
 import argparse
@@ -17,28 +17,28 @@ from pathlib import Path
 from typing import Any
 
 from gradio_client import Client, handle_file
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+sys.path.insert(0, str(REPOSITORY))
 
-from dummies import portrait, speech, tiny_pipeline, write_wav  # noqa: E402
-from PIL import Image  # noqa: E402
-
+from osmnet import OSMNetPipeline  # noqa: E402
 from osmnet.provenance.verify import verify  # noqa: E402
+from tests.support.dummies import portrait, speech, write_wav  # noqa: E402
 
-WARM = 8  # requests after which memory is called warm
-PATIENCE = 300  # seconds until the page must be there
+WARM = 8  # requests after which memory is first reported
+PATIENCE = 300  # s until the page must be there
 
 
 def memory_mb(process: int) -> float:
-    """What a process holds in memory now."""
+    """Resident memory of a process."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def start_page(folder: Path) -> tuple[subprocess.Popen, str]:
     """Start `app.py` with the tiny model; returns the process and the page's address."""
-    tiny_pipeline().save_pretrained(folder / "tiny")
+    OSMNetPipeline.tiny().save_pretrained(folder / "tiny")
     (folder / "work").mkdir()
     environment = os.environ | {
         "OSMNET_MODEL": str(folder / "tiny"),
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def report(folder: Path, page: subprocess.Popen, url: str, requests: int, clients: int) -> None:
-    """Send the requests and print what came of them."""
+    """Send the requests and print the results."""
     inputs = handle_file(str(folder / "face.png")), handle_file(str(folder / "speech.wav"))
     memory: list[float] = []
     visitors = [Client(url, verbose=False, download_files=str(folder / "got")) for _ in range(clients)]
@@ -99,7 +99,7 @@ def report(folder: Path, page: subprocess.Popen, url: str, requests: int, client
                 result = client.predict(*inputs, num_videos=2, seed=number, consent=True, api_name="/generate")
                 good = all(verify(path).state == "valid" for path in result[0][::2]) and len(result[0]) == 4
             return ("served" if good else "wrong"), time.monotonic() - began
-        except Exception as error:  # whatever happened to a visitor is what is looked for
+        except Exception as error:  # any failure counts
             return f"failed: {error}", time.monotonic() - began
         finally:
             memory.append(memory_mb(page.pid))

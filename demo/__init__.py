@@ -1,1 +1,1 @@
-"""What `app.py` is made of: the page's settings, its work, and the parts it shows. Only the page uses it."""
+"""Widgets, look and endpoints of the page (`app.py`). The work is in `osmnet.serving`."""

@@ -1,66 +1,85 @@
-"""The page for programs: the endpoints `/generate`, `/preview` and `/bases`, which are the MCP server's tools, too."""
+"""Endpoints for programs: `/generate`, `/preview` and `/bases`, which are also the tools of the MCP server."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from demo.motion_space import MotionSpace
-from demo.parts import make_portrait
-from demo.studio import Draft, RefusedInputError, Step, Studio, Wishes, run
+from demo.create_layout import DEFAULTS, SEED
+from demo.events import HEAVY, LIGHT, refuse
+from demo.uploads import make_portrait, make_speech
+from demo.zero_gpu import Paint
+from osmnet.pipelines.options import MotionOptions, PictureOptions
+from osmnet.serving.basis_films import BasisFilms
+from osmnet.serving.drafts import NUM_VIDEOS
+from osmnet.serving.inputs import RefusedInputError
+from osmnet.serving.jobs import Step
+from osmnet.serving.studio import Studio
 
 NO_CONSENT = "Set consent to true to say that the people who are seen and heard have agreed."
-Paint = Callable[[Draft, Path, bool | None], Generator[Any]]
+FULL_FRAME = PictureOptions().whole_picture
+Files = list[str]
+Details = list[dict[str, Any]]
 
 
-def refuse(error: RefusedInputError) -> gr.Error:
-    """The error that the page shows, and that programs get."""
-    return gr.Error(str(error), duration=6, print_exception=False)
+class Endpoints:
+    """Adds the endpoints to the page that is being built.
 
-
-def add_endpoints(
-    studio: Studio, space: MotionSpace, paint: Paint, light: dict[str, Any], heavy: dict[str, Any]
-) -> None:
-    """Add the endpoints to the page that is being laid out.
+    Their options are those of `MotionOptions` and `PictureOptions`; `null` stands for the default.
 
     Args:
         studio (`Studio`): Does the work.
-        space (`MotionSpace`): Shows bases.
-        paint (`Callable`): Renders a draft into a folder; yields steps, and at last the takes.
-        light (`dict`): How many may preview at a time, for Gradio's events.
-        heavy (`dict`): How many may render at a time.
+        films (`BasisFilms`): Shows bases.
+        paint (`Callable`): Renders a draft, see `make_paint`.
     """
 
+    def __init__(self, studio: Studio, films: BasisFilms, paint: Paint):
+        self.studio, self.films, self.paint = studio, films, paint
+        with gr.Row(visible=False):  # Gradio takes the types of an endpoint from widgets
+            portrait, speech, consent = make_portrait(label="Portrait"), make_speech(label="Speech"), gr.Checkbox()
+            option = _option_widgets()
+            basis = gr.Number(0, precision=0)
+            files, details = gr.File(label="Videos and details", file_count="multiple"), gr.JSON(label="Takes")
+            sketched, film, names = gr.JSON(label="Takes"), gr.File(label="Film"), gr.JSON(label="All bases")
+        first = [portrait, speech, *(option[name] for name in ("num_videos", "epsilon", "seed", "motion_scale"))]
+        picture = [option[name] for name in ("expression_scale", "still", "blink", "full_frame")]
+        turns = [option[name] for name in ("yaw", "pitch", "roll")]
+        gr.on([], self.generate, [*first, *picture, *turns, consent], [files, details], api_name="generate", **HEAVY)
+        gr.on([], self.preview, [*first, option["still"], *turns], sketched, api_name="preview", **LIGHT)
+        gr.on([], self.bases, [portrait, basis, consent], [film, names], api_name="bases", **HEAVY)
+
     def generate(
+        self,
         portrait: str,
         speech: str,
-        num_videos: int = 4,
-        epsilon: float = 1.0,
-        seed: int = 7,
-        motion_scale: float = 1.0,
-        expression_scale: float = 1.0,
-        still: bool = False,
-        blink: bool = True,
-        whole_picture: bool = False,
+        num_videos: int = NUM_VIDEOS,
+        epsilon: float = MotionOptions.epsilon,
+        seed: int = SEED,
+        motion_scale: float = MotionOptions.motion_scale,
+        expression_scale: float = MotionOptions.expression_scale,
+        still: bool = MotionOptions.still,
+        blink: bool = MotionOptions.blink,
+        full_frame: bool = FULL_FRAME,
         yaw: float = 0.0,
         pitch: float = 0.0,
         roll: float = 0.0,
         consent: bool = False,
-    ) -> Generator[tuple[list[str], list[dict[str, Any]]]]:
+    ) -> Generator[tuple[Files, Details]]:
         """Make talking-head videos from one portrait and one recording of speech: each take moves differently.
 
         Args:
             portrait: A picture with one clearly visible face.
             speech: A recording of speech.
-            num_videos: How many takes.
+            num_videos: Number of takes.
             epsilon: How far takes may differ from the most likely movement, 0 to 2; 1 is as real speakers do.
             seed: The same seed gives the same takes.
             motion_scale: Factor of the head's movement.
             expression_scale: Factor of the mouth's movement.
             still: Keep the head still.
             blink: Blink.
-            whole_picture: The whole picture instead of the square around the head.
+            full_frame: The whole picture instead of the square around the head.
             yaw: Turns the head for the whole video, in degrees.
             pitch: Lifts the chin likewise.
             roll: Tilts the head likewise.
@@ -69,34 +88,40 @@ def add_endpoints(
         Returns:
             The files (osmnet-take-1-seed-….mp4 and .json, …), and of each take its number and seed.
         """
+        options = _given(
+            num_videos=num_videos, epsilon=epsilon, motion_scale=motion_scale, expression_scale=expression_scale,
+            still=still, blink=blink, full_frame=full_frame, yaw=yaw, pitch=pitch, roll=roll,
+        )  # fmt: skip
+        yield from self._generate(portrait, speech, consent, seed, options)
+
+    def _generate(
+        self, portrait: str, speech: str, consent: bool, seed: int, options: dict[str, Any]
+    ) -> Generator[tuple[Any, Any]]:
         try:
             if consent is not True:
                 raise RefusedInputError("consent", NO_CONSENT)
-            wishes = Wishes(
-                int(num_videos), epsilon, int(seed), motion_scale, expression_scale, still, blink, whole_picture,
-                yaw, pitch, roll,
-            )  # fmt: skip
-            draft = run(studio.draft(portrait, speech, wishes))
+            draft = self.studio.draft(portrait, speech, seed=seed, **options).result()
+            with self.studio.temporary_folder() as folder:
+                for made in self.paint(draft, Path(folder), True):
+                    if isinstance(made, Step):
+                        yield gr.skip(), gr.skip()  # Gradio notices here that the program went away
+                        continue
+                    yield (
+                        [str(path) for take in made for path in (take.video, take.details)],
+                        [{"take": take.number, "take_seed": take.seed} for take in made],
+                    )
         except RefusedInputError as error:
             raise refuse(error) from None
-        with studio.workplace() as folder:
-            for made in paint(draft, Path(folder), True):
-                if isinstance(made, Step):
-                    yield gr.skip(), gr.skip()  # a program that went away is noticed here
-                    continue
-                yield (
-                    [str(path) for take in made for path in (take.video, take.details)],
-                    [{"take": take.number, "take_seed": take.seed} for take in made],
-                )
 
     def preview(
+        self,
         portrait: str,
         speech: str,
-        num_videos: int = 4,
-        epsilon: float = 1.0,
-        seed: int = 7,
-        motion_scale: float = 1.0,
-        still: bool = False,
+        num_videos: int = NUM_VIDEOS,
+        epsilon: float = MotionOptions.epsilon,
+        seed: int = SEED,
+        motion_scale: float = MotionOptions.motion_scale,
+        still: bool = MotionOptions.still,
         yaw: float = 0.0,
         pitch: float = 0.0,
         roll: float = 0.0,
@@ -106,9 +131,9 @@ def add_endpoints(
         Args:
             portrait: A picture with one clearly visible face.
             speech: A recording of speech.
-            num_videos: How many takes.
+            num_videos: Number of takes.
             epsilon: How far takes may differ from the most likely movement, 0 to 2.
-            seed: The same seed gives the same takes, also of `generate`.
+            seed: The same seed gives the same takes, also those of `generate`.
             motion_scale: Factor of the head's movement.
             still: Keep the head still.
             yaw: Turns the head for the whole video, in degrees.
@@ -119,19 +144,19 @@ def add_endpoints(
             `fps`, `seconds` and `takes`: of each its `take_seed`, and `turn`, flat: yaw, pitch and roll at every step
             in tenths of a degree.
         """
-        wishes = Wishes(
-            int(num_videos), epsilon, int(seed), motion_scale, still=still, yaw=yaw, pitch=pitch, roll=roll
-        )
+        options = _given(
+            num_videos=num_videos, epsilon=epsilon, motion_scale=motion_scale, still=still, yaw=yaw, pitch=pitch,
+            roll=roll,
+        )  # fmt: skip
         try:
-            draft = run(studio.draft(portrait, speech, wishes))
+            sketch = self.studio.sketch(self.studio.draft(portrait, speech, seed=seed, **options).result())
         except RefusedInputError as error:
             raise refuse(error) from None
-        drawn = studio.sketch(draft)
-        takes = [{"take_seed": int(take["seed"]), "turn": take["turn"]} for take in drawn["takes"]]
-        return {"fps": drawn["fps"], "seconds": drawn["seconds"], "takes": takes}
+        takes = [{"take_seed": int(take["seed"]), "turn": take["turn"]} for take in sketch["takes"]]
+        return {"fps": sketch["fps"], "seconds": sketch["seconds"], "takes": takes}
 
     def bases(
-        portrait: str | None = None, basis: int = 0, consent: bool = False
+        self, portrait: str | None = None, basis: int = 0, consent: bool = False
     ) -> Generator[tuple[str, list[dict[str, Any]]]]:
         """Film what one of the learned motion bases does to a face, and list all of them.
 
@@ -144,24 +169,27 @@ def add_endpoints(
             A film, held on the left and swung on the right; and of every basis its number, what the head does while
             it is held, and while it is swung.
         """
-        every = [{"basis": each.index, "held": each.name, "swung": each.swing} for each in space.bases]
+        every = [{"basis": each.index, "held": each.name, "swung": each.swing} for each in self.films.bases]
         try:
-            with studio.workplace() as folder:
+            with self.studio.temporary_folder() as folder:
                 path = Path(folder) / f"basis-{int(basis)}.mp4"
-                yield str(space.film(portrait, int(basis), path, bool(consent))), every
+                yield str(self.films.film(portrait, int(basis), path, bool(consent))), every
         except RefusedInputError as error:
             raise refuse(error) from None
 
-    with gr.Row(visible=False):  # what an endpoint takes and gives: Gradio keeps the types with widgets
-        face, voice, agreed = make_portrait(label="Portrait"), gr.Audio(label="Speech", type="filepath"), gr.Checkbox()
-        count, radius, seed = gr.Number(4, precision=0), gr.Number(1.0), gr.Number(7, precision=0)
-        motion, expression, yaw, pitch, roll = (gr.Number(value) for value in (1.0, 1.0, 0.0, 0.0, 0.0))
-        still, blink, whole = gr.Checkbox(), gr.Checkbox(True), gr.Checkbox()
-        basis = gr.Number(0, precision=0)
-        files, details = gr.File(label="Videos and details", file_count="multiple"), gr.JSON(label="Takes")
-        drawn, film, names = gr.JSON(label="Takes"), gr.File(label="Film"), gr.JSON(label="All bases")
-    first, turns = [face, voice, count, radius, seed, motion], [yaw, pitch, roll]
-    given = [*first, expression, still, blink, whole, *turns, agreed]
-    gr.on([], generate, given, [files, details], api_name="generate", **heavy)
-    gr.on([], preview, [*first, still, *turns], drawn, api_name="preview", **light)
-    gr.on([], bases, [face, basis, agreed], [film, names], api_name="bases", **heavy)
+
+def _option_widgets() -> dict[str, Any]:
+    """A widget for every option that is a number or a flag; clients take the defaults from them."""
+    widgets: dict[str, Any] = {"seed": gr.Number(SEED, precision=0), "full_frame": gr.Checkbox(FULL_FRAME)}
+    for each in fields(MotionOptions):
+        default = getattr(DEFAULTS, each.name)
+        if isinstance(default, bool):
+            widgets[each.name] = gr.Checkbox(default)
+        elif isinstance(default, int | float):
+            widgets[each.name] = gr.Number(default, precision=0 if each.metadata["whole"] else None)
+    return widgets
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    defaults = {"num_videos": NUM_VIDEOS}
+    return defaults | {name: value for name, value in options.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Disk and memory of a page that runs for weeks. Imported before Gradio, which notes at import where its cache is."""
+"""Disk and memory of a page that runs for weeks. Import it before Gradio, which reads its cache folder at import."""
 
 import atexit
 import contextlib
@@ -8,17 +8,16 @@ import shutil
 import sys
 import tempfile
 
-M_ARENA_MAX = -8  # of malloc.h
+M_ARENA_MAX = -8  # parameter of mallopt, from malloc.h
 ARENAS = 2
 
-if "GRADIO_TEMP_DIR" not in os.environ:  # uploads and results lie here, and go with the page
-    CACHE = tempfile.mkdtemp(prefix="osmnet-cache-")
-    os.environ["GRADIO_TEMP_DIR"] = CACHE
-    atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+if "GRADIO_TEMP_DIR" not in os.environ:  # Gradio's folder of uploads and results; removed with the page
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="osmnet-cache-")
+    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 
 def share_arenas() -> None:
-    """Let threads share their heaps: glibc gives each its own, and none gives back what another could use.
+    """Let threads share glibc's heaps: each thread has its own by default, and memory freed there is not reused.
 
     After 240 requests from 8 clients the page held 777 MB instead of 968 (benchmarks/soak.py).
     """

@@ -1,12 +1,13 @@
-"""Many takes from one encoding: how far the head moves grows with epsilon, and every take moves differently.
+"""Many takes from one encoding: how far heads move grows with epsilon, and every take moves differently.
 
-The portrait and the speech are encoded once; sampling motion costs next to nothing, so look at many before you render.
+Sampling costs next to nothing beside rendering, so look at the motion of many takes and render the ones you want.
+
+python examples/many_takes.py
 """
 
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from osmnet import OSMNetPipeline
 
@@ -18,16 +19,16 @@ source = pipe.encode_source(EXAMPLES / "portrait_hopper.jpg", full_frame=False)
 speech = pipe.encode_speech(EXAMPLES / "speech_2.wav")
 
 for epsilon in (0.0, 0.5, 1.0):
-    generator = torch.Generator().manual_seed(7)
-    motion = pipe.sample_motion(speech, num_videos=NUM_TAKES, epsilon=epsilon, generator=generator)
-    head_pose = np.asarray(motion.head_pose)  # (takes, frames, 6): yaw, pitch, roll in radians, then translation
-    yaw, pitch, roll = np.degrees(head_pose[..., :3]).std(axis=1).mean(axis=0)
-    between = np.degrees(head_pose[..., :3]).std(axis=0).mean()
+    motion = pipe.sample_motion(speech, num_videos=NUM_TAKES, epsilon=epsilon, seed=7)
+    angles = np.degrees(motion.head_pose[..., :3])  # (takes, frames, 3)
+    yaw, pitch, roll = angles.std(axis=1).mean(axis=0)
+    between = angles.std(axis=0).mean()
     print(
-        f"epsilon {epsilon:.1f}: spread within a take: yaw {yaw:.1f}°, pitch {pitch:.1f}°, roll {roll:.1f}°; ", end=""
+        f"epsilon {epsilon:.1f}: yaw, pitch and roll spread by {yaw:.1f}°, {pitch:.1f}° and {roll:.1f}° within a take"
     )
-    print(f"between the {NUM_TAKES} takes: {between:.1f}°")
+    print(f"             and by {between:.1f}° between the {NUM_TAKES} takes")
 
-# Render the first chunk of the last motion, as a preview would.
-frames = next(iter(pipe.render(source, motion)))
-print("first chunk of frames:", tuple(frames.shape))
+# Render the take that turns the most.
+liveliest = int(np.ptp(motion.head_pose[..., 0], axis=1).argmax())
+for path in pipe.takes(source, motion.take([liveliest])).save("out/liveliest.mp4", overwrite=True):
+    print(path)

@@ -14,15 +14,7 @@ if importlib.util.find_spec("osmnet") is None:  # not installed: test the checko
     sys.path.insert(0, str(REPOSITORY))
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--runslow", action="store_true", help="run the tests marked slow, too")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--runslow"):
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="slow: run with --runslow"))
     if any("gpu" in item.keywords for item in items):
         import torch
 

@@ -1,4 +1,4 @@
-// Which stage a job is in, how far, and how long it will take.
+// Current step of a job, its progress and the estimated time left.
 
 const root = element.querySelector(".root");
 
@@ -15,16 +15,16 @@ function show(value) {
     root.replaceChildren(make("p", { class: "said", role: "status", text: "Waiting for its turn …" }));
     return;
   }
-  const text = [value.stages[value.stage], value.done == null ? "" : `${Math.floor(100 * value.done)} %`, left(value.left)].filter(Boolean).join(" · ");
-  let steps = root.querySelector("ol"), bar = root.querySelector("progress"), said = root.querySelector(".said");
-  if (!steps) {
-    steps = make("ol");
+  const text = [value.steps[value.step], value.done == null ? "" : `${Math.floor(100 * value.done)} %`, left(value.left)].filter(Boolean).join(" · ");
+  let list = root.querySelector("ol"), bar = root.querySelector("progress"), said = root.querySelector(".said");
+  if (!list) {
+    list = make("ol");
     bar = make("progress", { max: 1, "aria-label": "Progress" });
     said = make("p", { class: "said", role: "status" });
-    root.replaceChildren(steps, bar, said);
+    root.replaceChildren(list, bar, said);
   }
-  steps.replaceChildren(...value.stages.map((name, index) => make("li", {
-    class: index < value.stage ? "past" : index === value.stage ? "now" : "", "aria-current": index === value.stage ? "step" : null, text: name,
+  list.replaceChildren(...value.steps.map((name, index) => make("li", {
+    class: index < value.step ? "past" : index === value.step ? "now" : "", "aria-current": index === value.step ? "step" : null, text: name,
   })));
   if (value.done == null) bar.removeAttribute("value"); else bar.value = value.done;
   if (said.textContent !== text) said.textContent = text;

@@ -1,8 +1,10 @@
-"""`osmnet bases`: draw what the learned motion bases do."""
+"""`osmnet bases`: draw the head motion of each learned basis."""
 
+import math
 import sys
 from pathlib import Path
 
+from osmnet.cli.argument_checks import check_files, check_model, check_output_folder
 from osmnet.cli.parser import Parser
 from osmnet.utils.versions import example_files
 
@@ -11,10 +13,10 @@ def main(argv: list[str] | None = None) -> int:
     """Command line of `osmnet bases`."""
     parser = Parser(
         prog="osmnet bases",
-        description="Draw what the learned motion bases do (bases.png, bases.json), and portraits turned right, left "
-        "and to the front by them (rotation.png, rotation.json).",
+        description="Draw the head motion of each learned basis (bases.png, bases.json), and portraits turned right, "
+        "left and to the front by the bases (rotation.png, rotation.json).",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the figures go")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder for the figures")
     parser.add_argument("--model", metavar="FOLDER_OR_ID", help="default: the weights inside the package")
     parser.add_argument("--portrait", type=Path, metavar="FILE", help="face for the bases (default: an example)")
     parser.add_argument("--speech", type=Path, metavar="FILE", help="moves the lips (default: they rest)")
@@ -23,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         "--bases", metavar="4,14,19", help="only these, counted from 0 (default: all); varied: six that differ"
     )
     parser.add_argument(
-        "--epsilon", type=float, default=1.0, metavar="RADIUS", help="how far from the centre they are shown (1)"
+        "--epsilon", type=float, default=1.0, metavar="RADIUS", help="their distance from the centre (default: 1)"
     )
     parser.add_argument("--video", action="store_true", help="also a video of each: held on the left, swung right")
     parser.add_argument("--jpeg", action="store_true", help="bases.jpg and rotation.jpg, a quarter as large as PNG")
@@ -31,32 +33,35 @@ def main(argv: list[str] | None = None) -> int:
     portraits = args.portraits or example_files("portrait_*.jpg") or ([args.portrait] if args.portrait else [])
     if not portraits:
         raise ValueError("There are no example portraits here; name one with --portrait.")
-    for path in filter(None, [args.portrait, args.speech, *portraits]):
-        if not path.is_file():
-            raise ValueError(f"There is no file '{path}'; check the path.")
+    check_files([args.portrait, args.speech, *portraits])
+    if not 0 < args.epsilon < math.inf:
+        raise ValueError(f"--epsilon must be a finite number above 0, not {args.epsilon}.")
+    wanted = _numbers(args.bases)
+    check_model(args.model)
+    check_output_folder(args.out)
 
-    from osmnet.evaluation.figures import bases_figure
-    from osmnet.evaluation.figures.bases import decode_bases, varied
+    from osmnet.evaluation.figures.bases_figure import draw_bases, draw_rotation
+    from osmnet.evaluation.figures.basis_motion import decode_bases, varied
     from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 
     pipe = OSMNetPipeline.from_pretrained(args.model)
     bases = decode_bases(pipe, args.epsilon)
-    shown = varied(bases) if args.bases == "varied" else [bases[i] for i in _indices(args.bases, len(bases))]
+    if any(index >= len(bases) for index in wanted):
+        raise ValueError(f"There are {len(bases)} bases, 0 to {len(bases) - 1}; --bases names another: {args.bases}.")
+    shown = varied(bases) if args.bases == "varied" else [bases[i] for i in wanted] or bases
     source = pipe.encode_source(args.portrait or portraits[0], full_frame=False)
     kind = "jpg" if args.jpeg else "png"
-    paths = bases_figure.draw_bases(pipe, shown, source, args.out, args.speech, args.video, args.epsilon, kind)
-    paths += bases_figure.draw_rotation(pipe, portraits, args.out, kind)
+    paths = draw_bases(pipe, shown, source, args.out, args.speech, args.video, args.epsilon, kind)
+    paths += draw_rotation(pipe, portraits, args.out, kind)
     sys.stdout.write("".join(f"{path}\n" for path in paths))
     return 0
 
 
-def _indices(text: str | None, count: int) -> list[int]:
-    if text is None:
-        return list(range(count))
-    try:
-        indices = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--bases takes numbers like 4,14,19, not '{text}'.") from None
-    if any(not 0 <= index < count for index in indices):
-        raise ValueError(f"There are {count} bases, counted from 0 to {count - 1}; --bases names another: {text}.")
-    return list(dict.fromkeys(indices))
+def _numbers(text: str | None) -> list[int]:
+    """Read `--bases`; empty for all of them and for `varied`."""
+    if text is None or text == "varied":
+        return []
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"--bases takes numbers like 4,14,19, or varied, not '{text}'.")
+    return list(dict.fromkeys(map(int, parts)))

@@ -1,9 +1,10 @@
-"""`osmnet gallery`: draw a page of frame sheets."""
+"""`osmnet gallery`: draw a page of frame sheets that shows what the weights do."""
 
 import shlex
 import sys
 from pathlib import Path
 
+from osmnet.cli.argument_checks import check_files, check_model, check_output_folder
 from osmnet.cli.parser import Parser
 from osmnet.utils.versions import example_files
 
@@ -21,16 +22,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--portraits", type=Path, nargs="+", metavar="FILE", help="default: the example portraits")
     parser.add_argument("--speech", type=Path, nargs="+", metavar="FILE", help="default: the example recordings")
     parser.add_argument("--model", metavar="FOLDER_OR_ID", help="default: the weights inside the package")
-    parser.add_argument("--seed", type=int, default=7, help="of all takes (default: 7)")
+    parser.add_argument("--seed", type=int, default=7, help="seed of all takes (default: 7)")
     args = parser.parse_args(argv)
     portraits, recordings = args.portraits or example_files("portrait_*.jpg"), args.speech or example_files("speech_*")
     if not portraits or not recordings:
         raise ValueError("There are no example files here; name some with --portraits and --speech.")
-    for path in [*portraits, *recordings]:
-        if not path.is_file():
-            raise ValueError(f"There is no file '{path}'; check the path.")
+    check_files([*portraits, *recordings])
+    if args.out.suffix != ".md":
+        raise ValueError(f"The page '{args.out}' must be a Markdown file; give it a name that ends in .md.")
+    check_model(args.model)
+    check_output_folder(args.out.parent)
 
-    from osmnet.evaluation.figures.gallery import make_gallery, shown_path
+    from osmnet.evaluation.figures.gallery_page import make_gallery, shown_path
     from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 
     pipe = OSMNetPipeline.from_pretrained(args.model)

@@ -1,4 +1,4 @@
-"""`osmnet push`: send a model to the Hub, in one commit; by default only show what would be sent."""
+"""`osmnet push`: send a model to the Hub in one commit; by default only show what would be sent."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import re
 import sys
 from pathlib import Path
 
+from osmnet.cli.argument_checks import check_model
 from osmnet.cli.parser import Parser
+from osmnet.loading.packaged import packaged_weights
 
-# What belongs to a model beside its components and the pictures of its card; all else in its folder stays here.
+# Files of a model beside its components and the pictures of its card; everything else in its folder stays.
 SENT = ("README.md", "LICENSE", "NOTICE", "model_index.json", "evaluation.json", "face_landmarker.task")
 OF_COMPONENT = ("config.json", "*.safetensors")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg")
@@ -17,13 +19,13 @@ NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def choose_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Divide the files of a folder into those that are sent and those that stay.
+    """Divide the files of a model's folder into those that are sent and those that stay.
 
     Args:
-        folder (`Path`): Of a model.
+        folder (`Path`): The folder.
 
     Returns:
-        `tuple[list[Path], list[Path]]`: Paths within the folder, sorted; neither has what is hidden.
+        `tuple[list[Path], list[Path]]`: Paths within the folder, sorted, without hidden files.
     """
     from osmnet.evaluation.metrics.sync import JUDGE_FOLDER
     from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
@@ -44,47 +46,40 @@ def choose_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return sent, [file for file in files if file not in sent]
 
 
-def check_model(folder: Path) -> None:
-    """Refuse a folder whose model does not load, or that has no model card with a licence.
-
-    Raises:
-        ValueError: With one sentence on what is wrong.
-    """
+def check_card(folder: Path) -> None:
+    """Raise `ValueError` if a model's folder has no model card that names a licence."""
     from huggingface_hub import metadata_load
     from yaml import YAMLError  # which comes with the Hub client
 
-    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
-
-    OSMNetPipeline.from_pretrained(folder)
     card = folder / "README.md"
     try:
         metadata = (metadata_load(card) if card.is_file() else None) or {}
     except (ValueError, YAMLError) as error:
-        raise ValueError(f"The head of {card} is not YAML ({str(error).splitlines()[0]}); mend it.") from error
+        raise ValueError(f"The head of {card} is not YAML ({str(error).splitlines()[0]}). Fix it.") from error
     if not metadata.get("license"):
         raise ValueError(
-            f"{folder} has no model card (README.md) that names a license in its head; take the one of osmnet's own "
-            "weights for a pattern, and state what your data allow."
+            f"{folder} has no model card (README.md) that names a license in its head; start from the one of osmnet's "
+            "own weights, and state what your data allow."
         )
     if metadata["license"] == "other" and not (folder / "LICENSE").is_file():
         raise ValueError(f"The model card in {folder} has a licence of its own; put its text beside it, as LICENSE.")
 
 
 def push(folder: Path, repo_id: str, private: bool = False, branch: str | None = None, message: str = "") -> str:
-    """Send a model in one commit: whoever downloads it gets all of it or what was there before.
+    """Send a model in one commit, so that nobody downloads half of it.
 
     Args:
-        folder (`Path`): Of a model.
-        repo_id (`str`): Where to, as in "name/model"; made if it is not there.
-        private (`bool`): Nobody else may see it. A repository that is there already and is public is refused.
-        branch (`str`, *optional*): Made if it is not there; the main branch if not given.
-        message (`str`): Of the commit.
+        folder (`Path`): Folder of the model.
+        repo_id (`str`): Target, as in "name/model", made if necessary.
+        private (`bool`): Make it private. An existing public repository is refused.
+        branch (`str`, *optional*): Branch, made if necessary; the main branch by default.
+        message (`str`): Commit message.
 
     Returns:
         `str`: Address of the commit.
 
     Raises:
-        ValueError: If the Hub cannot be reached or refuses; one sentence says why.
+        ValueError: If the Hub cannot be reached or refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -106,34 +101,29 @@ def push(folder: Path, repo_id: str, private: bool = False, branch: str | None =
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run `osmnet push`.
-
-    Args:
-        argv (`list[str]`, *optional*): The arguments; those of the process by default.
-
-    Returns:
-        `int`: 0.
-    """
+    """Command line of `osmnet push`."""
     parser = Parser(
         prog="osmnet push",
-        description="Send a model to the Hub. Without --yes nothing is sent and no connection made; what would be "
-        "sent is shown.",
+        description="Send a model to the Hub. Without --yes, only show what would be sent, without a connection.",
     )
-    parser.add_argument("repo", metavar="REPO", help="where to, as in name/model; made if it is not there")
+    parser.add_argument("repo", metavar="REPO", help="target, as in name/model; made if necessary")
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="default: the weights inside the package")
-    parser.add_argument("--private", action="store_true", help="nobody else may see it")
+    parser.add_argument("--private", action="store_true", help="make it private")
     parser.add_argument("--branch", help="default: main")
-    parser.add_argument("--message", default="", help="of the commit")
+    parser.add_argument("--message", default="", help="commit message")
     parser.add_argument("--yes", action="store_true", help="really send it")
     arguments = parser.parse_args(argv)
     if not NAME.fullmatch(arguments.repo):
         raise ValueError(f"'{arguments.repo}' is no id of a model on the Hub; it has the form name/model.")
-    from osmnet.loading.packaged import packaged_weights
-
     folder = arguments.model or packaged_weights()
     if not folder.is_dir():
         raise ValueError(f"There is no folder '{folder}'; give the folder of a saved model.")
     check_model(folder)
+    check_card(folder)
+
+    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
+
+    OSMNetPipeline.from_pretrained(folder)  # refuses a model that does not load
     sent, kept = choose_files(folder)
     sizes = [(folder / file).stat().st_size for file in sent]
     for file, size in zip(sent, sizes, strict=True):

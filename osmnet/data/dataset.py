@@ -18,7 +18,7 @@ from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.face.pose import fit_similarity
 from osmnet.face.topology import STABLE
 from osmnet.media.features import mel_windows
-from osmnet.media.video import read_frames
+from osmnet.media.video_reader import read_frames
 
 CLIPS_PER_HELD_OUT = 5  # split by clip: one in this many is held out
 

@@ -158,7 +158,7 @@ class LipReader:
 
     def words_of(self, sound: np.ndarray) -> Callable[[int, int], np.ndarray] | None:
         """What is said in a recording `(samples,)` from one frame to before another; None if it is not listened to."""
-        return None if self.speech_encoder is None else partial(self.speech_encoder.hear, sound)
+        return None if self.speech_encoder is None else partial(self.speech_encoder.encode, sound)
 
     def compare(
         self,

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.topology import STABLE
-from osmnet.media.video import read_frames
+from osmnet.media.video_reader import read_frames
 
 NUM_FACES = 4
 # Pixels: larger pictures are tracked at this size. The landmarker looks at 256 x 256 pixels around a face anyway.

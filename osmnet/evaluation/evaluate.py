@@ -1,4 +1,4 @@
-"""Evaluate a model by the papers' protocol: `osmnet evaluate --data DATASET --out REPORT`."""
+"""Evaluation of a model on a dataset by the papers' protocol, as `osmnet evaluate` runs it."""
 
 import sys
 import time
@@ -17,23 +17,31 @@ from tqdm import tqdm
 
 from osmnet.data.cluster import on_processes
 from osmnet.data.dataset import Clip, Dataset, is_held_out
+from osmnet.evaluation.evaluation_report import write_report
 from osmnet.evaluation.metrics.fid import fid
 from osmnet.evaluation.metrics.frechet import few_samples
 from osmnet.evaluation.metrics.motion_statistics import HARMONICS
-from osmnet.evaluation.protocol import MAX_SECONDS, METHODS, ClipResult, Judges, evaluate_clip
-from osmnet.evaluation.report import write_report
+from osmnet.evaluation.protocol import MAX_SECONDS, METHODS, ClipResult, MetricNetworks, evaluate_clip
+from osmnet.evaluation.sampled_motion import MAX_CLIPS, MAX_FRAMES, measure_takes, motion_clips
+from osmnet.evaluation.settings import (
+    MINUTES,
+    QUICK_CLIPS,
+    QUICK_MINUTES,
+    QUICK_SECONDS,
+    QUICK_TAKES,
+    check_counts,
+)
 from osmnet.evaluation.summary import jsonable, mean_metrics
-from osmnet.evaluation.takes import MAX_CLIPS, MAX_FRAMES, measure_takes, motion_clips
 from osmnet.loading.fingerprint import file_record, versions, weights_fingerprint
 from osmnet.media.audio import FPS
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.utils.files import make_folder
 
-QUICK_SECONDS, QUICK_TAKES, QUICK_MINUTES, QUICK_CLIPS = 4.0, 2, 1.0, 8
-MINUTES = 5.0  # of speech, for drift
-MAX_TAKES = 20
-# What a damaged clip or a face that is not there can raise; anything else is a defect and stops the run.
+# A damaged clip or one without a face can raise these; anything else is a defect and stops the run.
 CLIP_ERRORS = (ValueError, OSError, RuntimeError, ArithmeticError, cv2.error, av.FFmpegError)
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # its unit is a second of video
+
+Outcome = tuple[Clip, ClipResult | Exception]
 
 
 def evaluate(
@@ -57,72 +65,53 @@ def evaluate(
     """Evaluate a model on a dataset and write report.json, report.html and report.md.
 
     Args:
-        data (`str` or `Path`): Made by `osmnet prepare`; a folder or an address.
+        data (`str` or `Path`): A dataset made by `osmnet prepare`: a folder or an address.
         out (`str` or `Path`): Folder for the report.
         model (`str` or `Path`, *optional*): A folder or a Hub id; the weights in the package by default.
-        split (`"held-out"`, `"all"` or `"train"`): Which clips are rendered. Head motion is measured on the clips of
+        split (`"held-out"`, `"all"` or `"train"`): Clips to render. Head motion is always measured on the clips of
             all speakers.
-        split_by (`"speaker"` or `"clip"`): What is held out, see `Dataset.split`.
-        clips (`int`, *optional*): Only so many of them, evenly over their names.
+        split_by (`"speaker"` or `"clip"`): How clips are held out, see `Dataset.split`.
+        clips (`int`, *optional*): Number of clips, chosen evenly over their names; all by default.
         syncnet (`str` or `Path`, *optional*): SyncNet's published weights, for LSE-C, LSE-D and AV offset.
         inception (`str` or `Path`, *optional*): Inception weights, for FID.
         takes (`int`): Takes of each clip and ε for the figures of head motion, 2 to 20.
         sampling (`"span"` or `"ball"`): How takes are sampled.
-        quick (`bool`): The first four seconds of each clip, two takes, one minute for drift.
+        quick (`bool`): Use four seconds of each clip, two takes, and one minute for drift.
         workers (`int`): Processes that share the clips.
-        device (`str`): Where the networks run: `"cpu"`, `"auto"`, `"cuda"`, `"mps"`.
-        seed (`int`): Of the takes.
-        progress (`bool`): Show progress bars.
+        device (`str`): Device of the networks: `"cpu"`, `"auto"`, `"cuda"`, `"mps"`.
+        seed (`int`): Seed of the takes.
+        progress (`bool`): Write the expected time and progress bars to stderr.
 
     Returns:
-        `dict`: What report.json holds, see docs/evaluation.md.
+        `dict`: The content of report.json, see docs/evaluation.md.
 
     Raises:
         ValueError: If an argument is wrong, or not one clip can be evaluated.
     """
-    if workers < 1 or not 2 <= takes <= MAX_TAKES or (clips is not None and clips < 1):
-        raise ValueError(f"workers and clips must be at least 1 and takes 2 to {MAX_TAKES}.")
+    check_counts(workers, takes, clips)
     dataset = Dataset.open(data)
     chosen, notes = choose_clips(dataset, split, split_by, clips)
     pipe = OSMNetPipeline.from_pretrained(model, device_map=device)
-    judges = Judges.load(syncnet, inception)
+    networks = MetricNetworks.load(syncnet, inception)
     out = Path(out)
     make_folder(out)
-    if judges.sync is None:
+    if networks.sync is None:
         notes.append("This installation has no sync judge, so sync is measured by the mouth's opening alone.")
     seconds = QUICK_SECONDS if quick else MAX_SECONDS
     takes, minutes = (QUICK_TAKES, QUICK_MINUTES) if quick else (takes, MINUTES)
 
-    # 1. Clips, by the protocol.
-    results, failed = [], []
+    # 1. Evaluate the clips.
     if workers == 1:
-        jobs = _in_process(pipe, judges, chosen, seconds)
+        outcomes: Iterator[Outcome] = ((clip, _attempt(pipe, networks, clip, seconds)) for clip in chosen)
     else:
-        jobs = _in_processes(workers, (model, device, (syncnet, inception)), chosen, seconds)
-    for clip, result in tqdm(jobs, total=len(chosen), desc="clips", unit="clip", disable=not progress):
-        if isinstance(result, ClipResult):
-            results.append(result)
-        else:
-            reason = " ".join(str(result).split()).rstrip(".") or type(result).__name__
-            failed.append({"clip": clip.name, "reason": reason})
-            if progress:
-                tqdm.write(f"{clip.name}: not evaluated, {reason}", file=sys.stderr)
+        outcomes = _in_processes(workers, (model, device, (syncnet, inception)), chosen, seconds)
+    lengths = {clip.name: min(clip.frames / FPS, seconds) for clip in chosen}
+    results, failed = _collect(with_progress(outcomes, lengths, workers, progress), progress)
     if not results:
         raise ValueError(f"None of the {len(chosen)} clips of '{data}' can be evaluated; {failed[0]['reason']}.")
-    results.sort(key=lambda result: result.name)
-    failed.sort(key=lambda row: row["clip"])
-    if failed:
-        rest = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        notes.append(f"Not evaluated: {failed[0]['clip']} ({failed[0]['reason']}){rest}.")
-    for method in METHODS:
-        faceless = [result.name for result in results if not result.metrics[method]["faces_found"]]
-        if faceless:
-            notes.append(
-                f"No face is found in any frame of {method} of {', '.join(faceless)}: its means of lips, face and "
-                "sync are over the other clips."
-            )
+    notes += _notes_on_clips(results, failed)
 
-    # 2. Head motion, of all speakers: it is a matter of people, not of pictures.
+    # 2. Measure head motion, on all speakers: a distribution over people needs many of them.
     with_motion = motion_clips(dataset.clips(speech=True), QUICK_CLIPS if quick else MAX_CLIPS)
     other: Literal["span", "ball"] = "ball" if sampling == "span" else "span"
     with tqdm(total=2 * len(with_motion), desc="head motion", unit="clip", disable=not progress) as bar:
@@ -132,22 +121,12 @@ def evaluate(
         )  # fmt: skip
         motion = measure(minutes=minutes, sampling=sampling)
         compared = measure(minutes=0, sampling=other, epsilons=[1.0])
-        motion["other_sampling"] = [{"sampling": other, **row} for row in compared.get("by_epsilon", [])]
-    if not motion["clips"]:
-        notes.append("No clip with speech is four seconds long, so head motion is not measured.")
-    elif np.isnan(motion["static_frechet"]):
-        notes.append(
-            "There is too little head motion to be halved by speakers, so its Fréchet distance is not measured."
-        )
-    elif note := few_samples(motion["windows"] // 2, 3 * HARMONICS):
-        notes.append(f"Head motion, each half of the speakers: {note}")
-    if motion["skipped"]:
-        count, row = len(motion["skipped"]), motion["skipped"][0]
-        notes.append(f"Clips left out of head motion: {count} ({row['clip']}: {row['reason'].rstrip('.')}).")
+    motion["other_sampling"] = [{"sampling": other, **row} for row in compared.get("by_epsilon", [])]
+    notes += _notes_on_motion(motion)
 
-    # 3. The report.
+    # 3. Write the report.
     by_length, plain = mean_metrics(results, by_length=True), mean_metrics(results, by_length=False)
-    if judges.inception is not None:
+    if networks.inception is not None:
         notes += _add_fid(results, by_length, plain)
     report = jsonable({
         "format": "osmnet-evaluation",
@@ -164,7 +143,7 @@ def evaluate(
             "quick": quick, "seed": seed, "device": device, "seconds": seconds, "minutes": minutes,
         },
         "judges": {
-            "own": None if judges.sync is None else weights_fingerprint({"judge": judges.sync}),
+            "own": None if networks.sync is None else weights_fingerprint({"judge": networks.sync}),
             "syncnet": file_record(syncnet),
             "inception": file_record(inception),
         },
@@ -186,7 +165,7 @@ def evaluate(
 def choose_clips(
     dataset: Dataset, split: str, split_by: Literal["speaker", "clip"], count: int | None = None
 ) -> tuple[list[Clip], list[str]]:
-    """The clips of a split that have speech, and what the reader of the report should know about them.
+    """Return the clips of a split that have speech, and notes on them for the report.
 
     Raises:
         ValueError: If there are none, or the split is unknown.
@@ -212,54 +191,46 @@ def choose_clips(
 
 
 def _model_name(pipe: OSMNetPipeline, model: str | Path | None) -> str:
-    """Id or name of the folder, not where on this machine it lies."""
+    """Return the Hub id or the folder's name, without its place on this machine."""
     return Path(model).resolve().name if model is not None and Path(model).expanduser().is_dir() else pipe.name
 
 
-def _attempt(pipe: OSMNetPipeline, judges: Judges, clip: Clip, seconds: float) -> ClipResult | Exception:
+def _attempt(pipe: OSMNetPipeline, networks: MetricNetworks, clip: Clip, seconds: float) -> ClipResult | Exception:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return evaluate_clip(pipe, clip, judges, seconds)
+            return evaluate_clip(pipe, clip, networks, seconds)
     except CLIP_ERRORS as error:
         return error
 
 
-def _in_process(
-    pipe: OSMNetPipeline, judges: Judges, clips: Sequence[Clip], seconds: float
-) -> Iterator[tuple[Clip, ClipResult | Exception]]:
-    return ((clip, _attempt(pipe, judges, clip, seconds)) for clip in clips)
-
-
 @dataclass(frozen=True)
 class _Job:
-    """A clip for another process, and what that process is to load for it and all later ones."""
+    """A clip for a worker process, and the models it loads once for all its clips."""
 
     clip: Clip
     seconds: float
     threads: int
     model: str | Path | None
     device: str
-    weights: tuple[str | Path | None, ...]  # of Judges.load
+    weights: tuple[str | Path | None, ...]  # arguments of MetricNetworks.load
 
 
 def _work(job: _Job) -> ClipResult | Exception:
     torch.set_num_threads(job.threads)
-    pipe, judges = _loaded(job.model, job.device, job.weights)
-    return _attempt(pipe, judges, job.clip, job.seconds)
+    pipe, networks = _loaded(job.model, job.device, job.weights)
+    return _attempt(pipe, networks, job.clip, job.seconds)
 
 
 @cache
 def _loaded(
     model: str | Path | None, device: str, weights: tuple[str | Path | None, ...]
-) -> tuple[OSMNetPipeline, Judges]:
-    return OSMNetPipeline.from_pretrained(model, device_map=device), Judges.load(*weights)
+) -> tuple[OSMNetPipeline, MetricNetworks]:
+    return OSMNetPipeline.from_pretrained(model, device_map=device), MetricNetworks.load(*weights)
 
 
-def _in_processes(
-    workers: int, models: tuple[Any, ...], clips: Sequence[Clip], seconds: float
-) -> Iterator[tuple[Clip, ClipResult | Exception]]:
-    """Clips as they are done, the longest first; a worker that is killed takes nothing with it but its clip."""
+def _in_processes(workers: int, models: tuple[Any, ...], clips: Sequence[Clip], seconds: float) -> Iterator[Outcome]:
+    """Evaluate clips in worker processes, the longest first; a killed worker loses only its clip."""
     workers = min(workers, len(clips))
     threads = max(torch.get_num_threads() // workers, 1)
     longest_first = sorted(clips, key=lambda clip: -clip.frames)
@@ -267,8 +238,85 @@ def _in_processes(
     return ((job.clip, result) for job, result in on_processes(jobs, _work, workers))
 
 
+def with_progress(
+    outcomes: Iterator[Outcome], lengths: dict[str, float], workers: int, shown: bool
+) -> Iterator[Outcome]:
+    """Show a bar over seconds of video; once the first clip is evaluated, say how long all will take."""
+    total, count, workers = sum(lengths.values()), len(lengths), min(workers, len(lengths))
+    size = f"{count} clip{'s' * (count > 1)}, {clock(total)} of video"
+    begun, is_estimated = time.monotonic(), False
+    with tqdm(total=total, desc=f"clips 0/{count}", bar_format=BAR, disable=not shown) as bar:
+        if shown:
+            bar.write(f"Evaluating {size}; the first one shows how long that takes.", file=sys.stderr)
+        for number, (clip, result) in enumerate(outcomes, 1):
+            if shown and not is_estimated and isinstance(result, ClipResult):
+                rate = (time.monotonic() - begun) / lengths[clip.name]  # s for a second of video, of one worker
+                about = clock(rate * total / workers)
+                bar.write(f"{size}: about {about}, then the head motion of up to {MAX_CLIPS} clips.", file=sys.stderr)
+                is_estimated = True
+            bar.set_description_str(f"clips {number}/{count}", refresh=False)
+            bar.update(lengths[clip.name])
+            yield clip, result
+            if not is_estimated and workers == 1:
+                begun = time.monotonic()
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as people say it, e.g. `40 s`, `3 min 20 s` or `1 h 5 min`."""
+    minutes, rest = divmod(max(round(seconds), 1), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _collect(outcomes: Iterator[Outcome], progress: bool) -> tuple[list[ClipResult], list[dict[str, str]]]:
+    """Return the results and the clips that failed with their reasons, both sorted by name."""
+    results, failed = [], []
+    for clip, result in outcomes:
+        if isinstance(result, ClipResult):
+            results.append(result)
+            continue
+        reason = " ".join(str(result).split()).rstrip(".") or type(result).__name__
+        failed.append({"clip": clip.name, "reason": reason})
+        if progress:
+            tqdm.write(f"{clip.name}: not evaluated, {reason}", file=sys.stderr)
+    return sorted(results, key=lambda result: result.name), sorted(failed, key=lambda row: row["clip"])
+
+
+def _notes_on_clips(results: Sequence[ClipResult], failed: Sequence[dict[str, str]]) -> list[str]:
+    notes = []
+    if failed:
+        rest = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        notes.append(f"Not evaluated: {failed[0]['clip']} ({failed[0]['reason']}){rest}.")
+    for method in METHODS:
+        faceless = [result.name for result in results if not result.metrics[method]["faces_found"]]
+        if faceless:
+            notes.append(
+                f"No face is found in any frame of {method} of {', '.join(faceless)}: its means of lips, face and "
+                "sync are over the other clips."
+            )
+    return notes
+
+
+def _notes_on_motion(motion: dict[str, Any]) -> list[str]:
+    notes = []
+    if not motion["clips"]:
+        notes.append("No clip with speech is four seconds long, so head motion is not measured.")
+    elif np.isnan(motion["static_frechet"]):
+        notes.append(
+            "There is too little head motion to be halved by speakers, so its Fréchet distance is not measured."
+        )
+    elif note := few_samples(motion["windows"] // 2, 3 * HARMONICS):
+        notes.append(f"Head motion, each half of the speakers: {note}")
+    if motion["skipped"]:
+        count, row = len(motion["skipped"]), motion["skipped"][0]
+        notes.append(f"Clips left out of head motion: {count} ({row['clip']}: {row['reason'].rstrip('.')}).")
+    return notes
+
+
 def _add_fid(results: Sequence[ClipResult], *means: dict[str, dict[str, float]]) -> list[str]:
-    """Put FID over all clips into the means; what there is to say about it."""
+    """Put FID over all clips into the means and return notes on it."""
     features = {method: np.concatenate([result.features[method] for result in results]) for method in METHODS}
     for method in METHODS[:-1]:
         distance = fid(features["real"], features[method])

@@ -1,8 +1,8 @@
-"""The papers' protocol: the first frame of a clip speaks its own sound again, and every frame is compared.
+"""The papers' protocol: animate the first frame of a clip with the clip's own sound and compare every frame.
 
-Four videos of each clip: `ours` (centre motion, ε = 0, no blinks), `static` (the first frame all the time), `oracle`
-(the true pose and expression through our renderer: what a perfect motion and expression model would reach with it) and
-`real`. All are tracked anew at 256 px by one tracker.
+Each clip has four videos: `ours` (centre motion, ε = 0, no blinks), `static` (the first frame throughout), `oracle`
+(the true pose and expression through our renderer, an upper bound for motion and expression models) and `real`. One
+tracker tracks all of them at 256 px.
 """
 
 from dataclasses import dataclass
@@ -33,45 +33,51 @@ from osmnet.rendering.select import renderer_for
 from osmnet.structures import Source
 
 if TYPE_CHECKING:
-    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline, Speech
+    from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
+from osmnet.structures import Speech
 
-MILLI = 1000  # figures in head units are given in thousandths
-SIZE = 256  # pixels: the paper's
+MILLI = 1000  # reports give head units in thousandths
+SIZE = 256  # px; the paper's
 METHODS = ("ours", "static", "oracle", "real")
-MAX_SECONDS = 60.0  # of a clip: four videos of it are held in memory
+MAX_SECONDS = 60.0  # s; four videos of a clip are held in memory
 SILENCE_SECONDS, SILENCE_DB = 3.0, -50.0
-STRIP_COLUMNS, STRIP_SIDE = 6, 160
-INCEPTION_STEP = 5  # every so many frames; neighbours are nearly equal
-NEUTRAL_STEP = 5
+STRIP_COLUMNS, STRIP_SIDE = 6, 160  # frames, px
+INCEPTION_STEP = NEUTRAL_STEP = 5  # frames; neighbours are nearly equal
 
 
 @dataclass(frozen=True)
-class Judges:
-    """Networks that judge; `None` for those that are not there."""
+class MetricNetworks:
+    """Networks that some metrics need; `None` for those that are not available.
+
+    Attributes:
+        sync (`SyncJudge`, *optional*): The sync judge in the package.
+        syncnet (`SyncNet`, *optional*): Published weights, for LSE-C, LSE-D and AV offset.
+        inception (`torch.jit.ScriptModule`, *optional*): Published weights, for FID.
+    """
 
     sync: SyncJudge | None
     syncnet: SyncNet | None
     inception: torch.jit.ScriptModule | None
 
     @classmethod
-    def load(cls, syncnet: str | Path | None = None, inception: str | Path | None = None) -> "Judges":
-        """Load the judge in the package, and the published networks whose files are given.
+    def load(cls, syncnet: str | Path | None = None, inception: str | Path | None = None) -> "MetricNetworks":
+        """Load the sync judge in the package, and the published networks whose files are given.
 
         Raises:
-            ValueError: If a file that is given, or the judge in the package, cannot be used.
+            ValueError: If one of these files cannot be used.
         """
-        # Weights may come without a judge, which the report says; a damaged one is a broken installation.
+        # A package without a sync judge is reported; a damaged one is a broken installation.
         judge = load_sync_judge() if (packaged_weights() / JUDGE_FOLDER).is_dir() else None
         return cls(judge, load_syncnet(syncnet) if syncnet else None, load_inception(inception) if inception else None)
 
 
 @dataclass(frozen=True)
 class Track:
-    """What the tracker finds in a video.
+    """Tracked face of a video.
 
     Attributes:
-        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Where no face is found, those of the frame before.
-        found (`np.ndarray` of shape `(frames,)`): bool, whether a face is found.
+        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Frames without a face repeat the frame before.
+        found (`np.ndarray` of shape `(frames,)`): bool, frames in which a face is found.
         fit (`FaceFit`): Pose and shape of every frame.
     """
 
@@ -80,7 +86,6 @@ class Track:
     fit: FaceFit
 
     def __getitem__(self, frames: slice | list[int]) -> "Track":
-        """The same for some frames."""
         fit, pose = self.fit, self.fit.similarity
         similarity = type(pose)(*(part[frames] for part in pose))
         part = FaceFit(fit.shape[frames], fit.identity, fit.expression[frames], fit.head_pose[frames], similarity)
@@ -92,12 +97,12 @@ class ClipResult:
     """Figures and pictures of one clip.
 
     Attributes:
-        name (`str`): Of the clip.
-        seconds (`float`): How much of it was looked at.
-        metrics (`dict[str, dict[str, float]]`): Method to metric to figure; NaN or left out where there is none.
-        curves (`dict[str, np.ndarray]`): Method to the opening of the mouth, head units; NaN without a face.
-        strips (`dict[str, np.ndarray]`): Method to frames `(6, 160, 160, 3)`.
-        features (`dict[str, np.ndarray]`): Method to Inception features; empty without its weights.
+        name (`str`): Name of the clip.
+        seconds (`float`): Length that was evaluated.
+        metrics (`dict[str, dict[str, float]]`): Figures by method and metric; undefined ones are NaN or missing.
+        curves (`dict[str, np.ndarray]`): Mouth opening in head units by method; NaN without a face.
+        strips (`dict[str, np.ndarray]`): Frames `(6, 160, 160, 3)` by method.
+        features (`dict[str, np.ndarray]`): Inception features by method; empty without the weights.
     """
 
     name: str
@@ -134,19 +139,19 @@ def track(frames: np.ndarray, bundle: Path, face_model: FaceModel) -> Track | No
 
 
 def source_of(clip: Clip, first: np.ndarray, face_model: FaceModel) -> Source:
-    """The first frame `(256, 256, 3)` as the portrait: the whole of it is the square, so that frames compare."""
+    """Make the first frame `(256, 256, 3)` the portrait, uncropped, so that pixels correspond."""
     landmarks = clip.landmarks_px()[0] * (SIZE / clip.size)
     return Source(first, first, CropBox(0, 0, SIZE), face_model.fit(landmarks, SIZE), full_frame=False)
 
 
 def render_ours(pipe: "OSMNetPipeline", source: Source, speech: "Speech") -> np.ndarray:
-    """Frames `(frames, 256, 256, 3)` of the centre motion without blinks."""
+    """Render the centre motion without blinks: `(frames, 256, 256, 3)`."""
     motion = pipe.sample_motion(speech, epsilon=0.0, blink=False)
     return np.concatenate([chunk[0] for chunk in pipe.render(source, motion)])
 
 
 def render_oracle(pipe: "OSMNetPipeline", source: Source, fit: FaceFit, frames: int) -> np.ndarray:
-    """Frames with the clip's own pose, and its own change of expression from the first frame on."""
+    """Render the clip's own pose, and its own change of expression from the first frame on."""
     expression = source.fit.expression + fit.expression[:frames] - fit.expression[0]
     renderer = renderer_for(source, pipe.face_model, pipe.video_generator)
     chunks = renderer(fit.head_pose[None, :frames], expression.astype(np.float32))
@@ -154,9 +159,14 @@ def render_oracle(pipe: "OSMNetPipeline", source: Source, fit: FaceFit, frames: 
 
 
 def face_boxes(landmarks_px: np.ndarray, size: int) -> np.ndarray:
-    """Boxes around the face ovals of vertices `(frames, 478, 3)`: `(frames, 4)` whole pixels left, top, right, bottom.
+    """Return boxes around face ovals, at least 16 px wide and high and within the picture.
 
-    They lie within the picture of `size` pixels and are at least 16 pixels wide and high.
+    Args:
+        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels.
+        size (`int`): Side of the picture in pixels.
+
+    Returns:
+        `np.ndarray` of shape `(frames, 4)`: Whole pixels: left, top, right, bottom.
     """
     oval = landmarks_px[:, OVAL, :2]
     low = np.clip(np.floor(oval.min(1)), 0, size - 16).astype(int)
@@ -164,26 +174,29 @@ def face_boxes(landmarks_px: np.ndarray, size: int) -> np.ndarray:
 
 
 def room_noise(seconds: float = SILENCE_SECONDS, level_db: float = SILENCE_DB) -> np.ndarray:
-    """A silent recording as a microphone makes it: faint noise, `(samples,)`; digital silence is refused as input."""
+    """Make a silent recording `(samples,)`: faint noise, because digital silence is refused as input."""
     noise = np.random.default_rng(0).standard_normal(round(seconds * SAMPLING_RATE))
     return (10 ** (level_db / 20) * noise).astype(np.float32)
 
 
-def evaluate_clip(pipe: "OSMNetPipeline", clip: Clip, judges: Judges, max_seconds: float = MAX_SECONDS) -> ClipResult:
+def evaluate_clip(
+    pipe: "OSMNetPipeline", clip: Clip, networks: MetricNetworks, max_seconds: float = MAX_SECONDS
+) -> ClipResult:
     """Render a clip by every method, track it, and compute every metric.
 
     Args:
         pipe (`OSMNetPipeline`): The model.
-        clip (`Clip`): With speech.
-        judges (`Judges`): Networks that judge.
-        max_seconds (`float`): Only so much of the clip's beginning.
+        clip (`Clip`): A clip with speech.
+        networks (`MetricNetworks`): Networks that some metrics need.
+        max_seconds (`float`): Only the beginning of the clip is used, up to this length.
 
     Returns:
-        `ClipResult`: See there and docs/evaluation.md.
+        `ClipResult`: Figures as in docs/evaluation.md, and pictures.
 
     Raises:
         ValueError: If the clip cannot be read, has no face or no sound; one sentence says why.
     """
+    # 1. Read the clip.
     count = min(clip.frames, int(max_seconds * FPS))
     real = np.stack([extract(frame, CropBox(0, 0, clip.size), SIZE) for frame in islice(clip.read_frames(), count)])
     waveform = clip.speech()[: len(real) * SAMPLES_PER_FRAME]
@@ -192,6 +205,8 @@ def evaluate_clip(pipe: "OSMNetPipeline", clip: Clip, judges: Judges, max_second
     if count < 2 * lips.MAX_LAG + 3:
         raise ValueError(f"it is only {count} frames long.")
     real = real[:count]
+
+    # 2. Render and track every method.
     source = source_of(clip, real[0], pipe.face_model)
     videos = {
         "ours": render_ours(pipe, source, speech)[:count],
@@ -207,8 +222,10 @@ def evaluate_clip(pipe: "OSMNetPipeline", clip: Clip, judges: Judges, max_second
     if real_track is None:
         raise ValueError("no face is found in the clip itself, at 256 pixels.")
     tracks["static"] = real_track[[0] * count]
+
+    # 3. Measure.
     activity = speech_activity(waveform)[:count]
-    # One outside for all methods, or a video whose head covers less would be judged on other pixels.
+    # One outside for all methods: a head that covers less must not be measured on other pixels.
     heads = np.concatenate([each.landmarks_px for each in tracks.values() if each is not None])
     outside = outside_head(heads, SIZE, SIZE)
     neutral = neutral_shape(real_track.landmarks_px[:1], pipe.face_model)
@@ -218,35 +235,34 @@ def evaluate_clip(pipe: "OSMNetPipeline", clip: Clip, judges: Judges, max_second
         frames, found = videos[method], tracks[method]
         metrics[method] = _pictures(frames, real, real_track.landmarks_px, method)
         metrics[method] |= {"flicker": flicker(frames, outside), "faces_found": 0.0}
-        if found is None:  # the pictures count all the same: a model must not gain by destroying a face
+        if found is None:  # picture metrics still count: a model must not gain by destroying a face
             continue
         curves[method] = mouth_opening(found.fit.shape).astype(np.float32)
         shape = neutral_shape(found.landmarks_px[::NEUTRAL_STEP], pipe.face_model)
         metrics[method] |= (
             _landmarks(found, real_track, activity, method)
             | {"identity": MILLI * identity_distance(shape, neutral)}
-            | _sync(frames, found, waveform, judges, method)
+            | _sync(frames, found, waveform, networks, method)
         )
     metrics["ours"]["silent_recording_motion"] = _motion_without_speech(pipe, source)
     metrics["static"]["silent_recording_motion"] = 0.0
     features = {}
-    if judges.inception is not None:
+    if networks.inception is not None:
         features = {
-            method: inception_features(judges.inception, frames[::INCEPTION_STEP]) for method, frames in videos.items()
+            method: inception_features(networks.inception, frames[::INCEPTION_STEP])
+            for method, frames in videos.items()
         }
     strips = {method: _strip(frames) for method, frames in videos.items()}
     return ClipResult(clip.name, count / FPS, metrics, curves, strips, features)
 
 
 def _motion_without_speech(pipe: "OSMNetPipeline", source: Source) -> float:
-    """Mean absolute change of the opening from frame to frame, driven by a silent recording; NaN without a face."""
     silence = pipe.encode_speech(room_noise(), SAMPLING_RATE)
     still = track(render_ours(pipe, source, silence), pipe._bundle(), pipe.face_model)
     return float("nan") if still is None else MILLI * float(np.abs(np.diff(mouth_opening(still.fit.shape))).mean())
 
 
 def _pictures(frames: np.ndarray, real: np.ndarray, landmarks_px: np.ndarray, method: str) -> dict[str, float]:
-    """SSIM, PSNR (also of the face alone), CPBD and sharpness; what compares real with real is left out."""
     figures = {"cpbd": float(image.cpbd(frames[:1] if method == "static" else frames).mean())}
     if method == "real":
         return figures
@@ -264,7 +280,6 @@ def _pictures(frames: np.ndarray, real: np.ndarray, landmarks_px: np.ndarray, me
 
 
 def _landmarks(fake: Track, real: Track, activity: np.ndarray, method: str) -> dict[str, float]:
-    """Lips, whole face and head, as tracked."""
     opening, width = mouth_opening(fake.fit.shape), mouth_width(fake.fit.shape)
     figures = {
         "silence_motion": MILLI * lips.change_in_silence(opening, activity),
@@ -292,21 +307,21 @@ def _landmarks(fake: Track, real: Track, activity: np.ndarray, method: str) -> d
     }
 
 
-def _sync(frames: np.ndarray, fake: Track, waveform: np.ndarray, judges: Judges, method: str) -> dict[str, float]:
-    """Sync by our judge, and by SyncNet where its weights are given; a static face has none to speak of."""
+def _sync(
+    frames: np.ndarray, fake: Track, waveform: np.ndarray, networks: MetricNetworks, method: str
+) -> dict[str, float]:
     figures: dict[str, float] = {}
-    if judges.sync is not None:
-        score = judge_score(judges.sync, fake.landmarks_px, waveform)
+    if networks.sync is not None:
+        score = judge_score(networks.sync, fake.landmarks_px, waveform)
         figures |= dict(zip(("judge_distance", "judge_confidence", "judge_offset"), map(float, score), strict=True))
-    if judges.syncnet is not None:
-        score = syncnet_score(judges.syncnet, frames, fake.landmarks_px, waveform)
+    if networks.syncnet is not None:
+        score = syncnet_score(networks.syncnet, frames, fake.landmarks_px, waveform)
         figures |= dict(zip(("lse_d", "lse_c", "av_offset"), map(float, score), strict=True))
-    if method == "static":
+    if method == "static":  # a face that never moves has no offset
         figures |= {name: float("nan") for name in ("judge_offset", "av_offset") if name in figures}
     return figures
 
 
 def _strip(frames: np.ndarray) -> np.ndarray:
-    """Some frames, evenly over the video, small: `(6, 160, 160, 3)`."""
     columns = np.linspace(0, len(frames) - 1, STRIP_COLUMNS).astype(int)
-    return np.stack([extract(frames[i], CropBox(0, 0, SIZE), STRIP_SIDE) for i in columns])
+    return np.stack([extract(frames[i], CropBox(0, 0, SIZE), STRIP_SIDE) for i in columns])  # (6, 160, 160, 3)

@@ -1,4 +1,4 @@
-"""Speech in: any recording, decoded piece by piece to 16 kHz mono.
+"""Load speech: any recording, decoded piece by piece to 16 kHz mono.
 
 Convention:
     Video frame `i` covers the samples `640 i … 640 (i + 1)`.
@@ -6,8 +6,9 @@ Convention:
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +16,52 @@ import av
 import numpy as np
 import soxr
 
+from osmnet.media.container import open_container
+
 SAMPLING_RATE = 16_000  # Hz, of every waveform inside the library
 FPS = 25  # video frames a second
 
 SAMPLES_PER_FRAME = SAMPLING_RATE // FPS  # 640
-MIN_SECONDS = 0.2  # shorter recordings hold no syllable
-SILENCE_PEAK = 1e-3  # about -60 dB of full scale
+MIN_SECONDS = 0.2  # s; shorter recordings hold no syllable
+SILENCE_PEAK = 1e-3  # of full scale, about -60 dB
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; beyond them a rate is an error, and resampling would need gigabytes
 
-_MAX_CHANNELS = 64
-_MAX_START_SHIFT = 10.0  # seconds; a larger distance between sound and picture is a broken timestamp
+_MAX_CHANNELS = 64  # of FFmpeg's resampler
+_MAX_START_SHIFT = 10.0  # s between sound and picture; a larger distance is a broken timestamp
 _PIECE = 2**16  # samples converted at a time
+_ADVICE = "give a whole recording, for example WAV or MP3."
 
 
 def load_speech(
-    speech: str | os.PathLike[str] | np.ndarray | tuple[Any, Any], sampling_rate: int | None = None
+    speech: str | os.PathLike[str] | np.ndarray | tuple[Any, Any],
+    sampling_rate: int | None = None,
+    *,
+    max_seconds: float | None = None,
 ) -> np.ndarray:
     """Load a recording as mono speech at 16 kHz.
 
-    Reads whatever the FFmpeg inside PyAV reads, videos too (their sound; sample 0 is then the moment of the first
-    picture). Of a damaged or cut file, the part that decodes is used. A recording above full scale is scaled down to
-    a peak of 1, never clipped; others keep their level. Long recordings need not be held in memory: see
-    `osmnet.media.recording.Recording`.
+    Reads the formats of `osmnet.media.container.FORMATS`, videos too (their sound; sample 0 is then the moment of the
+    first picture). A damaged or truncated file gives the part that decodes. A recording above full scale is scaled
+    down to a peak of 1, never clipped; others keep their level. `osmnet.media.recording.Recording` need not hold long
+    recordings in memory.
 
     Args:
         speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): A file; or an array of shape `(samples,)`,
             `(samples, channels)` or `(channels, samples)`, floats in [-1, 1] or integers (up to 32 bits) that use the
-            range of their type, with its rate in `sampling_rate`; or `(array, rate)` or `(rate, array)`.
-        sampling_rate (`int`, *optional*): Rate of an array in Hz. Not used for files, which know their own.
+            range of their type, with its rate in `sampling_rate`; or `(array, rate)` or `(rate, array)`. At most 64
+            channels.
+        sampling_rate (`int`, *optional*): Rate of an array in Hz, 1,000 to 768,000. Not used for files.
+        max_seconds (`float`, *optional*): Length in seconds at which to stop decoding.
 
     Returns:
         `np.ndarray` of shape `(samples,)`: float32 in [-1, 1] at 16 kHz.
 
     Raises:
         ValueError: If the file is missing, empty, not decodable or has no sound, if the sound is shorter than 0.2 s,
-            silent throughout or not finite, or if an array comes without its rate.
+            silent throughout or not finite, has too many channels or a rate out of range, or if an array comes without
+            its rate.
     """
-    name, sound = find_sound(speech, sampling_rate)
+    name, sound = find_sound(speech, sampling_rate, max_seconds)
     level, pieces = Level(name), []
     for piece in sound:
         level.add(piece)
@@ -61,38 +72,55 @@ def load_speech(
 
 
 def num_frames(samples: int) -> int:
-    """Number of 25 fps video frames that cover `samples` samples at 16 kHz (the last one may be covered in part)."""
+    """Count the 25 fps video frames that cover `samples` samples at 16 kHz; the last one may be covered in part."""
     return -(-int(samples) // SAMPLES_PER_FRAME)
 
 
-def find_sound(speech: Any, sampling_rate: Any = None) -> tuple[str, MonoArray | Iterator[np.ndarray]]:
-    """Find the sound that `load_speech` was given, and begin to read it.
+def find_sound(
+    speech: Any, sampling_rate: Any = None, max_seconds: float | None = None
+) -> tuple[str, MonoArray | Iterator[np.ndarray]]:
+    """Find the sound that was given as `speech`, and begin to read it.
 
     Args:
         speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): As for `load_speech`.
-        sampling_rate (`int`, *optional*): Rate of an array in Hz.
+        sampling_rate (`int`, *optional*): As for `load_speech`.
+        max_seconds (`float`, *optional*): As for `load_speech`.
 
     Returns:
-        `tuple[str, MonoArray | Iterator[np.ndarray]]`: What to call it in messages; and float32 pieces at 16 kHz in
-        order, not scaled. Those of an array that has this rate already can be read in any order.
+        `tuple[str, MonoArray | Iterator[np.ndarray]]`: Its name for messages; and float32 pieces at 16 kHz in order,
+        not scaled. An array that has this rate already can be read in any order.
 
     Raises:
-        ValueError: If an array cannot be used. A file's faults show when its pieces are read.
+        ValueError: If an array cannot be used. Faults of a file are raised when its pieces are read.
     """
     if isinstance(speech, str | os.PathLike):
         if speech == "":
             raise ValueError("There is no recording: its path is empty.")
-        return f"'{os.fspath(speech)}'", _decode_file(Path(speech))
+        return f"'{os.fspath(speech)}'", _first_seconds(_decode_file(Path(speech)), max_seconds)
     array, rate = _array_and_rate(speech, sampling_rate)
-    sound = MonoArray(array)
-    return "the given array", sound if rate == SAMPLING_RATE else _resampled(sound, rate)
+    if rate == SAMPLING_RATE:
+        return "the given array", MonoArray(array, None if max_seconds is None else round(max_seconds * rate))
+    return "the given array", _first_seconds(_resampled(MonoArray(array), rate), max_seconds)
+
+
+def _first_seconds(pieces: Generator[np.ndarray], max_seconds: float | None) -> Iterator[np.ndarray]:
+    if max_seconds is None:
+        yield from pieces
+        return
+    left = round(max_seconds * SAMPLING_RATE)
+    with contextlib.closing(pieces):
+        for piece in pieces:
+            yield piece[:left]
+            left -= len(piece)
+            if left <= 0:
+                return
 
 
 class Level:
-    """How loud a recording is, gathered piece by piece, and whether it is of use.
+    """Loudness of a recording, gathered piece by piece, to tell whether it can be used.
 
     Args:
-        name (`str`): What to call it in messages.
+        name (`str`): Its name in messages.
     """
 
     def __init__(self, name: str):
@@ -101,7 +129,7 @@ class Level:
         self._lowest, self._highest = np.float32(np.inf), np.float32(-np.inf)
 
     def add(self, piece: np.ndarray) -> None:
-        """Take the next samples into account; raises `ValueError` if there is NaN or infinity among them."""
+        """Add the next samples; raises `ValueError` if one of them is not finite."""
         if len(piece) == 0:
             return
         lowest, highest = piece.min(), piece.max()
@@ -111,7 +139,7 @@ class Level:
         self._lowest, self._highest = min(lowest, self._lowest), max(highest, self._highest)
 
     def peak(self) -> np.float32:
-        """Largest sample; raises `ValueError` if the recording is too short or silent throughout."""
+        """Give the largest sample; raises `ValueError` if the recording is too short or silent throughout."""
         seconds = self.samples / SAMPLING_RATE
         if seconds < MIN_SECONDS:
             raise ValueError(
@@ -128,62 +156,37 @@ class Level:
 # Files
 
 
-def local_file(path: Path, kind: str) -> str:
-    """Check that `path` is a file with something in it and spell it so that FFmpeg takes it for nothing else.
-
-    Args:
-        path (`Path`): The file.
-        kind (`str`): What it should be, for the messages ("recording", "video").
-
-    Returns:
-        `str`: The path with FFmpeg's `file:` prefix, so that a colon in a name is not read as a protocol.
-
-    Raises:
-        ValueError: If there is no such file, if it is a folder, or if it is empty.
-    """
-    try:
-        if path.is_dir():
-            raise ValueError(f"'{path}' is a folder: give the path of one {kind}.")
-        if not path.is_file():
-            raise ValueError(f"There is no file '{path}': check the path of the {kind}.")
-        if path.stat().st_size == 0:
-            raise ValueError(f"'{path}' is empty (0 bytes): copy or make the {kind} again.")
-    except OSError as error:
-        raise ValueError(f"'{path}' cannot be read ({error.strerror}): check the path of the {kind}.") from error
-    return f"file:{path}"
-
-
-def _decode_file(path: Path) -> Iterator[np.ndarray]:
-    address = local_file(path, "recording")
+def _decode_file(path: Path) -> Generator[np.ndarray]:
     found = False
     try:
-        # Playlists may name other addresses: only local files are ever opened.
-        with av.open(address, metadata_errors="ignore", options={"protocol_whitelist": "file"}) as container:
+        with open_container(path, "recording", _ADVICE) as container:
             if not container.streams.audio:
                 raise ValueError(f"'{path}' has no sound: give a recording, or a video with sound.")
-            for piece in _decode_stream(container, container.streams.best("audio") or container.streams.audio[0]):
+            stream = container.streams.best("audio") or container.streams.audio[0]
+            for piece in _decode_stream(container, stream, path):
                 found = True
                 yield piece
     except av.FFmpegError as error:
-        raise ValueError(
-            f"'{path}' cannot be decoded as sound ({error.strerror}): give a whole recording, for example WAV or MP3."
-        ) from error
+        raise ValueError(f"'{path}' cannot be decoded as a recording ({error.strerror}): {_ADVICE}") from error
     if not found:
         raise ValueError(f"No sound in '{path}' could be decoded: the file is damaged, record or export it again.")
 
 
-def _decode_stream(container: av.container.InputContainer, stream: Any) -> Iterator[np.ndarray]:
+def _decode_stream(container: av.container.InputContainer, stream: Any, path: Path) -> Iterator[np.ndarray]:
     """Decode, mix to mono and resample piece by piece; the first piece begins with the picture, if there is one."""
-    waiting: list[np.ndarray] = []  # mono, at the file's own rate: FFmpeg's frames are too short to resample singly
-    current: tuple[str, str, int] | None = None  # sample format, channel layout and rate may change on the way
-    cut = 0  # samples at the beginning that lie before the picture
+    waiting: list[np.ndarray] = []  # mono at the file's rate: FFmpeg's frames are too short to resample one by one
+    current: tuple[str, str, int] | None = None  # sample format, channel layout and rate, which may change on the way
+    cut = 0  # samples that precede the picture
 
     def add(frame: av.AudioFrame | None) -> None:
-        waiting.extend(planar.to_ndarray().mean(axis=0) for planar in to_floats.resample(frame))
+        for packed in to_floats.resample(frame):
+            # Packed, not planar: past eight planes PyAV's `to_ndarray` reads memory that is not its own.
+            channels = packed.to_ndarray().reshape(-1, packed.layout.nb_channels)
+            waiting.append(np.ascontiguousarray(channels.T).mean(axis=0))
 
     def resample(last: bool = False) -> np.ndarray:
         nonlocal cut
-        piece = to_rate.resample_chunk(np.concatenate([*waiting, np.zeros(0, np.float32)]), last=last)
+        piece: np.ndarray = to_rate.resample_chunk(np.concatenate([*waiting, np.zeros(0, np.float32)]), last=last)
         waiting.clear()
         dropped = min(cut, len(piece))
         cut -= dropped
@@ -192,6 +195,7 @@ def _decode_stream(container: av.container.InputContainer, stream: Any) -> Itera
     for frame in _decodable_frames(container, stream):
         found = (frame.format.name, frame.layout.name, frame.sample_rate)
         if found != current:
+            _check_file(path, frame)
             if current is None:
                 shift = round(_seconds_after_picture(container, frame.time) * SAMPLING_RATE)
                 cut = max(-shift, 0)
@@ -200,7 +204,7 @@ def _decode_stream(container: av.container.InputContainer, stream: Any) -> Itera
                 add(None)
                 yield resample(last=True)
             current = found
-            to_floats = av.AudioResampler(format="fltp")  # (channels, samples) in [-1, 1]; the rest is left as it is
+            to_floats = av.AudioResampler(format="flt")  # [-1, 1]; channels and rate stay as they are
             to_rate = soxr.ResampleStream(frame.sample_rate, SAMPLING_RATE, 1, dtype="float32")
         add(frame)
         if sum(map(len, waiting)) >= _PIECE:
@@ -210,8 +214,19 @@ def _decode_stream(container: av.container.InputContainer, stream: Any) -> Itera
         yield resample(last=True)
 
 
+def _check_file(path: Path, frame: av.AudioFrame) -> None:
+    if frame.layout.nb_channels > _MAX_CHANNELS:
+        raise ValueError(
+            f"'{path}' has {frame.layout.nb_channels} channels: give a recording of at most {_MAX_CHANNELS}."
+        )
+    if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
+        raise ValueError(
+            f"'{path}' has a sampling rate of {frame.sample_rate} Hz: give a recording of {MIN_RATE} to {MAX_RATE} Hz."
+        )
+
+
 def _decodable_frames(container: av.container.InputContainer, stream: Any) -> Any:
-    """Yield the frames of a stream, skipping packets that do not decode and stopping where the file breaks off."""
+    """Yield the frames of a stream up to where the file breaks off, skipping damaged packets."""
     packets = container.demux(stream)
     while True:
         try:
@@ -221,12 +236,12 @@ def _decodable_frames(container: av.container.InputContainer, stream: Any) -> An
         try:
             frames = packet.decode()
         except av.FFmpegError:
-            continue  # one damaged packet: the recording goes on behind it
+            continue
         yield from frames
 
 
 def _seconds_after_picture(container: av.container.InputContainer, sound_start: float | None) -> float:
-    """How much later than the picture the sound of a video begins; 0 for a plain recording."""
+    """Give the delay in seconds of a video's sound after its picture; 0 for a plain recording."""
     for stream in container.streams.video:
         is_cover = bool(stream.disposition & av.stream.Disposition.attached_pic)
         if is_cover or stream.start_time is None or stream.time_base is None or sound_start is None:
@@ -240,16 +255,17 @@ def _seconds_after_picture(container: av.container.InputContainer, sound_start: 
 
 
 class MonoArray:
-    """An array that was given, as mono float32: every piece is converted when it is read, and the array not copied.
+    """A given array as mono float32, converted piece by piece when it is read, never copied as a whole.
 
     Args:
         array (`np.ndarray`): See `load_speech`.
+        max_samples (`int`, *optional*): Length at which to cut it.
 
     Raises:
-        ValueError: If its shape or type is none of a sound.
+        ValueError: If its shape or type is not that of a sound.
     """
 
-    def __init__(self, array: np.ndarray):
+    def __init__(self, array: np.ndarray, max_samples: int | None = None):
         if array.ndim not in (1, 2):
             raise ValueError(f"Speech must have shape (samples,) or (samples, channels), not {array.shape}.")
         self._scale, self._offset = 1.0, 0.0
@@ -269,14 +285,14 @@ class MonoArray:
             array = array if channel_axis == 1 else array.T  # (samples, channels)
             if array.shape[1] == 0:
                 array = np.zeros(0, np.float32)
-        self._array = array
+        self._array = array[:max_samples]
 
     def __len__(self) -> int:
-        """Samples."""
+        """Give the number of samples."""
         return len(self._array)
 
     def __getitem__(self, where: slice) -> np.ndarray:
-        """Samples of a slice, `(n,)` float32."""
+        """Read a slice, `(n,)` float32."""
         part = self._array[where]
         if part.ndim == 2:
             part = part.mean(axis=1, dtype=np.float32)
@@ -284,11 +300,11 @@ class MonoArray:
         return part if self._scale == 1 else (part - np.float32(self._offset)) / np.float32(self._scale)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """All of it, in pieces."""
+        """Read all of it in pieces."""
         return (self[start : start + _PIECE] for start in range(0, len(self), _PIECE))
 
 
-def _resampled(sound: MonoArray, rate: float) -> Iterator[np.ndarray]:
+def _resampled(sound: MonoArray, rate: float) -> Generator[np.ndarray]:
     stream = soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32")
     for piece in sound:
         yield stream.resample_chunk(piece)
@@ -311,6 +327,6 @@ def _checked_rate(sampling_rate: Any) -> float:
     if np.ndim(sampling_rate) != 0 or not isinstance(sampling_rate, int | float | np.number):
         raise ValueError(f"sampling_rate must be a number of Hz, not of type {type(sampling_rate).__name__}.")
     rate = float(sampling_rate)
-    if not 1_000 <= rate <= 1_000_000:
-        raise ValueError(f"sampling_rate must lie between 1000 and 1000000 Hz, not {sampling_rate}.")
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise ValueError(f"sampling_rate must lie between {MIN_RATE} and {MAX_RATE} Hz, not {sampling_rate}.")
     return rate

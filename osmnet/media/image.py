@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -14,6 +16,17 @@ MAX_SIDE = 2048  # pixels
 
 # Everything a camera, a phone or a browser saves. Not EPS and the like, for which PIL starts other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
+
+# What turns a picture upright, by the orientation that a camera has written (EXIF).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load_portrait(portrait: str | os.PathLike[str] | Image.Image | np.ndarray, max_side: int = MAX_SIDE) -> np.ndarray:
@@ -58,26 +71,46 @@ def _load_file(path: Path, max_side: int) -> np.ndarray:
             raise ValueError(f"There is no file '{path}': check the path of the portrait.")
         if path.stat().st_size == 0:
             raise ValueError(f"'{path}' is empty (0 bytes): copy or save the picture again.")
+        with path.open("rb") as file:
+            return _load(file, max_side, f"'{path}'")
     except OSError as error:
         raise ValueError(f"'{path}' cannot be read ({error.strerror}): check the path of the portrait.") from error
+
+
+def _load(file: BinaryIO, max_side: int, name: str) -> np.ndarray:
+    # 1. Read the header: which format, and how many pixels it would take to decode.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is checked below
             Image.init()  # fills Image.OPEN, which knows the formats of this build of PIL
-            image = Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN])
+            image = Image.open(file, formats=[format for format in _FORMATS if format in Image.OPEN])
     except Image.DecompressionBombError as error:
-        raise ValueError(_too_large(f"'{path}'")) from error
+        raise ValueError(_too_large(name)) from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"'{path}' is not a picture that can be read: give a JPEG, PNG or WebP file.") from error
+        raise ValueError(f"{name} is not a picture that can be read: give a JPEG, PNG or WebP file.") from error
     except Exception as error:  # PIL's readers raise almost anything on damaged data
-        raise ValueError(f"'{path}' is damaged ({error}): copy or save the picture again.") from error
-    with image:
-        _check_pixels(image.size, f"'{path}'")
-        # JPEG decodes at 1/2, 1/4 or 1/8 size in a fraction of the time; twice the wanted size keeps the quality.
-        scale = 2 * max_side / max(image.size)
-        if scale < 1:
-            image.draft(None, (round(image.width * scale), round(image.height * scale)))
-        return _decode(image, max_side, f"'{path}'")
+        raise ValueError(_damaged(name, error)) from error
+    _check_pixels(image.size, name)
+    # 2. Decode. JPEG decodes at 1/2, 1/4 or 1/8 size in a fraction of the time, by PIL alone; twice the wanted size
+    #    keeps the quality.
+    scale = 2 * max_side / max(image.size)
+    if scale < 1 and image.format == "JPEG":
+        image.draft(None, (round(image.width * scale), round(image.height * scale)))
+        return _decode(image, max_side, name)
+    mode = None if image.mode.startswith("I") else "RGBA" if image.has_transparency_data else "RGB"
+    try:
+        file.seek(0)
+        opened: Any = iio.imopen(file, "r", plugin="pillow")  # whose own arguments the base class does not know
+        with opened as picture:
+            pixels = picture.read(index=0, mode=mode, writeable_output=False)
+            orientation = picture.metadata(index=0, exclude_applied=False).get("Orientation")
+    except Exception as error:  # as above
+        raise ValueError(_damaged(name, error)) from error
+    # 3. Turn it upright; not by imageio, which takes the colours of grey and palette pictures for an axis.
+    upright = _from_array(pixels)
+    if orientation in _UPRIGHT:
+        upright = upright.transpose(_UPRIGHT[orientation])
+    return _to_rgb_array(upright, max_side)
 
 
 def _decode(image: Image.Image, max_side: int, name: str) -> np.ndarray:
@@ -85,8 +118,12 @@ def _decode(image: Image.Image, max_side: int, name: str) -> np.ndarray:
         image.load()
         image = ImageOps.exif_transpose(image)
     except Exception as error:  # as above
-        raise ValueError(f"{name} is damaged ({error}): copy or save the picture again.") from error
+        raise ValueError(_damaged(name, error)) from error
     return _to_rgb_array(image, max_side)
+
+
+def _damaged(name: str, error: Exception) -> str:
+    return f"{name} is damaged ({error}): copy or save the picture again."
 
 
 def _check_pixels(size: tuple[int, int], name: str) -> None:
@@ -134,7 +171,8 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind == "f":
         if not np.isfinite(array).all() or array.min() < -1e-3 or array.max() > 1 + 1e-3:
             raise ValueError("A portrait array of floats must lie in [0, 1]: divide by 255, or convert it to uint8.")
-        return np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
+        scaled: np.ndarray = np.round(np.clip(array, 0, 1) * 255)
+        return scaled.astype(np.uint8)
     if array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 65535:
         if array.dtype != np.uint16 and array.max() <= 255:
             return array.astype(np.uint8)

@@ -40,13 +40,15 @@ class Recording:
         speech: str | os.PathLike[str] | np.ndarray | tuple[Any, Any],
         sampling_rate: int | None = None,
         *,
+        max_seconds: float | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Recording:
         """Open a recording: everything that `load_speech` takes, of any length.
 
         Args:
             speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): See `load_speech`.
-            sampling_rate (`int`, *optional*): Rate of an array in Hz.
+            sampling_rate (`int`, *optional*): See `load_speech`.
+            max_seconds (`float`, *optional*): See `load_speech`.
             progress (`Callable`, *optional*): Called every few seconds of sound with the seconds decoded so far.
 
         Returns:
@@ -55,7 +57,7 @@ class Recording:
         Raises:
             ValueError: As `load_speech`; also if the temporary folder has no room for a long recording.
         """
-        name, sound = find_sound(speech, sampling_rate)
+        name, sound = find_sound(speech, sampling_rate, max_seconds)
         level = Level(name)
 
         def heard() -> Iterable[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The key that signs: this installation's own, made when it is first needed, or the one that the environment names."""
+"""The signing key: this installation's own, made when first needed, or the one that the environment names."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ CERTIFICATE, KEY, TIMESTAMP = "OSMNET_SIGNING_CERTIFICATE", "OSMNET_SIGNING_KEY"
 HOME = "OSMNET_HOME"
 FILE_NAME = "signing.pem"
 ORGANISATION = "osmnet (made by the program itself, identity not checked)"
-YEARS = (
-    30  # no signature of this key can be renewed, so its certificate must not run out before the video is forgotten
-)
-CLAIM_SIGNING = x509.ObjectIdentifier("1.3.6.1.4.1.62558.2.1")  # C2PA's own purpose of a certificate
+YEARS = 30  # a signature cannot be renewed, so the certificate must outlive the videos
+CLAIM_SIGNING = x509.ObjectIdentifier("1.3.6.1.4.1.62558.2.1")  # C2PA's own key usage
 CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 
 
@@ -32,9 +30,9 @@ class Credential:
     """A key with its certificates.
 
     Attributes:
-        algorithm (`str`): As C2PA names it: `"es256"`, `"es384"`, `"es512"`, `"ps256"` or `"ed25519"`.
-        key (`bytes`): The private key, PEM.
-        certificates (`bytes`): The certificate of the key, and those that lead to its issuer, PEM.
+        algorithm (`str`): C2PA's name: `"es256"`, `"es384"`, `"es512"`, `"ps256"` or `"ed25519"`.
+        key (`bytes`): Private key, PEM.
+        certificates (`bytes`): Certificate of the key and those up to its issuer, PEM.
     """
 
     algorithm: str
@@ -42,19 +40,18 @@ class Credential:
     certificates: bytes
 
     def __repr__(self) -> str:
-        return f"Credential({self.algorithm!r})"  # without the key: representations end up in logs
+        return f"Credential({self.algorithm!r})"  # without the key, since this may be logged
 
 
 def signing_credential() -> Credential:
-    """The key that the environment names, else this installation's, which is made if it is not there.
+    """Return the key that the environment names, else this installation's, making it if necessary.
 
-    `OSMNET_SIGNING_CERTIFICATE` and `OSMNET_SIGNING_KEY` name PEM files, or are their text, as a hosted page's secrets
-    are: the certificates, the key's own first, and the private key without a password. The installation's key is
-    `signing.pem` in `OSMNET_HOME`, or in the user's folder for such data; only the user may read it. Where it cannot
-    be written, a key lives as long as the process.
+    `OSMNET_SIGNING_CERTIFICATE` (the key's own certificate first) and `OSMNET_SIGNING_KEY` (without a password) name
+    PEM files, or hold their text, as the secrets of a hosted page do. The installation's key is `signing.pem` in
+    `data_folder()`, readable by the user only. Where it cannot be written, a key lives as long as the process.
 
     Raises:
-        ValueError: If a file cannot be read or used; one sentence says which and what to do.
+        ValueError: If a file cannot be read or used.
     """
     given = [bool(os.environ.get(name)) for name in (CERTIFICATE, KEY)]
     if any(given) != all(given):
@@ -67,9 +64,9 @@ def signing_credential() -> Credential:
 
 
 def local_issuer() -> bytes | None:
-    """The issuer's certificate (PEM) of this installation's key; nothing is made, `None` if there is no key yet.
+    """Return the issuer's certificate (PEM) of this installation's key, `None` if there is no key yet.
 
-    The issuer has signed one certificate and its key is gone, so that nobody else can have one from it.
+    The issuer signed one certificate and its key was discarded, so nobody else can have a certificate from it.
     """
     with contextlib.suppress(ValueError):
         path = data_folder() / FILE_NAME
@@ -80,7 +77,7 @@ def local_issuer() -> bytes | None:
 
 
 def data_folder() -> Path:
-    """The folder of this user's osmnet: `OSMNET_HOME`, or the system's place for data of programs."""
+    """Return osmnet's folder of this user: `OSMNET_HOME`, or one in the system's place for application data."""
     if named := os.environ.get(HOME):
         return Path(named)
     if sys.platform == "win32":
@@ -101,7 +98,7 @@ def _stored(path: Path) -> Credential | None:
 
 
 def _made(path: Path) -> Credential:
-    """Make the installation's key and keep it; of two processes that come at once, both take the same."""
+    """Make and store the installation's key; concurrent processes get the same one."""
     temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -126,7 +123,7 @@ def _for_this_process() -> Credential:
 
 
 def _new_key() -> tuple[bytes, bytes]:
-    """A key and its certificates, PEM: its own, and that of an issuer whose key is thrown away."""
+    """Make a key with its certificate and that of an issuer whose key is discarded, PEM."""
     key, issuer = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     names = [_name("key of one installation"), _name("issuer for one installation")]
     own = _certificate(names[0], key, names[1], issuer, is_issuer=False)
@@ -149,7 +146,7 @@ def _certificate(
     issuer: ec.EllipticCurvePrivateKey,
     is_issuer: bool,
 ) -> x509.Certificate:
-    """A certificate of the kind that C2PA asks for (its specification 2.2, section 14.5)."""
+    """Make a certificate as C2PA requires it (specification 2.2, section 14.5)."""
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     usage = dict.fromkeys(
         ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only",
@@ -178,7 +175,7 @@ def _certificate(
 
 
 def _pem(variable: str) -> tuple[bytes, str]:
-    """What a variable of the environment holds or names, and what to call it: never by its text, which is secret."""
+    """Return the PEM text that a variable holds or names, and a name for messages that reveals no secret."""
     value = os.environ[variable]
     if value.lstrip().startswith("-----BEGIN"):
         return value.encode(), variable
@@ -189,17 +186,17 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ValueError(f"'{path}' cannot be read ({error.strerror}), which signs the videos; mend it.") from error
+        raise ValueError(f"'{path}' cannot be read ({error.strerror}), but it signs the videos. Fix it.") from error
 
 
 def _credential(key: bytes, certificates: bytes, where: str) -> Credential:
-    """Check that key and certificate can be read, are of a kind that C2PA knows, and belong together."""
+    """Make a credential of a key and certificates that C2PA accepts and that belong together."""
     try:
         private = serialization.load_pem_private_key(key, password=None)
         chain = x509.load_pem_x509_certificates(certificates)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"There is no key or no certificate to be read in '{where}' (PEM, without a password); mend the file, or "
+            f"There is no key or no certificate to be read in '{where}' (PEM, without a password). Fix the file, or "
             "remove it."
         ) from error
     if private.public_key() != chain[0].public_key():
@@ -211,7 +208,7 @@ def _credential(key: bytes, certificates: bytes, where: str) -> Credential:
     elif isinstance(private, rsa.RSAPrivateKey):
         algorithm = "ps256"
     else:
-        raise ValueError(f"The key in '{where}' is of a kind that C2PA does not know; use P-256, Ed25519 or RSA.")
+        raise ValueError(f"The key in '{where}' is of a kind that C2PA does not support; use P-256, Ed25519 or RSA.")
     pem = serialization.Encoding.PEM
     private_pem = private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return Credential(algorithm, private_pem, b"".join(certificate.public_bytes(pem) for certificate in chain))

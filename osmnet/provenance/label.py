@@ -1,4 +1,4 @@
-"""The small "AI-generated" in a corner of every frame, clear of the face."""
+"""The small label "AI-generated" in a corner of every frame, clear of the face."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 TEXT, SHORT_TEXT = "AI-generated", "AI"
 FONT_SHARE = 0.05  # of the frame's shorter side
-MIN_FONT_PX = 10  # smaller letters cannot be read after H.264
-MAX_WIDTH_SHARE = 0.5  # of the frame's width; the short text where the long one would take more
+MIN_FONT_PX = 10  # px; smaller letters are illegible after H.264
+MAX_WIDTH_SHARE = 0.5  # of the frame's width; beyond it the short text is used
 CLEARANCE = 0.01  # of the shorter side, between label and face
-MAX_POSES = 200  # that are looked at
-GRID = 128  # cells along the longer side, in which a free corner is looked for
-DARKNESS = 0.62  # of the field behind the letters: white on it is read on any picture
+MAX_POSES = 200  # poses tested, evenly over a take
+GRID = 128  # cells along the longer side for the search of a free corner
+DARKNESS = 0.62  # opacity of the field behind the letters: white on it is legible on any picture
 
 
 class Label:
-    """The label of one size of frames: where it is, and what it does to the pixels there.
+    """The label for frames of one size.
 
-    The corner is the first one that is free of the face, from the lower left on; if the face leaves none free, the
-    label becomes shorter, and at last takes the corner of which the face takes least.
+    It takes the first corner that is free of the face, from the lower left on. If none is free, it becomes shorter,
+    and finally takes the corner that the face covers least.
 
     Args:
         frame_size (`tuple[int, int]`): Height and width of the frames in pixels.
-        faces (`Sequence[np.ndarray]`): Outlines to stay clear of, each `(n, 2)`: x and y in pixels.
+        faces (`Sequence[np.ndarray]`): Outlines to avoid, each `(n, 2)`: x and y in pixels.
 
     Attributes:
-        box (`tuple[int, int, int, int]`): Left, top, right, bottom in pixels; the last two are outside.
+        box (`tuple[int, int, int, int]`): Left, top, right, bottom in pixels; the last two are exclusive.
     """
 
     def __init__(self, frame_size: tuple[int, int], faces: Sequence[np.ndarray] = ()):
@@ -60,7 +60,7 @@ class Label:
                         best = (clearance, box, field)
         assert best is not None
         _, self.box, field = best
-        # In 256ths, (rows, columns, 3): a shift is many times quicker than a division.
+        # In 256ths, (rows, columns, 3): a shift is much faster than a division.
         light, covered = (np.repeat(part[..., None], 3, -1).astype(np.uint16) for part in np.moveaxis(field, -1, 0))
         self._kept = 256 - covered - (covered > 127)
         self._added = light * 256 + 128 - light // 128 * 128
@@ -69,11 +69,11 @@ class Label:
         """Draw the label, in place.
 
         Args:
-            frames (`np.ndarray` of shape `(..., height, width, 3)`): uint8, of the size that the label was made for.
+            frames (`np.ndarray` of shape `(..., height, width, 3)`): uint8, of the label's frame size.
         """
         left, top, right, bottom = self.box
         place = frames[..., top:bottom, left:right, :]
-        for index in np.ndindex(place.shape[:-3]):  # one fits into the cache, all do not
+        for index in np.ndindex(place.shape[:-3]):  # one frame at a time fits into the CPU's cache
             mixed = place[index] * self._kept
             mixed += self._added
             mixed >>= 8
@@ -85,11 +85,11 @@ def label_for(source: Source, head_pose: np.ndarray | None = None) -> Label:
 
     Args:
         source (`Source`): The portrait.
-        head_pose (`np.ndarray` of shape `(..., 6)`, *optional*): Absolute poses that the head will take; the
-            portrait's own if not given.
+        head_pose (`np.ndarray` of shape `(..., 6)`, *optional*): Absolute poses of the head in all takes that share
+            the label; the portrait's own pose by default.
 
     Returns:
-        `Label`: The same for all takes whose poses are given together.
+        `Label`: The label.
     """
     poses = np.reshape(source.fit.head_pose if head_pose is None else head_pose, (-1, 6))
     poses = poses[:: -(-len(poses) // MAX_POSES)]

@@ -1,4 +1,4 @@
-"""The C2PA manifest: what a file says of its own making, signed, so that a change shows."""
+"""The C2PA manifest: a signed record in a file of how it was made, which any later change invalidates."""
 
 from __future__ import annotations
 
@@ -13,55 +13,53 @@ from osmnet.provenance.key import TIMESTAMP, signing_credential
 from osmnet.utils.profiling import span
 
 ASSERTION = "osmnet.generation"
-# What the consent of those who are shown is recorded as: that somebody declared it, not who, nor of whom.
+# Consent of those shown is recorded as declared or not, without who declared it and for whom.
 DECLARED, NOT_DECLARED = "declared", "not declared"
 STATEMENT = "Whoever made this declared that the people who are seen and heard in it have agreed."
 SETTINGS = {
-    # The picture of a manifest would be the face of a person.
+    # A thumbnail would be a person's face.
     "builder": {"thumbnail": {"enabled": False}},
-    # Read back at once: what a certificate of the wrong kind has signed would be refused by everybody later.
+    # Verify at once: signatures by a certificate of the wrong kind would be refused everywhere later.
     "verify": {"verify_after_sign": True, "verify_trust": False, "remote_manifest_fetch": False, "ocsp_fetch": False},
 }
-# Of larger files, pieces of a megabyte are hashed one by one (a Merkle tree, as C2PA has it), and what is not needed
-# is not held: signing 140 MB then takes 18 MB of memory instead of 284.
-LARGE = 2**25  # bytes
+LARGE = 2**25  # bytes; larger files are hashed in pieces (C2PA's Merkle tree): 18 MB of memory for 140 MB, not 284
 FOR_LARGE = {"core": {"backing_store_memory_threshold_in_mb": 16, "merkle_tree_chunk_size_in_kb": 1024}}
-HEAD_BYTES = 16  # of a file, that tell what it is
+HEAD_BYTES = 16  # enough to recognise a file's type
 
 
 def sign(path: str | os.PathLike[str], consent: bool | None = None) -> None:
-    """Sign a picture or video as made by a trained model; the signed file takes the place of the one that is there.
+    """Sign a picture or video in place as made by a trained model.
 
-    The last thing to be done to a file: whatever is changed afterwards breaks the signature. Nothing of the inputs, no
-    name of a file or a person and no picture goes into the manifest.
+    This must be the last step, since every later change breaks the signature. The manifest holds nothing of the
+    inputs, no name of a file or a person and no picture.
 
     Args:
         path (`str` or `os.PathLike`): An MP4, MOV, PNG, JPEG, WebP or GIF file, whatever its name.
-        consent (`bool`, *optional*): `True`: whoever makes it declares that the people who are seen and heard in it
-            have agreed. Not given: nothing was declared.
+        consent (`bool`, *optional*): `True` declares that the people who are seen and heard in it have agreed.
+            Nothing is declared by default.
 
     Raises:
-        ValueError: If the file cannot be read, signed or written, or `consent` is something else; it is then left as
-            it was.
+        ValueError: If the file cannot be read, signed or written, or `consent` is something else; the file is then
+            unchanged.
     """
     check_consent(consent)
     path = Path(path)
     temporary = path.with_name(f".{path.name.lstrip('.')}.{secrets.token_hex(4)}.part")
     try:
-        # In a thread of its own: Ctrl-C would else arise in a function that the signer calls, and get lost there.
+        # In its own thread: otherwise Ctrl-C would be raised, and lost, in a callback of the signer.
         with span("sign"), ThreadPoolExecutor(1, "osmnet sign") as pool:
             pool.submit(_sign, path, temporary, consent).result()
         temporary.replace(path)
     except OSError as error:
         raise ValueError(
-            f"'{path}' cannot be signed ({error.strerror or error}); see to room and permissions."
+            f"'{path}' cannot be signed ({error.strerror or error}); check free space and permissions."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def check_consent(consent: Any) -> None:
-    """Refuse what is neither `True` nor `None`."""
+    """Raise `ValueError` unless consent is `True` or `None`."""
     if consent is not None and consent is not True:
         raise ValueError(
             f"consent must be True (those who are seen and heard agreed) or left out, not {consent!r}; without their "
@@ -70,7 +68,7 @@ def check_consent(consent: Any) -> None:
 
 
 def media_type(path: Path) -> str | None:
-    """The type of a file by its first bytes, of those that can be signed; `None` for others.
+    """Return the media type of a file by its first bytes, `None` if it cannot be signed.
 
     Raises:
         OSError: If it cannot be read.
@@ -86,7 +84,7 @@ def media_type(path: Path) -> str | None:
 
 
 def _sign(path: Path, signed: Path, consent: bool | None) -> None:
-    import c2pa  # here: it loads a library of 23 MB, which only those who sign or verify wait for
+    import c2pa  # a library of 23 MB, which only signing and verifying need
 
     kind = media_type(path)
     if kind is None:
@@ -113,5 +111,5 @@ def _sign(path: Path, signed: Path, consent: bool | None) -> None:
     except c2pa.C2paError as error:
         at = f", or the time stamp service {address} (unset {TIMESTAMP})" if address else ""
         raise ValueError(
-            f"'{path}' cannot be signed ({str(error).splitlines()[0]}); see to the certificate and the disk{at}."
+            f"'{path}' cannot be signed ({str(error).splitlines()[0]}); check the certificate and the disk{at}."
         ) from error

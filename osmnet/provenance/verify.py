@@ -1,4 +1,4 @@
-"""`osmnet verify`: is a file as it was signed, who signed it, and what does it say of its making."""
+"""Check of a signed file: is it as it was signed, by whom, and what does it say about how it was made?"""
 
 from __future__ import annotations
 
@@ -9,32 +9,34 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from osmnet.media.audio import local_file
+from osmnet.media.container import local_file, open_container
 from osmnet.provenance.key import local_issuer
 from osmnet.provenance.label import TEXT
 from osmnet.provenance.manifest import ASSERTION, DECLARED, media_type
 
 TRUST = "OSMNET_TRUST_ANCHORS"
-# What may be wrong with a signer without anything being wrong with the file: codes of the C2PA specification 2.2.
+# Failures that concern the signer and not the file: codes of the C2PA specification 2.2.
 ABOUT_SIGNER = ("signingCredential.untrusted", "signingCredential.expired", "claimSignature.outsideValidity")
+HASHES = ("bmff", "data", "boxes", "collection")  # C2PA's kinds of content hashes
+MAX_QUOTED = 200  # characters
 GENERATED = ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a look at a file has told.
+    """Result of checking a file. Texts from the file are as a stranger may have written them; see `quoted`.
 
     Attributes:
-        state (`str`): `"valid"`: as it was signed; `"altered"`: changed since, or damaged; `"unsigned"`: there is no
-            manifest in it, as after most kinds of editing, and on files that never had one.
-        sentence (`str`): The same for people, with the reason.
-        signer (`str`, *optional*): The name on the certificate, which proves nothing unless it is trusted.
-        signed_at (`str`, *optional*): By a time stamp service, if there was one.
-        is_own (`bool`): Whether this installation's key has signed it.
-        is_trusted (`bool`): Whether the certificate leads to one of the anchors that were given.
-        is_ai_generated (`bool`): Whether the file says that it is generated: in its manifest, or, without one, in its
-            comment. `False` says nothing.
-        generator (`str`, *optional*): The program that the manifest names.
+        state (`str`): `"valid"`: as it was signed; `"altered"`: changed since, or damaged; `"unsigned"`: without a
+            manifest, which most kinds of editing remove.
+        sentence (`str`): The state and its reason in words.
+        signer (`str`, *optional*): Name on the certificate, which proves nothing unless it is trusted.
+        signed_at (`str`, *optional*): Time from a time stamp service, if one was used.
+        is_own (`bool`): Signed by this installation's key.
+        is_trusted (`bool`): The certificate leads to one of the given anchors.
+        is_ai_generated (`bool`): The manifest, or without one the comment, says that the file is generated. `False`
+            proves nothing.
+        generator (`str`, *optional*): Program that the manifest names.
         consent (`bool`, *optional*): `True` if the manifest says that consent was declared.
     """
 
@@ -49,17 +51,17 @@ class Verdict:
     consent: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the attributes as JSON can hold them."""
         return asdict(self)
 
 
 def verify(path: str | os.PathLike[str], trust_anchors: str | os.PathLike[str] | None = None) -> Verdict:
-    """Check a file against the manifest in it. The network is not used.
+    """Check a file against its manifest, without using the network.
 
     Args:
         path (`str` or `os.PathLike`): An MP4, MOV, PNG, JPEG, WebP or GIF file.
-        trust_anchors (`str` or `os.PathLike`, *optional*): PEM file with certificates whose holders are trusted to
-            check identities; the one that `OSMNET_TRUST_ANCHORS` names if not given.
+        trust_anchors (`str` or `os.PathLike`, *optional*): PEM file with certificates of signers or issuers you
+            trust; by default the one that `OSMNET_TRUST_ANCHORS` names.
 
     Returns:
         `Verdict`: Its `state` is `"valid"`, `"altered"` or `"unsigned"`.
@@ -79,31 +81,34 @@ def verify(path: str | os.PathLike[str], trust_anchors: str | os.PathLike[str] |
     try:
         store, state = _read(path, kind, anchors)
     except _Damaged as error:
-        return Verdict("altered", f"It is damaged or was cut short ({error}): nothing can be said for its content.")
+        return Verdict("altered", f"It is damaged or was cut short, so its content is unknown ({error}).")
     if store is None:
         return _unsigned(path)
     manifest = store["manifests"].get(store["active_manifest"])
     if manifest is None:
-        return Verdict("altered", "Its manifest was changed after it was signed (it cannot be read any more).")
+        return Verdict("altered", "Its manifest was changed after it was signed and is unreadable.")
     results = store.get("validation_results", {}).get("activeManifest", {})
     failures = [entry["code"] for entry in results.get("failure", []) if entry["code"] not in ABOUT_SIGNER]
     passed = {entry["code"] for entry in results.get("success", [])}
-    # Not only no failure: the signature and the hash of the content must have been looked at and found right.
+    # No failure is not enough: the signature and the hash of the content must have been checked and found right.
     is_whole = "claimSignature.validated" in passed and bool(passed & {f"assertion.{h}Hash.match" for h in HASHES})
-    said = _said(store, manifest)
+    claims = _claims(store, manifest)
     if failures or not is_whole:
         content = all("Hash.mismatch" in code for code in failures) and bool(failures)
         what = "Its picture, sound or metadata was" if content else "Its manifest was"
-        return Verdict("altered", f"{what} changed after it was signed ({', '.join(failures) or state}).", **said)
+        return Verdict("altered", f"{what} changed after it was signed ({', '.join(failures) or state}).", **claims)
     is_trusted = anchors is not None and state == "Trusted"
     issuer = local_issuer()
     is_own = issuer is not None and _read(path, kind, issuer)[1] == "Trusted"
     expired = any(entry["code"] in ABOUT_SIGNER[1:] for entry in results.get("failure", []))
-    late = " The certificate has run out, and no time stamp says that it was signed before." if expired else ""
-    return Verdict("valid", f"It is as it was signed.{late}", is_own=is_own, is_trusted=is_trusted, **said)
+    late = " The certificate has expired, and no time stamp shows that it was signed before." if expired else ""
+    return Verdict("valid", f"It is as it was signed.{late}", is_own=is_own, is_trusted=is_trusted, **claims)
 
 
-HASHES = ("bmff", "data", "boxes", "collection")
+def quoted(text: str) -> str:
+    """Quote a stranger's text on one line, so that it can pass neither for our words nor for terminal codes."""
+    shown = text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}…"
+    return json.dumps("".join(letter if letter.isprintable() else "?" for letter in shown), ensure_ascii=False)
 
 
 class _Damaged(Exception):
@@ -111,7 +116,7 @@ class _Damaged(Exception):
 
 
 def _read(path: Path, kind: str, anchors: bytes | None) -> tuple[dict[str, Any] | None, str]:
-    """Read and validate the manifests of a file: the report and its state; `None` if there are none."""
+    """Read and validate the manifests of a file; return the report (`None` without manifests) and its state."""
     import c2pa
 
     settings: dict[str, Any] = {"verify": {"verify_trust": True, "remote_manifest_fetch": False, "ocsp_fetch": False}}
@@ -137,12 +142,12 @@ def _anchors(given: str | os.PathLike[str] | None) -> bytes | None:
     except OSError as error:
         raise ValueError(f"The trust anchors '{given}' cannot be read ({error.strerror}); give a PEM file.") from error
     if b"BEGIN CERTIFICATE" not in content:
-        raise ValueError(f"There is no certificate in '{given}'; give a PEM file of those whom you trust.")
+        raise ValueError(f"There is no certificate in '{given}'; give a PEM file of the signers you trust.")
     return content
 
 
-def _said(store: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
-    """What the manifests say: of the active one, and whether anything in its history was generated."""
+def _claims(store: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return what the active manifest says, and whether anything in its history was generated."""
     sources = [
         str(action.get("digitalSourceType", ""))
         for entry in store["manifests"].values()
@@ -163,12 +168,9 @@ def _said(store: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unsigned(path: Path) -> Verdict:
-    import av
-
     comment = ""
-    with contextlib.suppress(OSError, av.FFmpegError), av.open(f"file:{path}", metadata_errors="ignore") as container:
+    with contextlib.suppress(ValueError), open_container(path, "video", "") as container:
         comment = container.metadata.get("comment", "")
     if comment.startswith(TEXT):
-        says = f"There is no signature in it, but a comment that says: {comment}"
-        return Verdict("unsigned", says, is_ai_generated=True)
-    return Verdict("unsigned", "There is no signature in it: nothing can be said of where it comes from.")
+        return Verdict("unsigned", f"It has no signature, but a comment: {quoted(comment)}", is_ai_generated=True)
+    return Verdict("unsigned", "It has no signature, so nothing is known about its origin.")

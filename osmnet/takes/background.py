@@ -8,7 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
-from osmnet.media.video import VideoWriter
+from osmnet.media.video_writer import VideoWriter
 from osmnet.utils.profiling import span
 
 AHEAD = 2  # pieces that may wait for the encoder

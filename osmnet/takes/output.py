@@ -27,15 +27,15 @@ MEMORY_SHARE = 0.8  # of the free memory that frames may take
 
 
 class TakeRenderer(Protocol):
-    """Renders takes for an output that was not rendered yet; made by the pipeline.
+    """Renders takes for an output that was not rendered yet; made by the pipeline."""
 
-    Attributes:
-        device (`str`): Type of the device that renders.
-        precision (`str`): Of the network that paints, as in `"float32"`.
-    """
+    @property
+    def device(self) -> str:
+        """Type of the device that renders, as in `"cpu"`."""
 
-    device: str
-    precision: str
+    @property
+    def precision(self) -> str:
+        """Precision of the network that paints, as in `"float32"`."""
 
     def render(self, motion: Motion, chunks: Sequence[Chunk]) -> Generator[np.ndarray]:
         """Yield `(num_videos, n, H, W, 3)` uint8 for every chunk."""
@@ -83,9 +83,11 @@ class TalkingHeadOutput:
             takes = [int(index) % len(self)]
         else:
             raise TypeError(f"A take is chosen by its number or a slice, not by {type(index).__name__}.")
-        frames = self.frames if self.frames is None else [self.frames[take] for take in takes]
-        if isinstance(self.frames, np.ndarray):
-            frames = self.frames[takes] if isinstance(index, slice) else self.frames[takes[0] : takes[0] + 1]
+        frames: Any = None
+        if isinstance(self.frames, np.ndarray):  # one take is a view, not a copy
+            frames = self.frames[takes] if len(takes) != 1 else self.frames[takes[0] : takes[0] + 1]
+        elif self.frames is not None:
+            frames = [self.frames[take] for take in takes]
         return replace(self, frames=frames, head_pose=self.head_pose[takes], motion=self.motion.take(takes))
 
     def __iter__(self) -> Iterator[Self]:

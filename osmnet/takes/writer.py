@@ -22,7 +22,8 @@ from PIL import Image
 
 import osmnet
 from osmnet.media.audio import FPS
-from osmnet.media.video import VideoWriter, best_codec, count_pictures, join_videos
+from osmnet.media.video_reader import count_pictures
+from osmnet.media.video_writer import VideoWriter, best_codec, join_videos
 from osmnet.provenance.label import TEXT, Label, label_for
 from osmnet.provenance.manifest import check_consent, sign
 from osmnet.rendering.chunks import chunk_length

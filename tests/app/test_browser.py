@@ -1,43 +1,30 @@
-"""The page as visitors use it, in a headless Chromium, on a tiny model; run with `--runslow`."""
+"""The page as visitors use it, in a headless Chromium, on a tiny model; run with `pytest -m slow`."""
 
 import hashlib
 import os
 import shutil
-import sys
 import threading
 import urllib.request
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from osmnet.provenance.verify import verify
-from tests.support.dummies import becomes_empty, portrait, speech, write_wav
+from osmnet.serving.jobs import PICTURES, Job, Step
+from osmnet.serving.settings import Settings
+from osmnet.serving.showcase import Example, Showcase
+from osmnet.serving.studio import Studio
+from tests.support.dummies import becomes_empty
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 'browser'")
 pytest.importorskip("gradio", reason="needs the extra 'demo'")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here")]
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the page is no part of the package
-
 PATIENCE = 60_000  # ms; nothing waits for so long on an idle machine
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("inputs")
-    Image.fromarray(portrait(320)).save(folder / "face.png")
-    Image.new("RGB", (200, 200), "white").save(folder / "empty.png")
-    write_wav(folder / "speech.wav", speech(1.0))
-    write_wav(folder / "long.wav", speech(4.5))
-    return {path.stem: str(path) for path in folder.iterdir()}
-
-
-@pytest.fixture(scope="module")
 def studio(tiny):
-    from demo.settings import Settings
-    from demo.studio import Studio
-
     made = Studio(Settings(size=64, max_seconds=4), tiny)
     yield made
     made.close()
@@ -45,17 +32,11 @@ def studio(tiny):
 
 @pytest.fixture(scope="module")
 def url(studio, inputs, tmp_path_factory):
-    import app
-    from demo.showcase import Example, Showcase
+    from tests.support.pages import serve
 
-    example = Example("Somebody", "One second", Path(inputs["face"]), Path(inputs["speech"]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-        page = app.build(studio, Showcase(studio, [example], num_videos=2))
-        _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, **app.launch_options(studio.settings))
+    example = Example("Somebody", "A moment", Path(inputs["face"]), Path(inputs["speech"]))
+    with serve(studio, Showcase(studio, [example], num_videos=2), tmp_path_factory.mktemp("cache")) as address:
         yield address
-        page.close()
 
 
 @pytest.fixture(scope="module")
@@ -210,21 +191,21 @@ def test_bad_input_is_said_where_it_is(visit, inputs):
 
 
 class Held:
-    """Rendering that does not go on until it is let go; `begun` and `closed` count the requests."""
+    """Rendering that waits for `go`; `begun` counts the requests, `closed` is set when one is stopped."""
 
     def __init__(self, studio, monkeypatch):
         self.begun, self.go, self.closed = 0, threading.Event(), threading.Event()
         self._render = studio.render
-        monkeypatch.setattr(studio, "render", self.render)
+        monkeypatch.setattr(studio, "render", lambda *arguments: Job(self._wait(*arguments)))
 
-    def render(self, *arguments):
-        from demo.studio import Step
-
+    def _wait(self, *arguments):
         self.begun += 1
         try:
             while not self.go.wait(0.2):
-                yield Step(3, 0.0)
-            return (yield from self._render(*arguments))
+                yield Step(PICTURES, 0.0)
+            with self._render(*arguments) as job:
+                yield from job
+                return job.result()
         except GeneratorExit:
             self.closed.set()
             raise

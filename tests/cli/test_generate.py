@@ -10,10 +10,13 @@ import pytest
 from PIL import Image
 
 import osmnet.cli as cli
-from osmnet.media.video import VideoWriter, read_frames
+from osmnet.media.video_reader import read_frames
+from osmnet.media.video_writer import VideoWriter
 from osmnet.takes.background import BackgroundWriter
 from osmnet.takes.unfinished import FOLDER_NAME
 from tests.support.dummies import portrait, read_json, speech, write_wav
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")

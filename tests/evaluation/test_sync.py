@@ -139,6 +139,7 @@ def test_syncnet_has_the_tensors_of_the_released_file():
     assert {name: tuple(value.shape) for name, value in SyncNet().state_dict().items()} == wanted
 
 
+@pytest.mark.integration
 def test_syncnet_loads_files_of_all_ages_and_refuses_others(syncnet, tmp_path):
     old = {name: value for name, value in syncnet.state_dict().items() if not name.endswith("tracked")}
     torch.save(old, tmp_path / "old.model", _use_new_zipfile_serialization=False)
@@ -186,6 +187,7 @@ def test_the_crop_is_the_released_programs_square():
     assert (near[0][:, :31] == 110).all() and (near[0][:, 33:, 0] == 0).all()  # 20 of 140 pixels: beyond the edge
 
 
+@pytest.mark.integration
 def test_syncnet_scores_are_the_released_programs(syncnet):
     frames = np.random.default_rng(0).integers(0, 256, (9, 256, 256, 3)).astype(np.uint8)
     landmarks = heads(9)
@@ -246,12 +248,13 @@ def test_the_packaged_judge_is_small_and_whole():
         judge_score(judge, heads(3), np.tile(chirp(), 4))
 
 
+@pytest.mark.integration
 def test_training_teaches_the_judge_which_sound_belongs_to_lips(tmp_path):
     # Mouths that open as the sound is loud, at random moments: only alignment tells right from wrong.
     names = [f"speaker{i}-voice" for i in range(6)] + ["opentalker-face-1"]  # the last one is held out by name
     rows, recordings = [], {}
     model = FaceModel.from_pretrained(packaged_weights(), subfolder="face_model")
-    with ShardWriter(tmp_path / "data") as writer:
+    with ShardWriter(tmp_path / "data", "clips") as writer:
         for seed, name in enumerate(names):
             landmarks, waveform = talker(100, seed)
             recordings[name] = landmarks, waveform
@@ -260,7 +263,8 @@ def test_training_teaches_the_judge_which_sound_belongs_to_lips(tmp_path):
             track = encode_track(landmarks, model.fit_track(landmarks, 256), fingerprint(model))
             files = {"npz": track, "wav": wav.getvalue()}
             row = {"status": "kept", "key": name, "speaker": speaker_of(name), "size": 256, "frames": 100}
-            rows.append(row | writer.add(name, files))
+            writer.add(row, files)
+            rows.append(row)
     write_manifest(tmp_path / "data", rows)
     config = SyncConfig(
         steps=60, batch_size=6, learning_rate=3e-3, warm_up=5, ema=0.9, hidden_dim=32, embedding_dim=16, dropout=0.0,

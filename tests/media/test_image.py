@@ -65,6 +65,10 @@ def test_exif_orientation_is_carried_out(picture, tmp_path, orientation):
     exif[0x0112] = orientation
     path = save(np.ascontiguousarray(stored), tmp_path / "camera.png", exif=exif)
     np.testing.assert_array_equal(load_portrait(path), picture)
+    np.testing.assert_array_equal(load_portrait(Image.open(path)), picture)
+    for name in ("grey.png", "grey.tif"):
+        path = save(np.ascontiguousarray(stored[..., 1]), tmp_path / name, exif=exif)
+        np.testing.assert_array_equal(load_portrait(path), picture[..., 1:2].repeat(3, axis=2))
 
 
 def test_transparency_is_laid_on_white(picture, tmp_path):

@@ -18,10 +18,12 @@ from PIL import Image
 import osmnet.cli as cli
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.loading.model import WEIGHTS_NAME
-from osmnet.media.video import VideoWriter
+from osmnet.media.video_writer import VideoWriter
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.takes.unfinished import FOLDER_NAME
 from tests.support.dummies import SAMPLING_RATE, edit_tensors, portrait, speech, write_wav
+
+pytestmark = pytest.mark.integration
 
 # What is wrong, with which of the files below, and what the sentence must say.
 PORTRAITS = {
@@ -41,7 +43,7 @@ SPEECHES = {
     "silent audio": ("silent.wav", "silent.wav' is silent throughout"),
     "0.1 s": ("short.wav", "short.wav' is 0.10 s long.*at least 0.2 s"),
     "corrupt audio": ("corrupt.mp3", "corrupt.mp3' cannot be decoded"),
-    "a picture": ("face.png", "face.png' has no sound"),
+    "a picture": ("face.png", "face.png' cannot be decoded"),
     "text": ("text.wav", "text.wav' (cannot be decoded|has no sound)"),
     "video without sound": ("mute.mp4", "mute.mp4' has no sound"),
     "folder as speech": ("folder", "folder' is a folder"),

@@ -15,7 +15,8 @@ from osmnet.face.warp import MeshWarp
 from osmnet.loading.packaged import packaged_landmarker
 from osmnet.media.audio import load_speech
 from osmnet.media.image import load_portrait
-from osmnet.media.video import VideoWriter, read_frames
+from osmnet.media.video_reader import read_frames
+from osmnet.media.video_writer import VideoWriter
 from tests.support.dummies import FACE_MODEL, REPOSITORY
 
 SIZE, SAMPLES = 320, 640  # pixels of a side, samples of sound a frame
@@ -85,11 +86,12 @@ def dataset_of(video: Path, out: Path, names: tuple[str, ...], speech: bool = Tr
     if speech:
         files["wav"] = _wav(waveform)
     rows = []
-    with ShardWriter(out) as writer:
+    with ShardWriter(out, "clips") as writer:
         for name in names:
             row = {"status": "kept", "key": name, "source": video.name, "speaker": speaker_of(name), "size": size,
                    "frames": len(frames), "speech": speech, "av_offset": 0}  # fmt: skip
-            rows.append(row | writer.add(name, files))
+            writer.add(row, files)
+            rows.append(row)
     write_manifest(out, rows)
     return out
 

@@ -70,4 +70,6 @@ class OSMNetComponents(TalkingHeadPipeline):
         fit = source.fit
         upper = self.face_model.upper_face(fit.expression)
         rest = upper + SMILE_KEPT * (fit.expression - upper)
-        return rest + self.face_model.close_lips(self.face_model.move(fit.shape, (rest - fit.expression)[None])[0])
+        shape = self.face_model.move(fit.shape, (rest - fit.expression)[None])[0]  # (478, 3)
+        closed: np.ndarray = rest + self.face_model.close_lips(shape)
+        return closed

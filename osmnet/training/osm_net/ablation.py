@@ -20,7 +20,7 @@ import yaml
 
 from osmnet.data.dataset import Dataset
 from osmnet.evaluation.evaluate import evaluate
-from osmnet.evaluation.report import number as formatted
+from osmnet.evaluation.evaluation_report import number as formatted
 from osmnet.evaluation.summary import METRICS, Metric
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.training.core.config import find_config

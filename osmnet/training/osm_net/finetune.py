@@ -23,7 +23,7 @@ from typing import Any, cast
 from tqdm import tqdm
 
 from osmnet.data.dataset import Dataset
-from osmnet.evaluation.protocol import ClipResult, Judges, evaluate_clip
+from osmnet.evaluation.protocol import ClipResult, MetricNetworks, evaluate_clip
 from osmnet.face.morphable import FaceModel
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.training.core.config import StageConfig, load_config
@@ -140,7 +140,7 @@ class _Finetuning:
         self.model, self.name, self.card = model, pipe.name, find_card(model)
         pipe.save_pretrained(self.before)
         self.clips = evenly(self.dataset.split(speech=True, by=self.config.split)[1], self.config.evaluate_clips)
-        self.judges = Judges.load()
+        self.networks = MetricNetworks.load()
         self._measure(pipe, "before")
         for component in pipe.components:
             self._reset(component)
@@ -173,7 +173,7 @@ class _Finetuning:
             "dataset": self.dataset.where,
             "held_out": [result.name for result in self.measured["after"]],
             "seconds": self.config.evaluate_seconds,
-            "judge": "osmnet SyncJudge" if self.judges.sync is not None else None,
+            "judge": "osmnet SyncJudge" if self.networks.sync is not None else None,
             "stages": self.stages,
             "figures": finetune_report.compare(self.measured["before"], self.measured["after"]),
         }
@@ -195,7 +195,7 @@ class _Finetuning:
         results, reason = [], ""
         for clip in tqdm(self.clips, desc=f"evaluation {when}", unit="clip", leave=False):
             try:
-                results.append(evaluate_clip(pipe, clip, self.judges, self.config.evaluate_seconds))
+                results.append(evaluate_clip(pipe, clip, self.networks, self.config.evaluate_seconds))
             except (ValueError, OSError) as error:
                 reason = str(error)
                 tqdm.write(f"{clip.name}: not measured, {reason}", file=sys.stderr)

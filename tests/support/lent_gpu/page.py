@@ -1,4 +1,4 @@
-"""Opens the page as on a Space with lent GPUs; what should run on one refuses to run elsewhere."""
+"""Opens the page as on a Space with lent GPUs, with one example; a pipeline on a GPU refuses to run without one."""
 
 import app  # isort: skip  # it imports `spaces`, and must do so in time
 
@@ -8,7 +8,7 @@ from osmnet import OSMNetPipeline
 
 
 class OnGPU:
-    """A pipeline that can be used in a process with a GPU only."""
+    """A pipeline that works in a process with a GPU only."""
 
     def __init__(self, pipe):
         self.pipe = pipe
@@ -25,5 +25,7 @@ def load(model, device=None):
     return OnGPU(pipe) if device == "cuda" else pipe
 
 
+examples = app.examples()
+app.examples = lambda: examples[:1]
 from_pretrained, OSMNetPipeline.from_pretrained = OSMNetPipeline.from_pretrained, load
 app.main()

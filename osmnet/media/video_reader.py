@@ -1,0 +1,233 @@
+"""Read videos: RGB frames at a constant rate, upright and with square pixels, by PyAV's FFmpeg and its filters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+
+from osmnet.media.container import open_container
+
+Window = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright picture
+
+_MAX_GAP = 5.0  # s between two timestamps; a larger jump is a broken clock, not a picture that stood still
+_MAX_TAIL = 1.0  # s by which a file's announced end may follow its last picture: sound, rounding
+_CLOCK = Fraction(1, 1_000_000)  # s, unit of the timestamps given to filters
+# Measured on a colourful 256 px picture, to 4:2:0 and back: mean error 0.5 grey levels, 3.5 with FFmpeg's defaults.
+_TO_RGB = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+_TO_RGB_SMALL = Interpolation.AREA  # four times faster than the above, and as good for downscaling
+
+
+def read_frames(
+    path: str | os.PathLike[str] | bytes,
+    fps: float = 25.0,
+    max_side: int | None = None,
+    window: Callable[[int], Window | None] | None = None,
+    on_break: Callable[[Exception], None] | None = None,
+) -> Iterator[np.ndarray]:
+    """Read the pictures of a video at a constant rate.
+
+    Frame `k` is the picture whose timestamp is nearest to `k / fps` seconds after the first one, so videos of variable
+    or other rates keep their speed. Rotation and mirroring stored in the file are applied, pixels are made square. A
+    truncated file yields the frames that decode.
+
+    Args:
+        path (`str`, `os.PathLike` or `bytes`): A video of one of `osmnet.media.container.FORMATS`, or its content.
+        fps (`float`): Frames per second, 0.001 to 1000.
+        max_side (`int`, *optional*): Longest side in pixels; larger pictures are scaled down.
+        window (`Callable`, *optional*): Maps frame `k` to the part wanted, `(left, top, right, bottom)`, or to `None`.
+            Only that part is converted to RGB, which costs more than decoding. Not together with `max_side`.
+        on_break (`Callable`, *optional*): Called with the error if the file is damaged or truncated.
+
+    Yields:
+        `np.ndarray` of shape `(H, W, 3)`: uint8 RGB, no two sharing memory; of shape `(0, 0, 3)` where `window` gives
+        `None`.
+
+    Raises:
+        ValueError: At the call, if the file is missing, empty or not a video, or `fps` is out of range; while reading,
+            if no picture decodes.
+    """
+    if not 0.001 <= fps <= 1000:
+        raise ValueError(f"fps must lie between 0.001 and 1000 frames per second, not {fps}.")
+    name = "The video in memory" if isinstance(path, bytes) else f"'{Path(path)}'"
+    container = open_container(path, "video", "give a whole video file, for example MP4.")
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        container.close()
+        raise ValueError(f"{name} is not a video: give a file with moving pictures, for example MP4.")
+    return _pictures(
+        container, streams[0], Fraction(fps).limit_denominator(1_000_000), name, max_side, window, on_break
+    )
+
+
+def count_pictures(path: str | os.PathLike[str]) -> int:
+    """Count the pictures that a video of `VideoWriter` holds; 0 if the file is missing or damaged."""
+    try:
+        with av.open(f"file:{os.fspath(path)}", format="mp4") as container:
+            packets = container.demux(container.streams.video[0])
+            # The index of a file that was cut short may be whole: its pictures are then missing or nothing but zeros.
+            return sum(packet.pts is not None and any(bytes(packet)[:4]) for packet in packets)
+    except (OSError, IndexError, av.FFmpegError):
+        return 0
+
+
+def _pictures(
+    container: av.container.InputContainer,
+    stream: Any,
+    fps: Fraction,
+    name: str,
+    max_side: int | None,
+    window: Callable[[int], Window | None] | None,
+    on_break: Callable[[Exception], None] | None,
+) -> Iterator[np.ndarray]:
+    to_rgb = _ToRGB()
+    with container:
+        for k, frame in enumerate(_steady_frames(container, stream, fps, name, on_break)):
+            if window is None:
+                yield to_rgb(frame, max_side)
+            elif (wanted := window(k)) is None:
+                yield np.empty((0, 0, 3), np.uint8)
+            else:
+                yield to_rgb.part(frame, wanted)
+
+
+def _steady_frames(
+    container: av.container.InputContainer,
+    stream: Any,
+    fps: Fraction,
+    name: str,
+    on_break: Callable[[Exception], None] | None,
+) -> Iterator[Any]:
+    """Decode to FFmpeg frames at a constant rate, upright and with square pixels."""
+    stream.thread_type = "AUTO"
+    usual = 1 / float(stream.average_rate or stream.guessed_rate or 25)  # s between two pictures
+    if not 0 < usual < _MAX_GAP:
+        usual = 1 / 25
+    graph: Any = None
+    time, gap, shift = 0.0, usual, 0.0  # s: since the first picture, since the one before, and from the file's clock
+    end: float | None = None  # s, of the decoded pictures by the file's clock
+    try:
+        for frame in container.decode(stream):
+            if frame.time is not None:
+                end = frame.time + max(usual, float((frame.duration or 0) * frame.time_base))
+            # 1. Seconds since the first picture, by a clock that neither jumps nor runs backwards.
+            before = time
+            if graph is None:
+                # `fps` rounds up: a picture is shown from its timestamp on.
+                steady = ("fps", f"fps={fps}:round=up")
+                graph = _graph(frame, steady, *_square(frame, stream), *_upright(frame))
+                shift = -(frame.time or 0.0)
+            else:
+                time = before + gap if frame.time is None else frame.time + shift
+                if abs(time - before) > _MAX_GAP:
+                    shift += before + gap - time
+                    time = before + gap
+                if time <= before:
+                    time = before
+                    continue
+                gap = time - before
+            # 2. Shown from halfway to the one before, so that the nearest picture is; the last one half a step longer.
+            #    FFmpeg reads the duration of the last one only.
+            start, stop = (before + time) / 2, time + min(gap, usual) / 2
+            frame.time_base, frame.pts = _CLOCK, int(start / _CLOCK)
+            frame.duration = int(stop / _CLOCK) - frame.pts
+            yield from _filtered(graph, frame)
+    except av.FFmpegError as error:
+        if graph is not None and on_break is not None:
+            on_break(error)
+    else:
+        # Decoders that work on several threads end without an error where a file was cut short.
+        if on_break is not None and end is not None and _announced_end(container, stream) - end > _MAX_TAIL:
+            on_break(EOFError(f"{name} is shorter than it announces"))
+    if graph is None:
+        raise ValueError(f"{name} holds no picture that decodes: the file is damaged, export it again.")
+    yield from _filtered(graph, None)
+
+
+def _announced_end(container: av.container.InputContainer, stream: Any) -> float:
+    """End of the pictures in seconds by the file's clock, 0 if it is not stored."""
+    ends = []
+    if stream.duration is not None:
+        ends.append(float((stream.start_time or 0) + stream.duration) * float(stream.time_base))
+    if container.duration is not None:  # after an edit list, but the sound may be what lasts so long
+        ends.append(((container.start_time or 0) + container.duration) / av.time_base)
+    return min(ends, default=0.0)
+
+
+def _square(frame: Any, stream: Any) -> list[tuple[str, str]]:
+    """Filter that makes pixels square."""
+    width = max(1, round(frame.width * float(stream.sample_aspect_ratio or 1)))
+    return [] if width == frame.width else [("scale", f"{width}:{frame.height}:flags=bicubic+accurate_rnd")]
+
+
+def _upright(frame: Any) -> list[tuple[str, str]]:
+    """Filters that turn and mirror pictures as the file says they are to be shown."""
+    if SideDataType.DISPLAYMATRIX not in frame.side_data:
+        return []
+    # x' = a x + c y and y' = b x + d y, where one of each pair is +-1 and the other 0 (y points down)
+    a, b, _, c, d = np.frombuffer(bytes(frame.side_data[SideDataType.DISPLAYMATRIX]), np.int32)[:5]
+    filters = []
+    if abs(int(b)) > abs(int(a)):
+        filters, a, d = [("transpose", "cclock_flip")], c, b  # exchanges x and y
+    return filters + [("hflip", "")] * bool(a < 0) + [("vflip", "")] * bool(d < 0)
+
+
+def _graph(frame: Any, *filters: tuple[str, str]) -> av.filter.Graph:
+    """Chain filters, each a name and its arguments, for frames like this one."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=_CLOCK)
+    chain = [graph.add(name, arguments or None) for name, arguments in filters]
+    graph.link_nodes(source, *chain, graph.add("buffersink")).configure()
+    return graph
+
+
+def _filtered(graph: av.filter.Graph, frame: Any) -> Iterator[Any]:
+    """Push one frame, or None at the end, and yield what comes out."""
+    graph.push(frame)
+    while True:
+        try:
+            filtered = graph.pull()
+        except (BlockingIOError, EOFError):
+            return
+        yield filtered
+
+
+class _ToRGB:
+    """Convert FFmpeg frames to `(H, W, 3)` uint8.
+
+    By the reformatter: the filter `scale` ignores where between the pixels a file places its colour samples.
+    """
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+        self._crop: tuple[Any, Any] = (None, None)  # what the graph was made for, and the graph
+
+    def __call__(self, frame: Any, max_side: int | None = None) -> np.ndarray:
+        width, height, interpolation = frame.width, frame.height, _TO_RGB
+        if max_side is not None and max(width, height) > max_side:
+            scale = max_side / max(width, height)
+            width, height, interpolation = max(1, round(width * scale)), max(1, round(height * scale)), _TO_RGB_SMALL
+        rgb = self._reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation=interpolation,
+            dst_color_range=ColorRange.JPEG, threads=1,
+        )  # fmt: skip
+        return rgb.to_ndarray()
+
+    def part(self, frame: Any, window: Window) -> np.ndarray:
+        """Convert a part, equal to that part of the whole picture."""
+        left, top, right, bottom = window
+        # Colour is stored for blocks of pixels and interpolated between them: a little more is cut out.
+        x0, y0 = max(0, left // 8 * 8 - 8), max(0, top // 8 * 8 - 8)
+        x1, y1 = min(frame.width, -(-right // 8) * 8 + 8), min(frame.height, -(-bottom // 8) * 8 + 8)
+        made_for = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range, x0, y0, x1, y1)
+        if self._crop[0] != made_for:
+            self._crop = made_for, _graph(frame, ("crop", f"{x1 - x0}:{y1 - y0}:{x0}:{y0}:exact=1"))
+        (cut,) = _filtered(self._crop[1], frame)
+        return np.ascontiguousarray(self(cut)[top - y0 : bottom - y0, left - x0 : right - x0])

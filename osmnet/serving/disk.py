@@ -1,0 +1,38 @@
+"""`DiskBudget`: a limit of the disk space that uploads and results take up together."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from osmnet.serving.inputs import RefusedInputError
+
+
+class DiskBudget:
+    """Counts the files of some folders and refuses further work when they exceed a limit.
+
+    Args:
+        folders (sequence of `Path`): Folders to count, with what is below them.
+        max_mb (`int`): Limit, MB.
+    """
+
+    def __init__(self, folders: Sequence[Path], max_mb: int):
+        self.folders = list(folders)
+        self.max_mb = max_mb
+
+    def used_mb(self) -> float:
+        """Space of all files now, MB."""
+        total = 0
+        for folder in self.folders:
+            for path in folder.rglob("*"):
+                with suppress(OSError):  # removed meanwhile
+                    total += path.stat().st_size if path.is_file() else 0
+        return total / 2**20
+
+    def check(self) -> None:
+        """Refuse if the limit is reached.
+
+        Raises:
+            RefusedInputError: With a sentence for the user.
+        """
+        if self.used_mb() >= self.max_mb:
+            raise RefusedInputError("takes", "The server has no room for more results now; try again in some minutes.")

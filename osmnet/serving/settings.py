@@ -1,0 +1,62 @@
+"""`Settings`: limits of a service and the weights it uses, from environment variables."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits of a service, and its weights. Each has an environment variable: `max_mb` is `OSMNET_MAX_MB`.
+
+    Attributes:
+        model (`str`): Folder or Hub id of the weights; empty for those inside the package.
+        size (`int`): Side of the square around the head, pixels.
+        max_seconds (`int`): Longest speech, s.
+        max_megapixels (`int`): Largest portrait, millions of pixels; checked before it is decoded.
+        max_takes (`int`): Most takes in a request.
+        max_mb (`int`): Largest upload, MB.
+        max_waiting (`int`): Longest queue; further requests are refused.
+        max_disk_mb (`int`): Most disk space for uploads and results together, MB.
+        max_cache_mb (`int`): Most memory for encoded portraits and speech, MB.
+        keep_seconds (`int`): Lifetime of uploads, results and encoded inputs, s.
+    """
+
+    model: str = ""
+    size: int = 512
+    max_seconds: int = 60
+    max_megapixels: int = 50
+    max_takes: int = 6
+    max_mb: int = 20
+    max_waiting: int = 24
+    max_disk_mb: int = 4000
+    max_cache_mb: int = 256
+    keep_seconds: int = 3600
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Read the settings.
+
+        Args:
+            environment (`Mapping[str, str]`): Where to read them; what is missing keeps its default.
+
+        Returns:
+            `Settings`: All of them.
+
+        Raises:
+            ValueError: If a number is not a whole number above 0.
+        """
+        found: dict[str, Any] = {}
+        for field in fields(cls):
+            name = f"OSMNET_{field.name.upper()}"
+            text = environment.get(name, "").strip()
+            if not text:
+                continue
+            if field.type is str:
+                found[field.name] = text
+            elif text.isdecimal() and int(text) > 0:
+                found[field.name] = int(text)
+            else:
+                raise ValueError(f"The environment variable {name} must be a whole number above 0, not '{text}'.")
+        return cls(**found)
