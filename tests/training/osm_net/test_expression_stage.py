@@ -249,6 +249,7 @@ def test_speech_features_stay_with_the_mouth_in_every_recording(shipped: FaceMod
     assert np.corrcoef(features[:, 0], opening)[0, 1] > 0.9
 
 
+@pytest.mark.integration
 def test_the_network_is_trained_with_the_speech_encoder_and_leaves_it_as_it_is(
     dataset: Dataset, model: Path, tmp_path: Path
 ):
@@ -379,6 +380,7 @@ def test_batches_depend_on_their_arguments_only(dataset: Dataset, model: Path):
         assert torch.equal(start, two.networks["expression_extractor"].state_dict()[name])
 
 
+@pytest.mark.integration
 def test_held_out_clips_choose_nothing(
     tmp_path: Path, dataset: Dataset, model: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
@@ -404,6 +406,7 @@ def test_held_out_clips_choose_nothing(
     assert float(first["output_scale"][0]) == pytest.approx(reports[0]["gain"])
 
 
+@pytest.mark.integration
 def test_finish_names_clips_whose_sound_does_not_fit(dataset: Dataset, model: Path, capsys):
     stage = ExpressionStage(TINY, dataset, model)
     deaf = stage.networks["expression_extractor"].eval()
@@ -450,6 +453,7 @@ def test_fine_tuning_starts_from_the_networks_it_is_given(dataset: Dataset, mode
         ExpressionStage(config, dataset, tmp_path)
 
 
+@pytest.mark.integration
 def test_figures_draw_both_curves(dataset: Dataset, model: Path):
     stage = ExpressionStage(TINY, dataset, model)
     for network in stage.networks.values():
