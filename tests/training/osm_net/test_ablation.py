@@ -116,7 +116,7 @@ def test_the_variants_are_those_of_the_configuration(ablated):
 
 
 @pytest.mark.integration
-def test_the_table_has_a_row_for_each_and_says_the_budget(ablated):
+def test_the_table_has_a_row_for_each_variant_and_the_budget(ablated):
     out, _ = ablated
     result = read_json(out / "ablation.json")
     assert [row["variant"] for row in result["rows"]] == list(TRAINED) and result["missing"] == []

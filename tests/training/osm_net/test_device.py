@@ -1,4 +1,4 @@
-"""What stages compute happens where their batch and networks are: on a GPU as well as on the CPU."""
+"""Stages compute on the device of their batch and networks, on a pretended GPU as on the CPU."""
 
 import shutil
 from pathlib import Path

@@ -97,7 +97,7 @@ def test_a_stage_that_helps_is_kept_and_one_that_does_not_is_undone(tuned, start
 
 
 @pytest.mark.integration
-def test_the_result_is_a_pipeline_and_the_report_says_what_changed(tuned, start):
+def test_the_result_is_a_pipeline_with_a_report_of_the_changes(tuned, start):
     out, report = tuned
     assert OSMNetPipeline.from_pretrained(out).name == str(out)
     text = (out / "finetune.md").read_text(encoding="utf-8")

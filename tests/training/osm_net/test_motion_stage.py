@@ -1,4 +1,4 @@
-"""The motion stage: stretches of motion, what a run learns, what ε = 1 means, and what fine-tuning leaves alone."""
+"""The motion stage: stretches of motion, learning, the unit of ε, and fine-tuning."""
 
 import shutil
 from dataclasses import replace
@@ -193,9 +193,7 @@ def test_a_prior_forgets_even_if_what_it_is_learned_from_grew():
 
 
 @pytest.mark.integration
-def test_calibration_changes_nothing_but_the_unit_and_how_takes_go_on(
-    trained: tuple[Path, dict], dataset: Dataset, monkeypatch
-):
+def test_calibration_changes_only_the_unit_and_the_prior(trained: tuple[Path, dict], dataset: Dataset, monkeypatch):
     assert trained[1]["audio-motion"]["prior_learned"] == 0  # of so few seconds
     monkeypatch.setattr(motion_prior, "SAMPLES_PER_NUMBER", 0)
     stage = AudioMotionStage(AUDIO, dataset, trained[0])
@@ -253,7 +251,7 @@ def test_the_audio_encoder_learns_and_leaves_the_space_alone(trained: tuple[Path
 
 
 @pytest.mark.integration
-def test_fine_tuning_keeps_the_space_and_says_how_lively_the_speaker_is(dataset: Dataset, bare: Path, tmp_path: Path):
+def test_fine_tuning_keeps_the_space_and_reports_the_speakers_radius(dataset: Dataset, bare: Path, tmp_path: Path):
     folder = shutil.copytree(bare, tmp_path / "model")
     config = MotionConfig(init="packaged", split="clip", **QUIET)
     audio = AudioMotionConfig(init="packaged", split="clip", steps=2, batch_size=8, **QUIET)

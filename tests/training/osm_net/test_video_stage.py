@@ -1,4 +1,4 @@
-"""The video stage: pairs that show what they say, losses by hand, networks that train, resume, export and render."""
+"""The video stage: pairs, losses by hand, and networks that train, resume, export and render."""
 
 import gc
 import json
@@ -256,7 +256,7 @@ def test_windows_are_relative_to_the_source_and_repeat_the_ends():
     assert window(tracks, beta, 0, 2, 0).shape == (2, 1, 70)
 
 
-def test_driving_says_what_it_lacks(tmp_path: Path, model: Path, talking: Path):
+def test_driving_names_missing_components(tmp_path: Path, model: Path, talking: Path):
     with pytest.raises(ValueError, match="driving must be of measured, motion, center, not 'sound'"):
         Driving(("sound",), model)
     with pytest.raises(ValueError, match="name each kind once"):
@@ -387,7 +387,7 @@ def test_the_stage_gives_the_same_batches_again_and_calls_the_discriminator_in(c
 
 
 @pytest.mark.integration
-def test_validation_measures_what_it_says(dataset: Dataset, model: Path, tmp_path: Path):
+def test_validation_measures_l1_by_area(dataset: Dataset, model: Path, tmp_path: Path):
     stage = VideoStage(NONE, dataset, model, tmp_path)
 
     class Still(VideoGenerator):
