@@ -1,4 +1,4 @@
-"""Data that passes between the steps of a pipeline."""
+"""Data passed between the steps of a pipeline."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -109,7 +109,7 @@ class Motion:
 
     @property
     def expression_scale(self) -> float:
-        """Factor of the mouth's movement."""
+        """Factor of mouth movement."""
         return float(self.settings.get("expression_scale", 1.0))
 
     @property
