@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _numbers(text: str | None) -> list[int]:
-    if text is None or text == "varied":  # chosen later
+    if text is None or text == "varied":  # all, or chosen after loading
         return []
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):

@@ -12,7 +12,7 @@ from osmnet.evaluation.settings import MAX_TAKES, QUICK_MINUTES, QUICK_SECONDS, 
 from osmnet.utils.files import write_whole
 from osmnet.utils.marked import read_marked, write_marked
 
-# Arguments that --ablate ignores: its configuration sets them, or its table does not use them.
+# Arguments that --ablate rejects: its configuration sets them, or its table does not use them.
 _BY_CONFIG = ("split", "split_by", "clips", "inception", "takes", "sampling", "quick")
 _OF_ABLATION = ("data", "out", "model", "syncnet", "workers", "device")
 

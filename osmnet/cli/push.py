@@ -1,4 +1,4 @@
-"""`osmnet push`: send a model to the Hub in one commit, after a dry run by default."""
+"""`osmnet push`: send a model to the Hub in one commit; a dry run by default."""
 
 from __future__ import annotations
 

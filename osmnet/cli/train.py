@@ -84,7 +84,7 @@ def launched_alone(environment: Mapping[str, str]) -> bool:
 
     It does so with `--cpu` or without GPUs, unless given `--multi_gpu`.
     """
-    # It then names a main process, but no launcher has set a world size.
+    # Accelerate then sets MASTER_PORT, but no world size.
     launched = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment
     return launched and not any(name in environment for name in WORLD_SIZES)
 

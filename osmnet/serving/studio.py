@@ -1,4 +1,4 @@
-"""`Studio`: from a portrait and speech to drafts, and from drafts to files, within the limits of a service."""
+"""`Studio`: drafts and takes of a service."""
 
 import shutil
 import tempfile
@@ -25,9 +25,9 @@ class Studio:
     """Makes takes for a service.
 
     Args:
-        settings (`Settings`): Its limits.
+        settings (`Settings`): Limits of the service.
         pipe (`OSMNetPipeline`): Encodes inputs and samples motion.
-        render_pipe (`OSMNetPipeline`, *optional*): Renders, if that is to happen on another device.
+        render_pipe (`OSMNetPipeline`, *optional*): Renders on another device.
         folders (sequence of `Path`): Further folders that count towards the disk budget.
 
     Attributes:
@@ -56,7 +56,7 @@ class Studio:
 
     @classmethod
     def load(cls, settings: Settings, folders: Sequence[Path] = ()) -> "Studio":
-        """Load the weights: on the CPU, and for rendering also on the GPU if there is one.
+        """Load weights; render on a GPU if available.
 
         Args:
             settings (`Settings`): Limits and weights.
@@ -67,7 +67,7 @@ class Studio:
         """
         model = settings.model or None
         pipe = OSMNetPipeline.from_pretrained(model)
-        # Encoding takes a second on a CPU, too; a GPU that is lent for the length of a call is kept for rendering.
+        # Encoding takes a second on a CPU too; a GPU lent for the length of a call is kept for rendering.
         render_pipe = OSMNetPipeline.from_pretrained(model, device="cuda") if torch.cuda.is_available() else None
         return cls(settings, pipe, render_pipe, folders)
 
@@ -77,7 +77,7 @@ class Studio:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def temporary_folder(self) -> tempfile.TemporaryDirectory[str]:
-        """A folder for one request, removed at the end of its `with` block."""
+        """Make a temporary folder for one request."""
         self.folder.mkdir(exist_ok=True)
         return tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True)
 
@@ -123,7 +123,7 @@ class Studio:
 
         Args:
             draft (`Draft`): The takes.
-            take (`int`): Index of the one to stay near to.
+            take (`int`): Index of the take to sample near.
             seed (`int`): Seed of the new takes.
 
         Returns:
@@ -151,7 +151,7 @@ class Studio:
         return motion
 
     def sketch(self, draft: Draft) -> dict[str, Any]:
-        """Describe a draft for a browser, see `osmnet.serving.sketch`."""
+        """Describe a draft; see `osmnet.serving.sketch`."""
         expression = self.pipe.extract_expression(draft.source, draft.motion.speech, draft.options.expression_scale)
         return sketch(self.pipe, draft.source, draft.motion, expression)
 
@@ -162,7 +162,7 @@ class Studio:
 
         Args:
             draft (`Draft`): The takes.
-            folder (`Path`): Receives the files.
+            folder (`Path`): Folder for the files.
             consent (`bool`, *optional*): See `OSMNetPipelineOutput.save`.
             pipe (`OSMNetPipeline`, *optional*): Renders instead of `render_pipe`.
 
