@@ -21,9 +21,9 @@ from osmnet.cli.prepare import main
 from osmnet.data import prepare, prepared_video, shards
 from osmnet.data.cluster import WorkerKilled, on_processes, on_ray
 from osmnet.data.dataset import Clip, Dataset
-from osmnet.data.offset import LAGS, Agreement, LipReader, judge, pooled
+from osmnet.data.offset import LAGS, Agreement, LipReader, decide, pooled
 from osmnet.data.prepared_video import UNFINISHED, CannotSave, Job, prepare_video, read_records
-from osmnet.data.report import _reasons
+from osmnet.data.report import _reasons, dropped_text
 from osmnet.data.segments import Known, Options, sharpness_of
 from osmnet.data.shards import ShardWriter
 from osmnet.data.track import track_faces
@@ -76,7 +76,9 @@ def opening(speech: np.ndarray) -> np.ndarray:
     import torch
 
     reader = LipReader.load(packaged_weights())
-    beta = reader.extractor.extract(mel_windows(speech), np.zeros(40, np.float32), speech=reader.words_of(speech))
+    beta = reader.extractor.extract(
+        mel_windows(speech), np.zeros(40, np.float32), speech=reader.speech_features(speech)
+    )
     with torch.inference_mode():
         curve = mouth_opening(reader.face_model(torch.zeros(40), torch.from_numpy(beta)).numpy())
     return np.clip(1.5 * (curve - np.percentile(curve, 20)), 0, 0.3)
@@ -300,6 +302,38 @@ def test_the_dataset_names_no_folder_of_ours_and_needs_one(raw: Path, tmp_path: 
         main([str(raw), "--out", str(tmp_path / "file")])
 
 
+def test_the_command_prints_what_it_dropped_and_why(tmp_path: Path, fewer: Path, raw: Path, here: list[str], capsys):
+    shutil.copy(raw / "faceless.mp4", fewer / "other.mp4")
+    shutil.copy(raw / "empty.mp4", fewer / "empty.mp4")
+    assert _prepare(fewer, tmp_path / "set", "--min-seconds", "1.1") == 0
+    out, err = capsys.readouterr()
+    lines = err.splitlines()[err.splitlines().index("dropped  seconds  reason") :]
+    assert lines == [
+        "dropped  seconds  reason",
+        "      2      2.4  no face was found",
+        "      1      1.1  a stretch of less than N s with one unbroken face",
+        "      1      0.0  '…' is empty (N bytes): copy or make the video again.",
+        "a.mp4: a stretch of less than 1.1 s with one unbroken face",
+        "empty.mp4: 'empty.mp4' is empty (0 bytes): copy or make the video again.",
+        "faceless.mp4: no face was found",
+        "other.mp4: no face was found",
+    ]
+    assert out.startswith("1 clip (0 with speech)")
+    assert _prepare(fewer / "a.mp4", tmp_path / "all", "--min-seconds", "1") == 0
+    assert "dropped  seconds" not in capsys.readouterr().err
+
+
+def test_a_long_list_of_what_was_dropped_is_cut(tmp_path: Path):
+    rows = [
+        {"status": "dropped", "source": f"{k}.mp4", "first_frame": 25 * k, "reason": f"the face is {k} pixels high"}
+        for k in range(100)
+    ]
+    lines = dropped_text([{"status": "kept"}, *rows], tmp_path / "report.html").splitlines()
+    assert lines[1] == "    100      0.0  the face is N pixels high"
+    assert lines[2] == "0.mp4 at 0.0 s: the face is 0 pixels high" and len(lines) == 23
+    assert lines[-1] == f"and 80 more, see {tmp_path / 'report.html'}"
+
+
 def test_reasons_are_grouped_without_their_numbers_only():
     rows = [{"reason": f"'{name}' is 4.{name} s, for example MP4.", "seconds": 1} for name in (1, 2)]
     assert _reasons(rows) == [("'…' is N s, for example MP4.", 2, 2)]
@@ -326,20 +360,20 @@ def _agreement(peak: float, at: int, frames: int, elsewhere: float = 0.05) -> Ag
 
 def test_the_verdict_weighs_a_stretch_against_its_video():
     sure, weak = _agreement(0.6, -3, 200), _agreement(0.2, 5, 60)
-    assert judge(sure, sure).av_offset == -3
+    assert decide(sure, sure).av_offset == -3
     video = pooled([sure, weak])
     assert video.offset == -3 and video.frames == 260
-    assert judge(weak, video).speech and judge(weak, video).av_offset == -3  # too short to say otherwise
+    assert decide(weak, video).speech and decide(weak, video).av_offset == -3  # too short to say otherwise
     dubbed = Agreement(200, np.full(len(LAGS), -0.02))
-    assert not judge(dubbed, pooled([sure, sure, sure, dubbed])).speech  # long enough
-    assert not judge(dubbed, dubbed).speech and "(dubbed" in judge(dubbed, dubbed).note
+    assert not decide(dubbed, pooled([sure, sure, sure, dubbed])).speech  # long enough
+    assert not decide(dubbed, dubbed).speech and "(dubbed" in decide(dubbed, dubbed).note
     short = Agreement(50, np.full(len(LAGS), -0.02))
-    assert not judge(short, short).speech and "too short to tell" in judge(short, short).note
-    assert judge(_agreement(0.5, 2, 200), _agreement(0.6, -3, 400)).av_offset == 2  # edited with two offsets
+    assert not decide(short, short).speech and "too short to tell" in decide(short, short).note
+    assert decide(_agreement(0.5, 2, 200), _agreement(0.6, -3, 400)).av_offset == 2  # edited with two offsets
     assert not _agreement(0.5, 0, 200, elsewhere=0.45).is_decisive  # a plain is no peak
     short = _agreement(0.5, 0, 40)
-    assert not short.is_decisive and judge(short, short).speech and judge(short, short).av_offset == 0
-    assert not judge(_agreement(0.5, 6, 40), _agreement(0.5, 6, 40)).speech
+    assert not short.is_decisive and decide(short, short).speech and decide(short, short).av_offset == 0
+    assert not decide(_agreement(0.5, 6, 40), _agreement(0.5, 6, 40)).speech
 
 
 def test_sound_of_somebody_else_is_no_speech(tmp_path: Path, raw: Path):
@@ -665,7 +699,7 @@ def test_table_columns_may_be_missing_or_empty(tmp_path: Path):
     assert table == {"a.mp4": Known(speaker="ann"), "b.mp4": Known(av_offset=-3)}
 
 
-def test_videos_are_checked_beforework_begins(tmp_path: Path):
+def test_videos_are_checked_before_work_begins(tmp_path: Path):
     with pytest.raises(ValueError, match="no file or folder"):
         prepare.find_videos([tmp_path / "missing.mp4"])
     with pytest.raises(ValueError, match="no files"):
@@ -691,6 +725,6 @@ def test_nothing_to_keep_is_an_error_that_names_the_report(tmp_path: Path, raw: 
     assert "no face was found" in (tmp_path / "set" / "report.html").read_text()
 
 
-def test_two_runs_do_notwork_in_one_folder(tmp_path: Path, fewer: Path, here: list[str]):
+def test_two_runs_do_not_work_in_one_folder(tmp_path: Path, fewer: Path, here: list[str]):
     with only_run_in(tmp_path / "set" / UNFINISHED), pytest.raises(ValueError, match="Another run is at work"):
         _prepare(fewer, tmp_path / "set")
