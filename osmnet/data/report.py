@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from osmnet.media.audio import FPS
-from osmnet.utils.files import put_in_place, temporary_path
+from osmnet.utils.files import write_whole
 
 MOST_ROWS = 1000  # in each table of the page: a longer one opens slowly
 MOST_LINES = 20  # of dropped videos on the terminal
@@ -30,7 +30,7 @@ def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, An
         `Path`: `folder/report.html`.
 
     Raises:
-        ValueError: If Jinja2 is not installed.
+        ValueError: If Jinja2 is not installed or the disk is full.
     """
     try:
         from jinja2 import Environment, FileSystemLoader
@@ -52,12 +52,7 @@ def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, An
         more_lost=max(len(lost) - MOST_ROWS, 0),
     )
     path = folder / REPORT
-    temporary = temporary_path(path)
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        put_in_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, page.encode())
     return path
 
 
@@ -78,7 +73,8 @@ def dropped_text(rows: list[dict[str, Any]], report: Path) -> str:
     lines += [f"{count:7d} {seconds:8.1f}  {reason}" for reason, count, seconds in _reasons(lost)]
     for row in lost[:MOST_LINES]:
         place = f" at {row['first_frame'] / FPS:.1f} s" if "first_frame" in row else ""
-        lines.append(f"{row['source']}{place}: {row['reason']}")
+        line = f"{row['source']}{place}: {row['reason']}"
+        lines.append("".join(sign if sign.isprintable() else "?" for sign in line))  # names come from anywhere
     if len(lost) > MOST_LINES:
         lines.append(f"and {len(lost) - MOST_LINES} more, see {report}")
     return "\n".join(lines) + "\n"

@@ -34,6 +34,7 @@ from osmnet.media.audio import load_speech
 from osmnet.media.features import mel_windows
 from osmnet.media.video_reader import read_frames
 from osmnet.media.video_writer import VideoWriter
+from osmnet.utils import files
 from osmnet.utils.files import only_run_in
 from tests.support import worker_jobs
 from tests.support.clips import SIZE, mouth_curve, talking_frames
@@ -184,8 +185,8 @@ def test_landmarks_lie_on_the_crop_and_follow_the_mouth(dataset: Path, opening: 
 def test_webdataset_reads_the_shards(dataset: Path):
     import webdataset
 
-    files = sorted(str(file) for file in (dataset / "shards").glob("*.tar"))
-    samples = {sample["__key__"]: sample for sample in webdataset.WebDataset(files, shardshuffle=False)}
+    tars = sorted(str(file) for file in (dataset / "shards").glob("*.tar"))
+    samples = {sample["__key__"]: sample for sample in webdataset.WebDataset(tars, shardshuffle=False)}
     rows = {row["key"]: row for row in rows_of(dataset)}
     assert samples.keys() == rows.keys()
     for key, row in rows.items():
@@ -331,6 +332,8 @@ def test_a_long_list_of_what_was_dropped_is_cut(tmp_path: Path):
     lines = dropped_text([{"status": "kept"}, *rows], tmp_path / "report.html").splitlines()
     assert lines[1] == "    100      0.0  the face is N pixels high"
     assert lines[2] == "0.mp4 at 0.0 s: the face is 0 pixels high" and len(lines) == 23
+    strange = {"status": "dropped", "source": "\x1b[31m\n.mp4", "reason": "no face was found"}
+    assert dropped_text([strange], tmp_path).splitlines()[-1] == "?[31m?.mp4: no face was found"
     assert lines[-1] == f"and 80 more, see {tmp_path / 'report.html'}"
 
 
@@ -584,7 +587,7 @@ def test_full_disk_stops_with_one_sentence_and_leaves_nothing_half_written(
     before = _snapshot(out)
     for owner, name in (
         (VideoWriter, "_encode_picture"), (tarfile.TarFile, "addfile"), (tarfile.TarFile, "close"),
-        (shards, "put_in_place"), (prepared_video, "put_in_place"),
+        (shards, "put_in_place"), (files, "put_in_place"),
     ):  # fmt: skip
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, full)
