@@ -1,4 +1,4 @@
-"""A fixed kernel to measure speed against: on a busy or slow machine it takes longer, too, so that ratios compare."""
+"""A fixed kernel to measure speed against; a busy or slow machine slows both, so ratios compare."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ class Kernel:
         self.seconds()  # the first product allocates what the others use
 
     def seconds(self) -> float:
-        """Median of five runs."""
+        """Return the median of five runs."""
         torch = self._torch
         threads = torch.get_num_threads()
         torch.set_num_threads(1)

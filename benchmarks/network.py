@@ -1,11 +1,11 @@
-"""The video generator alone: how long a frame takes, by shape of the network, runtime and precision.
+"""Speed of the video generator alone, by shape of the network, runtime and precision.
 
     python benchmarks/network.py [--shape base_channels=24,max_channels=256] [--model FOLDER] [--json FILE]
 
-Everything runs on one thread and is timed in turns, in processor time, which other programs on the machine hardly
-change; the quickest turn counts. Beside the milliseconds stands the ratio to the fixed kernel of calibration.py.
-Weights are random unless a model is given. ONNX Runtime, OpenVINO and torch.compile are measured where they are
-installed (the last needs a C++ compiler); osmnet itself needs none of them.
+Runtimes take turns on one thread. The fastest turn counts, in processor time, which other programs hardly change, and
+as a ratio to the fixed kernel of calibration.py. Weights are random unless a model is given. ONNX Runtime, OpenVINO
+and torch.compile are measured where they are installed (the last needs a C++ compiler); osmnet itself needs none of
+them.
 """
 
 import argparse
@@ -39,7 +39,7 @@ Run = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 
 def network_of(shape: str) -> VideoGenerator:
-    """A network with random weights from `name=value,...`."""
+    """Make a network with random weights from `name=value,...`."""
     given = dict(part.split("=") for part in shape.split(",") if part)
     torch.manual_seed(0)
     fixed = {"image_size": 128, "stem_stride": 2, "guide_channels": GUIDES}
@@ -47,7 +47,7 @@ def network_of(shape: str) -> VideoGenerator:
 
 
 def inputs_of(network: VideoGenerator) -> list[torch.Tensor]:
-    """Source, driving vectors, warped pictures, guides."""
+    """Make a source picture, driving vectors, warped pictures and guides."""
     size = network.config.image_size
     torch.manual_seed(1)
     source, warped = torch.rand(1, 3, size, size) * 2 - 1, torch.rand(BATCH, 3, size, size) * 2 - 1
@@ -61,10 +61,10 @@ def inputs_of(network: VideoGenerator) -> list[torch.Tensor]:
 
 @torch.inference_mode()
 def floors(network: VideoGenerator, inputs: list[torch.Tensor]) -> dict[str, float]:
-    """Multiplications and additions of a frame in millions, parameters in millions, MB that the fused form moves.
+    """Count multiply-adds of a frame and parameters, in millions, and MB that the fused form moves.
 
-    Of the memory: every convolution reads its input and writes its output, every normalisation reads a map twice and
-    writes it, in float32, and all weights are read once for the frames that are drawn at once.
+    Every convolution reads its input and writes its output, every normalisation reads a map twice and writes it, in
+    float32, and all weights are read once for the frames of a batch.
     """
     macs, moved, parameters = 0, 0, 0
 
@@ -88,7 +88,7 @@ def floors(network: VideoGenerator, inputs: list[torch.Tensor]) -> dict[str, flo
 
 
 class Drawing(nn.Module):
-    """The network as other runtimes are given it: with one source picture, tensors in and out."""
+    """The network with one source picture, tensors in and out, for other runtimes."""
 
     source: torch.Tensor
 
@@ -104,7 +104,7 @@ class Drawing(nn.Module):
 
 
 def runs_of(network: VideoGenerator, inputs: list[torch.Tensor], folder: Path) -> dict[str, Run]:
-    """All runtimes that are installed."""
+    """Return a function for each installed runtime."""
     source, *rest = inputs
     plain = Drawing(network, source).eval()
     half = Drawing(copy.deepcopy(network).bfloat16(), source).eval()
@@ -127,7 +127,7 @@ def runs_of(network: VideoGenerator, inputs: list[torch.Tensor], folder: Path) -
 
 
 def openvino_runs(plain: nn.Module, rest: list[torch.Tensor], arrays: list[np.ndarray]) -> dict[str, Run]:
-    """OpenVINO, frame by frame: 2026.4 crashes on larger batches of some shapes, and any size costs a tenth."""
+    """Run OpenVINO frame by frame: 2026.4 crashes on larger batches of some shapes, and dynamic sizes cost a tenth."""
     import openvino
 
     one = [value[:1] for value in rest]
@@ -192,7 +192,7 @@ def processor_seconds(work: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def measure(shape: str, network: VideoGenerator, repeats: int, kernel: Kernel) -> list[dict[str, Any]]:
-    """One shape in all runtimes."""
+    """Measure one shape in all runtimes."""
     inputs = inputs_of(network)
     size = floors(network, inputs)
     print(f"\n{shape}: {size['mmacs']:.0f} M multiply-adds, {size['weights_m']:.2f} M weights, "
@@ -221,7 +221,7 @@ def measure(shape: str, network: VideoGenerator, repeats: int, kernel: Kernel) -
 
 
 def threads_of(shape: str, network: VideoGenerator, repeats: int) -> list[dict[str, Any]]:
-    """Frames a second with two threads: both in one batch, or each with a batch of its own."""
+    """Measure frames a second with two threads: both in one batch, or a batch each."""
     source, *rest = inputs_of(network)
     rows = []
     for dtype in (torch.float32, torch.bfloat16):

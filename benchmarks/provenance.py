@@ -1,9 +1,8 @@
-"""What the marks cost: the label by size of frames, signing and verifying by size of file.
+"""Cost of the marks: the label by size of frames, signing and verifying by size of file.
 
     python benchmarks/provenance.py [--megabytes 1 10 140]
 
-Processor time, the quickest of some runs; memory is the peak of the process until then. The key that signs is one of
-its own, in a folder that is removed.
+Processor time of the fastest of some runs; memory is the peak of the process until then. The signing key is temporary.
 """
 
 import argparse
@@ -27,7 +26,7 @@ REPEATS = 5
 
 
 def quickest(work: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> float:
-    """Seconds of processor time of the quickest run, without what prepares each."""
+    """Return seconds of processor time of the fastest run, without its preparation."""
     times = []
     for _ in range(REPEATS):
         prepare()
@@ -38,7 +37,7 @@ def quickest(work: Callable[[], object], prepare: Callable[[], object] = lambda:
 
 
 def noise_video(path: Path, megabytes: int) -> None:
-    """A video that cannot be compressed, of about so many megabytes."""
+    """Write an incompressible video of about so many megabytes."""
     frames = np.random.default_rng(0).integers(0, 255, (8, 512, 512, 3), dtype=np.uint8)
     with VideoWriter(path, (512, 512), preset="ultrafast", crf=8) as writer:
         written = 0

@@ -1,4 +1,4 @@
-"""Where the time of one request goes, span by span; and against an earlier run.
+"""The profile of one request, span by span, and its ratio to an earlier run.
 
     python benchmarks/spans.py [--size 512] [--takes 4] [--json after.json] [--before before.json]
 

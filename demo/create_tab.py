@@ -131,7 +131,7 @@ class CreateTab:
     def make_drafts(self, portrait: str | None, speech: str | None, *values: Any) -> Updates:
         """Sample takes and show their sketches."""
         w = self.widgets
-        yield {w.portrait_note: note(), w.speech_note: note(), w.consent_note: note(), w.stop: gr.update(visible=True)}
+        yield {w.consent_note: note(), w.stop: gr.update(visible=True)}
         options = dict(zip(w.options, values, strict=True))
         try:
             if options["seed"] is None or not 0 <= options["seed"] < SEEDS:

@@ -20,7 +20,8 @@ from osmnet.serving.studio import Studio
 
 NO_CONSENT = "Set consent to true to say that the people who are seen and heard have agreed."
 FULL_FRAME = PictureOptions().whole_picture
-Files, Details = list[str], list[dict[str, Any]]
+Files = list[str]
+Details = list[dict[str, Any]]
 
 
 class Endpoints:

@@ -1,9 +1,9 @@
-"""How the page looks: colours, type and spacing; what belongs to single parts is in `assets/page.css`."""
+"""Theme of the page: colours, type and spacing. The look of single parts is in `assets/page.css`."""
 
 import gradio as gr
 from gradio.themes.utils import colors, sizes
 
-# Ink blue on paper. White on 600 and 600 on white have a contrast of 6.9, which is more than WCAG's AA asks for.
+# Ink blue on paper. White on 600 and 600 on white have a contrast of 6.9; WCAG's level AA asks for 4.5.
 INK = colors.Color(
     name="ink", c50="#f0f4fc", c100="#dde7f8", c200="#bfd1f1", c300="#94b2e7", c400="#6a90da", c500="#4470c8",
     c600="#2c55a8", c700="#244488", c800="#1f376c", c900="#1b2d55", c950="#121d38",
@@ -16,7 +16,7 @@ FONT = ("Inter", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif")
 
 
 def make_theme() -> gr.themes.Base:
-    """The page's theme; it loads no fonts from elsewhere."""
+    """Build the theme; it loads no fonts from other servers."""
     theme = gr.themes.Base(
         primary_hue=INK,
         secondary_hue=INK,

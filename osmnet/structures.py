@@ -16,7 +16,7 @@ from osmnet.utils.lazy_rows import LazyRows
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A portrait, encoded once.
+    """An encoded portrait.
 
     Attributes:
         picture (`np.ndarray` of shape `(height, width, 3)`): The whole picture, uint8.
@@ -24,7 +24,7 @@ class Source:
         box (`CropBox`): Where the square lies in the picture.
         fit (`FaceFit`): Shape, identity, expression and pose of the head.
         full_frame (`bool`): Whether frames are whole pictures or squares.
-        num_faces (`int`): How many faces the picture shows.
+        num_faces (`int`): Number of faces in the picture.
     """
 
     picture: np.ndarray
@@ -47,16 +47,16 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """Speech, encoded once: 0.6 MB a minute, for what is large is made when it is asked for.
+    """Encoded speech: 0.6 MB a minute, because large features are computed when they are read.
 
-    It can be pickled, for another process to render: sound and what is said go along, 6 MB a minute. (A
-    spawned one: PyTorch's threads do not outlive a fork.)
+    It can be pickled for another process to render, with sound and features, 6 MB a minute. (A spawned process:
+    PyTorch's threads do not survive a fork.)
 
     Attributes:
         recording (`Recording`): The sound, mono, 16 kHz.
         mel (`np.ndarray` of shape `(4 * frames, 16)`): Log-mel spectrogram, 4 steps a video frame.
         activity (`np.ndarray` of shape `(frames,)`): 0 in silence, 1 in speech.
-        weights (`torch.Tensor` of shape `(clips, num_bases)`): w_a of every clip, of which the centre F_c is mixed.
+        weights (`torch.Tensor` of shape `(clips, num_bases)`): w_a of every clip, which mix the centre F_c.
         features (`LazyRows` of shape `(frames, 288)`, *optional*): Features of the speech encoder for every frame,
             computed when they are read; 1.7 MB a minute.
     """
@@ -85,17 +85,17 @@ class Speech:
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """Sampled head motion of some takes, before any picture is made.
+    """Sampled head motion of some takes.
 
     Attributes:
         head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Poses relative to the portrait's: yaw, pitch, roll
             [rad], tx, ty, tz [head units]; float32.
-        blink (`np.ndarray` of shape `(num_videos, frames)`): How far the lids are closed, 0 to 1.
-        speech (`Speech`): What is said.
-        seeds (`tuple[int, ...]`): For each take the seed that makes it again on its own.
+        blink (`np.ndarray` of shape `(num_videos, frames)`): Closure of the lids, 0 to 1.
+        speech (`Speech`): The encoded speech.
+        seeds (`tuple[int, ...]`): One a take, which makes it again on its own.
         epsilon (`float`): Radius ε.
         sampling (`str`): `"span"`, `"ball"`, `"still"` or `"video"`.
-        near (`tuple[int, ...]`): Seeds of the take that these were sampled near to; empty for none.
+        near (`tuple[int, ...]`): Seeds of the take that these were sampled near.
         settings (`dict`): The other options of `sample_motion`, for the records; turns in degrees.
     """
 
@@ -119,7 +119,7 @@ class Motion:
         return len(self.head_pose)
 
     def take(self, takes: Sequence[int]) -> "Motion":
-        """Some of the takes, by their numbers from 0.
+        """Return some of the takes, by their numbers from 0.
 
         Raises:
             ValueError: If there is no such take, or none is chosen.
@@ -133,11 +133,11 @@ class Motion:
 
 @dataclass(frozen=True)
 class StreamChunk:
-    """Some frames of all takes, with the sound that belongs to them.
+    """Frames of all takes with their sound.
 
     Attributes:
         frames (`np.ndarray` of shape `(num_videos, n, height, width, 3)`): uint8.
-        first_frame (`int`): Number of the first of them in the whole; its time is `first_frame / 25` s.
+        first_frame (`int`): Number of the first of them; its time is `first_frame / 25` s.
         waveform (`np.ndarray` of shape `(640 · n,)`): Mono sound at 16 kHz; shorter where the recording ends.
     """
 

@@ -1,8 +1,8 @@
-// Shared by the page's parts: elements, times, curves and the bar with which everything plays together.
+// Shared by the parts of the page: elements, times, curves and the play bar of a set of takes.
 
 const ANGLES = ["yaw", "pitch", "roll"];
 
-// The strings of `attributes` become attributes, the functions listeners, `text` the content.
+// Strings in `attributes` become attributes, functions become listeners, `text` becomes the content.
 function make(tag, attributes = {}, ...children) {
   const node = tag === "svg" || tag === "path" || tag === "line" || tag === "text"
     ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
@@ -42,14 +42,14 @@ function setIcon(button, name, label) {
   button.title = label;
 }
 
-// The largest turn of all takes, so that all are drawn on one scale: tenths of a degree.
+// Largest turn of all takes in tenths of a degree: the common scale of their curves.
 function largestTurn(takes) {
   let largest = 80;
   for (const take of takes) for (const value of take.turn) largest = Math.max(largest, Math.abs(value));
   return largest * 1.08;
 }
 
-// Yaw, pitch and roll over time. `turn` is flat, three numbers a step. `seek(share)` follows clicks.
+// Yaw, pitch and roll over time. `turn` is flat, three numbers a step; a click calls `seek(share)`.
 function drawCurves(turn, limit, name, seek) {
   const width = 300, height = 76, steps = turn.length / 3;
   const x = (step) => (steps > 1 ? (step / (steps - 1)) * width : 0);
@@ -85,7 +85,7 @@ function legend(limit) {
     make("span", { class: "scale", text: `all on one scale, ±${Math.round(limit / 10)}°` }));
 }
 
-// The bar below a set of takes. `player` has play(), pause(), seek(seconds), and calls bar.show(seconds, isPlaying).
+// Play bar of a set of takes. `player` has play(), pause() and seek(seconds), and calls bar.show(seconds, isPlaying).
 function playBar(seconds, player, extra) {
   const toggle = make("button", { type: "button", class: "round", click: () => (bar.playing ? player.pause() : player.play()) }, icon("play"));
   const slider = make("input", {
@@ -108,7 +108,7 @@ function playBar(seconds, player, extra) {
 
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-// Brings what is new into view, and the focus to it if what had it is gone.
+// Scrolls a new part into view, and focuses its heading if the focused element is gone.
 function reveal(heading) {
   requestAnimationFrame(() => {
     const top = heading.getBoundingClientRect().top;
@@ -117,7 +117,7 @@ function reveal(heading) {
   });
 }
 
-// Only one part of the page is heard at a time.
+// Only one part of the page plays sound at a time.
 const SOUNDS = "osmnet-sounds";
 function claimSound(part) { document.dispatchEvent(new CustomEvent(SOUNDS, { detail: part })); }
 function yieldSound(part, hush) { document.addEventListener(SOUNDS, (event) => { if (event.detail !== part) hush(); }); }

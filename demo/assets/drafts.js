@@ -1,8 +1,8 @@
-// Takes before they are rendered: a small head each, drawn from the numbers of demo/sketch.py, and its curves.
+// Takes before they are rendered: a small moving head and curves each, drawn from the numbers of osmnet/serving/sketch.py.
 
 const root = element.querySelector(".root");
 const LIGHT = [-0.35, -0.5, -0.79];
-let current = null; // what is shown now; an older one stops when it sees another
+let current = null; // the value on display; the animation of an older one stops
 let hush = () => {};
 yieldSound(root, () => hush());
 
@@ -16,7 +16,7 @@ function rotation(yaw, pitch, roll) {
   ];
 }
 
-// A number list between two of its steps.
+// Linear interpolation between two steps of a flat list.
 function between(list, size, step, k) {
   const low = Math.min(Math.floor(step), list.length / size - 1), high = Math.min(low + 1, list.length / size - 1);
   const part = step - low;
@@ -118,7 +118,7 @@ function drawHead(canvas, face, take, step, shape) {
   context.fill();
 }
 
-// Twice the area of a triangle, as a vector that stands on it.
+// Normal of a triangle; its length is twice the area.
 function normal(points, triangles, triangle, scale) {
   const [a, b, c] = [0, 1, 2].map((k) => points[triangles[3 * triangle + k]]);
   const u = [(b[0] - a[0]) / scale, (b[1] - a[1]) / scale, b[2] - a[2]], v = [(c[0] - a[0]) / scale, (c[1] - a[1]) / scale, c[2] - a[2]];
@@ -174,7 +174,7 @@ function show(value) {
   const render = make("button", { type: "button", class: "primary", click: () => {
     player.pause(); // the server may be this computer
     const consent = document.querySelector("#consent input");
-    if (!consent.checked) { // the server refuses; here the way to the tick is shown
+    if (!consent.checked) { // the server refuses; scroll to the tick
       consent.scrollIntoView({ block: "center", behavior: calm ? "auto" : "smooth" });
       consent.focus({ preventScroll: true });
     }
@@ -211,7 +211,7 @@ function show(value) {
     cards.forEach((each) => { drawHead(each.canvas, face, each.take, at * fps, shape); each.curves.moveTo(at / seconds); });
     bar.show(at, playing);
   }
-  let last = 0, visible = true, pace = 38; // ms; 25 pictures a second are enough
+  let last = 0, visible = true, pace = 38; // ms between two frames: 25 a second are enough
   new IntersectionObserver(([entry]) => { visible = entry.isIntersecting; }).observe(root);
   function tick(now = performance.now()) {
     if (current !== value || !playing || !root.isConnected) { if (sound && current !== value) sound.pause(); return; }
@@ -223,7 +223,7 @@ function show(value) {
     if (!visible) return;
     const start = performance.now();
     paint();
-    pace = Math.max(38, 3 * (performance.now() - start)); // a slow computer has other things to do, too
+    pace = Math.max(38, 3 * (performance.now() - start)); // leave two thirds of a slow computer's time to others
   }
   paint();
   tick();

@@ -1,4 +1,4 @@
-// Portraits with a recording, to try the page with.
+// Cards of the examples: a portrait with a recording each.
 
 const root = element.querySelector(".root");
 

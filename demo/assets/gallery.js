@@ -1,7 +1,7 @@
-// Rendered takes: their videos play together, one of them is heard.
+// Rendered takes: their videos play together, one of them with sound.
 
 const root = element.querySelector(".root");
-const APART = 0.08; // seconds; further than this from the first, a video is brought back
+const APART = 0.08; // s; a video that is further than this from the first one is set back
 let stop = () => {}, hush = () => {};
 yieldSound(root, () => hush());
 
@@ -79,7 +79,7 @@ function show(value) {
     head,
     ...value.notes.map((note) => make("p", { class: "note", text: note })),
     make("ul", { class: "cards", "data-takes": takes.length }, ...cards.map((each) => each.card)), legend(limit), bar);
-  // All takes begin alike: show a moment in which they differ until they are played.
+  // All takes begin alike: until they are played, show a moment at which they differ.
   paint(0.45 * seconds);
   cards.forEach(({ video }) => video.addEventListener("loadedmetadata", () => { if (fresh) video.currentTime = 0.45 * seconds; }, { once: true }));
   if (value.isNew) reveal(head.firstChild);

@@ -54,7 +54,10 @@ def main(argv: list[str] | None = None) -> int:
         SystemExit: With the same statuses, by argparse (`--help`, `--version`, an argument it cannot parse).
     """
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] not in COMMANDS:
+    if not argv:
+        build_parser().print_help(sys.stderr)
+        return EXIT_WRONG_INPUT
+    if argv[0] not in COMMANDS:
         build_parser().parse_args(argv)  # leaves: help, version, or a refusal
         return EXIT_WRONG_INPUT
     try:

@@ -4,7 +4,7 @@ import math
 import sys
 from pathlib import Path
 
-from osmnet.cli.checks import check_files, check_model, check_output_folder
+from osmnet.cli.argument_checks import check_files, check_model, check_output_folder
 from osmnet.cli.parser import Parser
 from osmnet.utils.versions import example_files
 
@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     check_model(args.model)
     check_output_folder(args.out)
 
-    from osmnet.evaluation.figures.bases import decode_bases, varied
     from osmnet.evaluation.figures.bases_figure import draw_bases, draw_rotation
+    from osmnet.evaluation.figures.basis_motion import decode_bases, varied
     from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 
     pipe = OSMNetPipeline.from_pretrained(args.model)

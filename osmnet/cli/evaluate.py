@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from osmnet.cli.checks import check_dataset, check_files, check_model, check_output_folder
+from osmnet.cli.argument_checks import check_dataset, check_files, check_model, check_output_folder
 from osmnet.cli.parser import Parser
 from osmnet.evaluation.settings import MAX_TAKES, QUICK_MINUTES, QUICK_SECONDS, QUICK_TAKES, check_counts
 from osmnet.utils.files import write_whole
@@ -68,9 +68,9 @@ def main(argv: list[str] | None = None) -> int:
     options = vars(arguments)
     show, config, page = options.pop("markdown"), options.pop("ablate"), options.pop("page")
     name, marks = ("report", "evaluation") if config is None else ("ablation", "ablation")
-    _check(arguments, parser, config is not None)
     if page is not None:
-        read_marked(page, marks)
+        read_marked(page, marks)  # refuses a page without a place for the tables
+    _check(arguments, parser, config is not None)
     if config is None:
         from osmnet.evaluation.evaluate import evaluate
 

@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from osmnet.cli.checks import check_files, check_model, check_output_folder
+from osmnet.cli.argument_checks import check_files, check_model, check_output_folder
 from osmnet.cli.parser import Parser
 from osmnet.utils.versions import example_files
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     check_model(args.model)
     check_output_folder(args.out.parent)
 
-    from osmnet.evaluation.figures.gallery import make_gallery, shown_path
+    from osmnet.evaluation.figures.gallery_page import make_gallery, shown_path
     from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 
     pipe = OSMNetPipeline.from_pretrained(args.model)

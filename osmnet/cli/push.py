@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from osmnet.cli.checks import check_model
+from osmnet.cli.argument_checks import check_model
 from osmnet.cli.parser import Parser
 from osmnet.loading.packaged import packaged_weights
 

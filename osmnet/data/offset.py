@@ -157,7 +157,7 @@ class LipReader:
 
     def speech_features(self, sound: np.ndarray) -> Callable[[int, int], np.ndarray] | None:
         """Encode a recording `(samples,)`: features from one frame to before another; None without an encoder."""
-        return None if self.speech_encoder is None else partial(self.speech_encoder.hear, sound)
+        return None if self.speech_encoder is None else partial(self.speech_encoder.encode, sound)
 
     def compare(
         self,

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from osmnet.data.cluster import on_processes
 from osmnet.data.dataset import Clip, Dataset, is_held_out
+from osmnet.evaluation.evaluation_report import write_report
 from osmnet.evaluation.metrics.fid import fid
 from osmnet.evaluation.metrics.frechet import few_samples
 from osmnet.evaluation.metrics.motion_statistics import HARMONICS
 from osmnet.evaluation.protocol import MAX_SECONDS, METHODS, ClipResult, MetricNetworks, evaluate_clip
-from osmnet.evaluation.report import write_report
 from osmnet.evaluation.sampled_motion import MAX_CLIPS, MAX_FRAMES, measure_takes, motion_clips
 from osmnet.evaluation.settings import (
     MINUTES,
@@ -106,7 +106,7 @@ def evaluate(
     else:
         outcomes = _in_processes(workers, (model, device, (syncnet, inception)), chosen, seconds)
     lengths = {clip.name: min(clip.frames / FPS, seconds) for clip in chosen}
-    results, failed = _collect(_with_progress(outcomes, lengths, workers, progress), progress)
+    results, failed = _collect(with_progress(outcomes, lengths, workers, progress), progress)
     if not results:
         raise ValueError(f"None of the {len(chosen)} clips of '{data}' can be evaluated; {failed[0]['reason']}.")
     notes += _notes_on_clips(results, failed)
@@ -238,7 +238,7 @@ def _in_processes(workers: int, models: tuple[Any, ...], clips: Sequence[Clip], 
     return ((job.clip, result) for job, result in on_processes(jobs, _work, workers))
 
 
-def _with_progress(
+def with_progress(
     outcomes: Iterator[Outcome], lengths: dict[str, float], workers: int, shown: bool
 ) -> Iterator[Outcome]:
     """Show a bar over seconds of video; once the first clip is evaluated, say how long all will take."""
@@ -254,7 +254,7 @@ def _with_progress(
                 about = clock(rate * total / workers)
                 bar.write(f"{size}: about {about}, then the head motion of up to {MAX_CLIPS} clips.", file=sys.stderr)
                 is_estimated = True
-            bar.set_description(f"clips {number}/{count}", refresh=False)
+            bar.set_description_str(f"clips {number}/{count}", refresh=False)
             bar.update(lengths[clip.name])
             yield clip, result
             if not is_estimated and workers == 1:

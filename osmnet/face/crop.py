@@ -1,4 +1,4 @@
-"""The square around the head that the networks see, and the way back into the picture."""
+"""The square around the head that the networks see, and pasting it back into the picture."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,8 @@ import numpy as np
 
 from osmnet.face.topology import OVAL
 
-# Side of the square in heights of the face oval (forehead to chin); leaves room for hair, ears, neck and movement.
-CROP_SCALE = 1.9
-# The centre lies this much of the side above the middle of the oval: hair needs more room than the neck.
-CROP_RISE = 0.06
+CROP_SCALE = 1.9  # side in heights of the face oval (forehead to chin); room for hair, ears, neck and movement
+CROP_RISE = 0.06  # of the side; centre above the middle of the oval, because hair needs more room than the neck
 
 
 class CropBox(NamedTuple):
@@ -25,19 +23,14 @@ class CropBox(NamedTuple):
 
 
 def crop_box(landmarks_px: np.ndarray, height: int, width: int, scale: float = CROP_SCALE) -> CropBox:
-    """Choose the square around a head.
-
-    The square is moved and shrunk a little to stay inside the picture where it can be: padding shows.
+    """Choose the square around a head, moved and shrunk a little to stay inside the picture, because padding shows.
 
     Args:
-        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)` or `(478, 3)`): Vertices in pixels of the picture; for
-            several frames the square holds the head in all of them.
-        height (`int`): Height of the picture in pixels.
-        width (`int`): Width of the picture in pixels.
+        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)` or `(478, 3)`): Vertices in pixels of the picture; the
+            square holds the head in all frames.
+        height (`int`): Of the picture in pixels.
+        width (`int`): Of the picture in pixels.
         scale (`float`): Side in heights of the face.
-
-    Returns:
-        `CropBox`: The square.
     """
     oval = np.atleast_3d(landmarks_px.reshape(-1, *landmarks_px.shape[-2:]))[:, OVAL, :2]
     extent = np.median(np.ptp(oval, axis=1).max(axis=1))
@@ -53,15 +46,9 @@ def crop_box(landmarks_px: np.ndarray, height: int, width: int, scale: float = C
 
 
 def extract(image: np.ndarray, box: CropBox, size: int | None = None) -> np.ndarray:
-    """Cut the square out of a picture and resize it.
+    """Cut the square out of a picture `(height, width, 3)` and resize it: `(size, size, 3)`, uint8.
 
-    Args:
-        image (`np.ndarray` of shape `(height, width, 3)`): uint8.
-        box (`CropBox`): The square; parts outside the picture repeat its edge.
-        size (`int`, *optional*): Side of the result in pixels; the square's own if not given.
-
-    Returns:
-        `np.ndarray` of shape `(size, size, 3)`: uint8.
+    Parts outside the picture repeat its edge. `size` is the square's own side if not given.
     """
     height, width = image.shape[:2]
     left, top, side = box
@@ -76,32 +63,23 @@ def extract(image: np.ndarray, box: CropBox, size: int | None = None) -> np.ndar
 
 
 def to_crop(points_px: np.ndarray, box: CropBox, size: int) -> np.ndarray:
-    """Move vertices `(..., 3)` from pixels of the picture to pixels of the resized square (z is scaled alike)."""
+    """Convert vertices `(..., 3)` from pixels of the picture to pixels of the resized square, z in the same unit."""
     return ((points_px - np.array([box.left, box.top, 0])) * (size / box.side)).astype(np.float32)
 
 
 def paste(picture: np.ndarray, crop: np.ndarray, box: CropBox) -> np.ndarray:
-    """Put a square back where it came from; the picture given is not changed.
-
-    Args:
-        picture (`np.ndarray` of shape `(height, width, 3)`): uint8.
-        crop (`np.ndarray` of shape `(n, n, 3)`): uint8; resized to the square's side if it is not that size.
-        box (`CropBox`): From where it was cut.
-
-    Returns:
-        `np.ndarray` of shape `(height, width, 3)`: uint8.
-    """
+    """Paste a square `(n, n, 3)`, resized to its box, into a copy of the picture `(height, width, 3)`; all uint8."""
     return paste_all(picture, crop[None], box)[0]
 
 
 def paste_all(picture: np.ndarray, crops: np.ndarray, box: CropBox) -> np.ndarray:
-    """`paste` of several squares, `(frames, n, n, 3)`, each into its own picture: `(frames, height, width, 3)`."""
+    """Paste squares `(frames, n, n, 3)`, each into its own copy of the picture: `(frames, height, width, 3)`."""
     height, width = picture.shape[:2]
     left, top, side = box
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
     pasted = np.empty((len(crops), *picture.shape), np.uint8)
     for frame, crop in zip(pasted, crops, strict=True):
-        # Every pixel is written once: copying is all that this takes.
+        # Every pixel is written once, because copying is the whole cost.
         for part in (np.s_[:y0], np.s_[y1:], np.s_[y0:y1, :x0], np.s_[y0:y1, x1:]):
             frame[part] = picture[part]
         if crop.shape[0] != side:

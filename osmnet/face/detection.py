@@ -1,4 +1,4 @@
-"""Finding the face of a portrait, and refusing pictures that cannot be used."""
+"""Detection of the face in a portrait, and refusal of unusable pictures."""
 
 import math
 import warnings
@@ -12,31 +12,31 @@ from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import OVAL
 from osmnet.utils.checks import check_range
 
-MAX_CROP = 768  # largest square rendered within a whole picture; larger pictures are scaled down
-MAX_FRAME = 1280  # of a whole picture: no more pixels than a square of this side
-DETECTION_SIZE = 512  # the second, finer look at the face
-MIN_FACE_PX = 48
-MAX_OUTSIDE = 0.2  # share of the face's outline that may lie outside the picture
-SURE_FIT = 0.04  # head units; upright faces misfit the mean face by 0.01 to 0.04, those on their head by 0.04 to 0.08
+MAX_CROP = 768  # px; largest square rendered within a whole picture, larger pictures are scaled down
+MAX_FRAME = 1280  # px; a whole picture has no more pixels than a square of this side
+DETECTION_SIZE = 512  # px; side of the square for the second, finer detection
+MIN_FACE_PX = 48  # px; smaller faces are too coarse to animate
+MAX_OUTSIDE = 0.2  # fraction of the face's outline that may lie outside the picture
+SURE_FIT = 0.04  # head units; upright faces misfit the mean face by 0.01 to 0.04, upside-down ones by 0.04 to 0.08
 
 
 def find_faces(landmarker: FaceLandmarker, picture: np.ndarray) -> list[np.ndarray]:
-    """All faces of a picture, largest first; small ones are looked for in overlapping parts of it."""
+    """Find all faces of a picture, largest first; for small ones, overlapping parts of it are searched."""
     faces = landmarker.detect(picture)
-    smallest = MIN_FACE_PX if faces else 0  # beside a face that is there, only one that could be chosen counts
+    smallest = MIN_FACE_PX if faces else 0  # beside another face, only one that could be chosen counts
     height, width = picture.shape[:2]
     side = min(height, width, max(height, width) // 2 + 1)
     for part in (side, side // 2):
-        # The larger parts always: beside a large face the look at the whole misses the small ones.
+        # Larger parts are always searched: in the whole picture a large face hides small ones.
         if part < 2 * MIN_FACE_PX or (faces and part < side):
             break
         found = []
         tops, lefts = ({*range(0, length - part, part // 2), length - part} for length in (height, width))
         for top in sorted(tops):
             for left in sorted(lefts):
-                seen = landmarker.detect(picture[top : top + part, left : left + part])
-                found += [face + np.array([left, top, 0], np.float32) for face in seen]
-        for face in sorted(found, key=_face_area, reverse=True):  # parts overlap and cut faces: what is new counts
+                inside = landmarker.detect(picture[top : top + part, left : left + part])
+                found += [face + np.array([left, top, 0], np.float32) for face in inside]
+        for face in sorted(found, key=_face_area, reverse=True):  # parts overlap and cut faces: only new ones count
             new = all(_face_distance(face, other) > 0.5 for other in faces)
             if new and np.ptp(face[:, 1]) >= smallest:
                 faces.append(face)
@@ -48,21 +48,18 @@ def _face_area(face: np.ndarray) -> float:
 
 
 def _face_distance(face: np.ndarray, other: np.ndarray) -> float:
-    """Distance between the middles of two faces, in heights of the larger."""
+    """Return the distance of two faces' centres, in heights of the larger one."""
     apart = np.linalg.norm((face - other)[:, :2].mean(0))
     return float(apart / max(np.ptp(face[:, 1]), np.ptp(other[:, 1])))
 
 
 def choose_face(faces: list[np.ndarray], face: int | None, size: tuple[int, int]) -> np.ndarray:
-    """Choose one of the faces, and refuse one that is too small or cut off.
+    """Choose a face `(478, 3)`, refusing one that is too small or cut off.
 
     Args:
-        faces (`list[np.ndarray]`): Vertices `(478, 3)` of each face in pixels, largest first.
-        face (`int`, *optional*): Which; the largest, with a warning, if not given.
+        faces (`list[np.ndarray]`): Vertices `(478, 3)` in pixels, largest face first.
+        face (`int`, *optional*): Index; the largest, with a warning about others, if not given.
         size (`tuple[int, int]`): Height and width of the picture.
-
-    Returns:
-        `np.ndarray` of shape `(478, 3)`: The vertices of the chosen face.
 
     Raises:
         ValueError: If there is no such face or it cannot be used.
@@ -94,17 +91,19 @@ def choose_face(faces: list[np.ndarray], face: int | None, size: tuple[int, int]
 def check_upright(
     landmarker: FaceLandmarker, square: np.ndarray, face_model: FaceModel, landmarks: np.ndarray
 ) -> None:
-    """Refuse a face that stands on its head: the landmarker fits it the wrong way up, with the mouth on the eyes."""
+    """Refuse an upside-down face: the landmarker fits it the wrong way up, with the mouth on the eyes."""
     misfit = face_model.misfit(landmarks)
     if misfit < SURE_FIT:
         return
     turned = landmarker.detect(np.ascontiguousarray(np.rot90(square, 2)))
     if turned and face_model.misfit(turned[0]) < 0.75 * misfit:
-        raise ValueError("The face stands on its head; turn the picture round.")
+        raise ValueError("The face is upside down; turn the picture round.")
 
 
-def look_again(landmarker: FaceLandmarker, square: np.ndarray, box: CropBox, landmarks: np.ndarray) -> np.ndarray:
-    """Look at the square alone, which is more exact than at the whole picture: vertices in pixels of the picture."""
+def refine_landmarks(
+    landmarker: FaceLandmarker, square: np.ndarray, box: CropBox, landmarks: np.ndarray
+) -> np.ndarray:
+    """Detect the chosen face in the square alone, which is more exact: vertices in pixels of the picture."""
     scale = box.side / DETECTION_SIZE
     found = [face * scale + (box.left, box.top, 0) for face in landmarker.detect(square)]
 
@@ -112,12 +111,12 @@ def look_again(landmarker: FaceLandmarker, square: np.ndarray, box: CropBox, lan
         return float(np.linalg.norm((face - landmarks)[:, :2].mean(0)))
 
     nearest = min(found, key=distance, default=landmarks)
-    # The square may show a neighbour, too: only the face that was chosen will do.
+    # The square may show a neighbour, too.
     return nearest if distance(nearest) < 0.3 * np.ptp(landmarks[:, 1]) else landmarks
 
 
 def fit_frame(picture: np.ndarray, box: CropBox) -> tuple[np.ndarray, CropBox]:
-    """Scale a whole picture so that neither it nor the square in it is too large to render."""
+    """Scale a whole picture so that neither it nor its square is too large to render."""
     factor = min(1.0, MAX_CROP / box.side, MAX_FRAME / math.sqrt(picture.shape[0] * picture.shape[1]))
     if factor < 1:
         height, width = (max(round(length * factor), 2) for length in picture.shape[:2])

@@ -1,11 +1,11 @@
-"""Drawing triangles cut out of one picture at new places: the compiled inner loops of the mesh warp.
+"""Compiled inner loops of the mesh warp, which draws triangles of one picture at new places.
 
-A frame is drawn in three steps. The triangles are filled row by row with a z-buffer: every pixel learns where in the
-picture it comes from. The picture is sampled there by Lanczos interpolation, which keeps the fine detail that bilinear
-sampling would halve. Where one part now covers another the stairs are smoothed.
+1. `rasterise` fills the triangles with a z-buffer: every pixel gets its origin in the picture.
+2. `sample` interpolates the picture there by Lanczos' method, which keeps detail that bilinear sampling would halve.
+3. `soften` smooths the stairs where one part now covers another.
 
-Each function works in one thread, keeps what it needs in arrays of its own, and lets go of the interpreter's lock: any
-number of threads may draw at once.
+Maps are float32: `grid` `(2, height, width)`, x and y of each pixel's origin, and `depth` `(height, width)`. Each
+function runs in one thread with arrays of its own and releases the GIL.
 """
 
 import numpy as np
@@ -15,31 +15,27 @@ from numba.extending import intrinsic
 
 from osmnet.utils.jit import compiled
 
-# Lanczos interpolation: weights of 8 taps at each 1/32 of a pixel, as in OpenCV. Down the picture in whole numbers:
-# processors multiply pairs of 16 bits at once, and pictures are whole numbers.
+# Lanczos interpolation: weights of 8 taps at each 1/32 of a pixel, as in OpenCV. Down the picture they are integers,
+# because processors multiply pairs of 16 bits at once and pictures are integers.
 _STEPS, _TAPS, _PAD, _ONE = 32, 8, 8, 2**14
 _taps = np.arange(_STEPS)[:, None] / _STEPS - np.arange(1 - _TAPS // 2, 1 + _TAPS // 2)
 _lanczos = np.sinc(_taps) * np.sinc(_taps / (_TAPS // 2))
 _lanczos /= _lanczos.sum(1, keepdims=True)
 _whole = np.round(_ONE * _lanczos).astype(np.int16)
-_whole[:, _TAPS // 2 - 1] += _ONE - _whole.sum(1, dtype=np.int16)  # evenly coloured parts stay what they are
+_whole[:, _TAPS // 2 - 1] += _ONE - _whole.sum(1, dtype=np.int16)  # an even colour stays as it is
 _DOWN = _whole.ravel()
 _ACROSS = np.repeat(_lanczos / _ONE, 4, axis=1).astype(np.float32).ravel()  # once for each of 4 channels
-_HAIR = 1e-7  # of a pixel: more than what rounding makes of an edge
-_FAR = np.finfo(np.float32).max  # a depth behind everything; fastmath knows no infinity
+_HAIR = 1e-7  # px; exceeds the rounding of an edge
+_FAR = np.finfo(np.float32).max  # a depth behind everything; fastmath excludes infinity
 
 
 _compiled = compiled(fastmath=True, error_model="numpy")
 
 
 def padded(image: np.ndarray) -> np.ndarray:
-    """A picture as `sample` wants it: its edge repeated, a fourth channel, and beside each number the one below it.
+    """Prepare a picture `(height, width, 3)`, uint8, for `sample`: `(height + 16, 8 * (width + 16))`, int16.
 
-    Args:
-        image (`np.ndarray` of shape `(height, width, 3)`): uint8.
-
-    Returns:
-        `np.ndarray` of shape `(height + 16, 8 * (width + 16))`: int16.
+    Its edge is repeated, and it gets a fourth channel and, beside each number, the one below it.
     """
     wide = np.pad(image, ((_PAD, _PAD + 1), (_PAD, _PAD), (0, 0)), mode="edge")
     wide = np.pad(wide, ((0, 0), (0, 0), (0, 1))).astype(np.int16)
@@ -50,19 +46,19 @@ def padded(image: np.ndarray) -> np.ndarray:
 def rasterise(
     points: np.ndarray, triangles: np.ndarray, origin: np.ndarray, grid: np.ndarray, depth: np.ndarray
 ) -> None:
-    """Draw triangles into a map of the picture.
+    """Draw triangles into a map of origins; nothing behind the depths that are there is drawn.
 
     Args:
-        points (`np.ndarray` of shape `(n, 3)`): Where the corners go: x, y, z in pixels, float64.
+        points (`np.ndarray` of shape `(n, 3)`): Targets of the corners: x, y, z in pixels, float64.
         triangles (`np.ndarray` of shape `(triangles, 3)`): Their corners, int32.
-        origin (`np.ndarray` of shape `(n, 2)`): Where the corners come from, x, y in pixels, float64.
-        grid (`np.ndarray` of shape `(2, height, width)`): float32; receives x and y of each pixel's origin.
-        depth (`np.ndarray` of shape `(height, width)`): float32; receives z. What lies behind it is not drawn.
+        origin (`np.ndarray` of shape `(n, 2)`): Origins of the corners: x, y in pixels, float64.
+        grid (`np.ndarray` of shape `(2, height, width)`): Changed.
+        depth (`np.ndarray` of shape `(height, width)`): Changed.
     """
     height, width = depth.shape
     for k in range(triangles.shape[0]):
-        # From top to bottom. Triangles with a common edge find the same pixels at its two sides, as both go along it
-        # from its upper end.
+        # Sort the corners from top to bottom. Triangles with a common edge both follow it from its upper end, so they
+        # split the pixels between them exactly.
         a, b, c = triangles[k, 0], triangles[k, 1], triangles[k, 2]
         if points[b, 1] < points[a, 1]:
             a, b = b, a
@@ -74,13 +70,13 @@ def rasterise(
         area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
         if area * area < 1e-12:
             continue
-        # Pixels whose centres, half a pixel into them, lie within; a hair more, so that none falls between two.
+        # Rows whose pixel centres lie within, plus a hair, so that no pixel falls between two triangles.
         top, bottom = ay - 0.5 - _HAIR, cy - 0.5 + _HAIR
         if bottom < 0:
             continue
         first = int(top) + 1 if top >= 0 else 0
         last = int(bottom) if bottom < height else height - 1
-        # How z and the origin change from pixel to pixel.
+        # Steps of z and of the origin from pixel to pixel.
         vx, vy, wx, wy = (cy - ay) / area, (ax - cx) / area, (ay - by) / area, (bx - ax) / area
         az, bz, cz = points[a, 2], points[b, 2] - points[a, 2], points[c, 2] - points[a, 2]
         au, bu, cu = origin[a, 0], origin[b, 0] - origin[a, 0], origin[c, 0] - origin[a, 0]
@@ -116,7 +112,7 @@ def rasterise(
 
 @_compiled
 def stay(grid: np.ndarray, depth: np.ndarray) -> None:
-    """Start a map `(2, height, width)` and its depth: before anything is drawn every pixel stays where it is."""
+    """Initialise a map and its depth so that every pixel is its own origin."""
     height, width = depth.shape
     for y in range(height):
         for x in range(width):
@@ -127,11 +123,10 @@ def stay(grid: np.ndarray, depth: np.ndarray) -> None:
 
 @intrinsic
 def _weighted_sum(typing_context, picture, start, stride, down, v, across, u, row, place):
-    """The colour of one pixel, from 8 rows of 8 pixels, as four bytes at `row[place]`.
+    """Compute the colour of one pixel from 8 × 8 pixels and store four bytes at `row[place]`.
 
-    `picture[start]` is the first of those pixels, `stride` takes one row further; the weights begin at `down[v]` and
-    `across[u]`. In LLVM's vector instructions, which suit any processor: from a loop the compiler makes code that
-    takes twice the time.
+    `picture[start]` is the first of those pixels, `stride` the step to the next row; the weights begin at `down[v]`
+    and `across[u]`. Written in LLVM's portable vector instructions: code compiled from a loop takes twice the time.
     """
     index, lane, real = types.int64, ir.IntType(32), ir.FloatType()
     signature = types.void(picture, index, index, down, index, across, index, row, index)
@@ -153,7 +148,7 @@ def _weighted_sum(typing_context, picture, start, stride, down, v, across, u, ro
         def constant(value, kind):
             return ir.Constant(ir.VectorType(kind, 4), [value] * 4)
 
-        # Two rows at a time. Products of neighbours are added: the one instruction in which processors do all this.
+        # Two rows at a time: multiplying and adding neighbours is a single instruction.
         total, offset, weight = None, arguments[1], arguments[4]
         for _ in range(_TAPS // 2):
             wide = ir.VectorType(lane, 2 * count)
@@ -169,7 +164,7 @@ def _weighted_sum(typing_context, picture, start, stride, down, v, across, u, ro
         while count > 4:
             count //= 2
             total = builder.fadd(pick(total, range(count)), pick(total, range(count, 2 * count)), flags=("fast",))
-        # Rounded to the nearest of 0 to 255.
+        # Round to the nearest of 0 to 255.
         total = builder.fadd(total, constant(0.5, real), flags=("fast",))
         for limit, comparison in ((0.0, ">"), (255.0, "<")):
             inside = builder.fcmp_ordered(comparison, total, constant(limit, real), flags=("fast",))
@@ -187,24 +182,18 @@ def _weighted_sum(typing_context, picture, start, stride, down, v, across, u, ro
 
 @_compiled
 def sample(picture: np.ndarray, grid: np.ndarray, frame: np.ndarray) -> None:
-    """Colour a frame by Lanczos interpolation.
-
-    Args:
-        picture (`np.ndarray`): What `padded` returns.
-        grid (`np.ndarray` of shape `(2, height, width)`): x and y of each pixel's origin in the picture, float32.
-        frame (`np.ndarray` of shape `(height, width, 3)`): uint8, filled.
-    """
+    """Fill a frame `(height, width, 3)`, uint8, from a picture that `padded` returned, by Lanczos interpolation."""
     height, width = frame.shape[:2]
     stride = picture.shape[1]
-    # Beyond these limits there is nothing but the repeated edge.
+    # Beyond these limits there is only the repeated edge.
     lowest, highest_x, highest_y = np.float32(-3.5), np.float32(stride // 8 - 13), np.float32(len(picture) - 13)
-    # Steps are counted from 8 pixels before the picture: from there on truncating is rounding.
+    # Steps are counted from 8 pixels before the picture, where truncation is rounding.
     steps, zero = np.float32(_STEPS), np.float32((_PAD - 0.5) * _STEPS + 0.5)
     picture, rows = picture.ravel(), frame.reshape(height, 3 * width)
     start, phase = np.empty(width, np.int32), np.empty(width, np.int32)
     row = np.empty(3 * width + 1, np.uint8)  # the fourth channel goes where the next pixel begins
     for y in range(height):
-        # Loops that do one thing, with few arrays, become vector instructions.
+        # Short loops over few arrays become vector instructions.
         for x in range(width):
             at_x, at_y = grid[0, y, x], grid[1, y, x]
             at_x = lowest if at_x < lowest else highest_x if at_x > highest_x else at_x
@@ -216,7 +205,7 @@ def sample(picture: np.ndarray, grid: np.ndarray, frame: np.ndarray) -> None:
             if phase[x]:
                 v, u = (phase[x] >> 5) * _TAPS, (phase[x] & 31) * 4 * _TAPS
                 _weighted_sum(picture, start[x], stride, _DOWN, v, _ACROSS, u, row, 3 * x)  # type: ignore[call-arg]
-            else:  # a pixel as it is
+            else:  # a pixel's centre
                 whole = start[x] + 3 * stride + 24
                 for c in range(3):
                     row[3 * x + c] = np.uint8(picture[whole + 2 * c])
@@ -226,13 +215,7 @@ def sample(picture: np.ndarray, grid: np.ndarray, frame: np.ndarray) -> None:
 
 @_compiled
 def soften(grid: np.ndarray, far: float, frame: np.ndarray) -> None:
-    """Smooth the stairs where one part of the picture covers another: there neighbours come from far apart.
-
-    Args:
-        grid (`np.ndarray` of shape `(2, height, width)`): x and y of each pixel's origin, float32.
-        far (`float`): How far apart, in pixels.
-        frame (`np.ndarray` of shape `(height, width, 3)`): uint8, changed.
-    """
+    """Smooth a frame `(height, width, 3)`, uint8, where neighbours' origins lie more than `far` pixels apart."""
     height, width = frame.shape[:2]
     limit = np.float32(far)
     jumps, found, count = np.empty(width, np.uint8), np.empty(height * width, np.int32), 0
@@ -249,7 +232,7 @@ def soften(grid: np.ndarray, far: float, frame: np.ndarray) -> None:
         for x in range(1, width - 1):
             found[count] = y * width + x
             count += jumps[x]
-    smooth = np.empty((count, 3), np.uint8)  # all are read before one is changed
+    smooth = np.empty((count, 3), np.uint8)  # all pixels are read before any is changed
     for i in range(count):
         y, x = found[i] // width, found[i] % width
         for c in range(3):
@@ -272,15 +255,10 @@ def draw(
     far: float,
     frames: np.ndarray,
 ) -> None:
-    """Draw frames: the three steps in one go, one frame after the other.
+    """Fill frames `(frames, height, width, 3)`, uint8, one after the other.
 
-    Args:
-        picture (`np.ndarray`): What `padded` returns.
-        points (`np.ndarray` of shape `(frames, n, 3)`): Where corners go: x, y, z in pixels, float64.
-        triangles (`np.ndarray` of shape `(triangles, 3)`): Their corners, int32.
-        origins (`np.ndarray` of shape `(frames, n, 2)`): Where corners come from, float64.
-        far (`float`): Neighbours that come from further apart, in pixels, lie on different sides of an outline.
-        frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8, filled.
+    `picture` is from `padded`, `far` as of `soften`; the others are as of `rasterise`, but `points` `(frames, n, 3)`
+    and `origins` `(frames, n, 2)`.
     """
     height, width = frames.shape[1:3]
     grid, depth = np.empty((2, height, width), np.float32), np.empty((height, width), np.float32)

@@ -1,4 +1,4 @@
-"""MediaPipe's face landmarker: pictures in, vertices in pixels out."""
+"""MediaPipe's face landmarker: vertices in pixels from pictures."""
 
 import os
 import threading
@@ -15,21 +15,21 @@ _stderr_lock = threading.Lock()
 
 @contextmanager
 def _native_notices_hidden() -> Iterator[None]:
-    """Send file descriptor 2 to nowhere for a moment.
+    """Redirect file descriptor 2 to the null device for a moment.
 
-    MediaPipe and TensorFlow Lite write start-up notices straight to it, which no setting of theirs prevents and which
-    would tear our progress bar. What goes wrong comes as an exception all the same.
+    MediaPipe and TensorFlow Lite write start-up notices to it, which no setting prevents and which would tear our
+    progress bar. Errors still arrive as exceptions.
     """
-    with _stderr_lock:  # two at once would each keep the other's nowhere as the real one
+    with _stderr_lock:  # a second thread would take the first one's null device for the real one
         try:
             kept = os.dup(2)
         except OSError:  # a process without stderr
             yield
             return
         try:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 2)
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 2)
+            os.close(null)
             yield
         finally:
             os.dup2(kept, 2)
@@ -40,26 +40,25 @@ def _release(task: Any) -> None:
     try:
         task.close()
     except RuntimeError:
-        # At exit the thread that closes it is gone already. The process gives everything back anyway; without this the
-        # task's own `__del__` would try once more and complain.
+        # At exit the thread that closes it is already gone, and the process frees everything anyway. Without this the
+        # task's own `__del__` would try again and complain.
         task._handle = None
 
 
 class FaceLandmarker:
-    """Finds faces and their 478 vertices with a MediaPipe Tasks bundle.
+    """Detect faces and their 478 vertices with a MediaPipe Tasks bundle.
 
     Convention:
-        Vertices are (x, y, z) in pixels of the picture given: x right, y down, z away from the camera, all three in
-        the same unit; the first pixel covers [0, 1), so its centre is at 0.5. z is relative to the head's centre
-        (the landmarker knows no absolute depth).
+        Vertices are (x, y, z) in pixels of the picture: x right, y down, z away from the camera, relative to the
+        head's centre. The first pixel covers [0, 1), so its centre is at 0.5.
 
     Args:
         bundle (`str | os.PathLike`): A `.task` file: the one in the weights folder, or Google's own.
-        mode (`"image" | "video"`): `"video"` tracks from frame to frame (faster, steadier, in order of time).
-        num_faces (`int`): The most faces to return for one picture.
+        mode (`"image" | "video"`): `"video"` tracks from frame to frame, faster and steadier.
+        num_faces (`int`): The most faces to return.
 
     Raises:
-        ValueError: If the bundle is missing or is not one, or if MediaPipe cannot start.
+        ValueError: If the bundle is missing or invalid, or if MediaPipe cannot start.
     """
 
     def __init__(self, bundle: str | os.PathLike, mode: Literal["image", "video"] = "image", num_faces: int = 1):
@@ -89,17 +88,17 @@ class FaceLandmarker:
         self._started = False
 
     def detect(self, image: np.ndarray) -> list[np.ndarray]:
-        """Find the faces of one picture (in video mode: of the next frame).
+        """Detect the faces of a picture, in video mode of the next frame.
 
         Args:
             image (`np.ndarray` of shape `(height, width, 3)`): RGB, uint8.
 
         Returns:
-            `list[np.ndarray]`: One `(478, 3)` float32 array in pixels for each face, largest face first.
+            `list[np.ndarray]`: For each face `(478, 3)`, float32, in pixels; largest face first.
         """
         with nullcontext() if self._started else _native_notices_hidden():
             if self._video:
-                self._time_ms += 40
+                self._time_ms += 40  # 25 fps
                 result = self._task.detect_for_video(self._image(image), self._time_ms)
             else:
                 result = self._task.detect(self._image(image))
@@ -112,7 +111,7 @@ class FaceLandmarker:
         return sorted(faces, key=lambda face: -np.prod(np.ptp(face[:, :2], axis=0)))
 
     def close(self) -> None:
-        """Free the native task; closing twice does no harm."""
+        """Free the native task; may be called twice."""
         self._release()
 
     def __enter__(self) -> "FaceLandmarker":

@@ -12,19 +12,19 @@ from osmnet.face.pose import Similarity, fit_similarity, pose_from_similarity
 from osmnet.face.topology import INNER_LIPS, NUM_VERTICES, STABLE, eye_opening, mouth_opening, opposite_lid
 from osmnet.loading.model import OSMNetModel
 
-LIP_REACH = 0.05  # head units: how far from its edge a lip is carried along
+LIP_REACH = 0.05  # head units; distance from its edge within which a lip follows it
 
 
 @dataclass(frozen=True)
 class FaceFit:
-    """What one picture, or each frame of a clip, says about a head.
+    """Shape, coefficients and pose of a head, fitted to one picture or to each frame of a clip.
 
     Attributes:
         shape (`np.ndarray` of shape `(..., 478, 3)`): The vertices seen, pose removed, head units.
         identity (`np.ndarray` of shape `(40,)`): α in standard deviations.
         expression (`np.ndarray` of shape `(..., 64)`): β in standard deviations.
         head_pose (`np.ndarray` of shape `(..., 6)`): yaw, pitch, roll [rad], tx, ty, tz [head units].
-        similarity (`Similarity`): The pose as a map from head units to pixels.
+        similarity (`Similarity`): Head units to pixels.
     """
 
     shape: np.ndarray
@@ -37,14 +37,13 @@ class FaceFit:
 class FaceModel(OSMNetModel):
     """Mean face, identity basis and expression basis.
 
-    The paper uses the Basel Face Model; this one is our own, fitted by `osmnet train face-model` to clips, so that
-    it may be given away (`docs/paper_map.md`). Coefficients are in standard deviations of the clips it was fitted to.
+    The paper uses the Basel Face Model; this one is fitted by `osmnet train face-model`, so that it may be distributed
+    (`docs/paper_map.md`). Coefficients are in standard deviations of the clips it was fitted to.
 
     Args:
         identity_dim (`int`): Number of identity components.
         expression_dim (`int`): Number of expression components.
-        landmark_noise (`float`): Standard deviation of a vertex coordinate around the model, head units; the weight of
-            what is seen against what is usual when a single picture is fitted.
+        landmark_noise (`float`): Standard deviation of a vertex coordinate around the model, head units.
     """
 
     # Half precision would move the vertices by a tenth of a pixel from frame to frame.
@@ -59,49 +58,36 @@ class FaceModel(OSMNetModel):
             "expression_basis": torch.zeros(expression_dim, NUM_VERTICES, 3),
             # β of lids that close by one head unit.
             "blink": torch.zeros(expression_dim),
-            # The vertex that a mirror exchanges with each vertex.
+            # Index of each vertex's mirror image.
             "mirror": torch.arange(NUM_VERTICES, dtype=torch.float32),
         }
         self.geometry = nn.ParameterDict({k: nn.Parameter(v, requires_grad=False) for k, v in fixed.items()})
 
     def array(self, name: str) -> np.ndarray:
-        """One of the fixed tensors as a numpy array."""
+        """Return a fixed tensor as a NumPy array."""
         return self.geometry[name].detach().cpu().float().numpy()
 
     def forward(self, identity: torch.Tensor, expression: torch.Tensor) -> torch.Tensor:
-        """Shapes from coefficients, Eq. 6.
-
-        Args:
-            identity (`torch.Tensor` of shape `(..., identity_dim)`): α.
-            expression (`torch.Tensor` of shape `(..., expression_dim)`): β.
-
-        Returns:
-            `torch.Tensor` of shape `(..., 478, 3)`: Vertices without pose, head units.
-        """
-        by_identity = torch.einsum("...k,kvc->...vc", identity, self.geometry["identity_basis"])
+        """Compute shapes `(..., 478, 3)` from α `(..., identity_dim)` and β `(..., expression_dim)`; Eq. 6."""
+        by_identity = torch.einsum("...k,kvc->...vc", identity, self.geometry["identity_basis"])  # (..., 478, 3)
         return self.geometry["mean_shape"] + by_identity + self.expression_offset(expression)
 
     def expression_offset(self, expression: torch.Tensor) -> torch.Tensor:
-        """βB_exp alone: `(..., expression_dim)` to `(..., 478, 3)` head units."""
+        """Compute βB_exp: `(..., expression_dim)` to `(..., 478, 3)` head units."""
         return torch.einsum("...k,kvc->...vc", expression, self.geometry["expression_basis"])
 
     def move(self, shape: np.ndarray, change: np.ndarray) -> np.ndarray:
-        """Give a shape another expression.
+        """Give a shape `(478, 3)` other expressions: `(frames, 478, 3)`.
 
-        Args:
-            shape (`np.ndarray` of shape `(478, 3)`): A head's own shape.
-            change (`np.ndarray` of shape `(frames, expression_dim)`): β wanted minus β of the shape.
-
-        Returns:
-            `np.ndarray` of shape `(frames, 478, 3)`; lips touch where the linear model would have them cross.
+        `change` `(frames, expression_dim)` is the wanted β minus the shape's. Lips touch where the linear model would
+        have them cross.
         """
         basis = self.array("expression_basis").reshape(change.shape[-1], -1)
-        # Not by a BLAS: its threads would wait for more, and take processors from others that draw.
+        # Not by a BLAS, whose waiting threads would take processors from other renderings.
         moved = np.einsum("ik,kj->ij", change, basis, optimize=False)
         return self._uncross_lips(shape + moved.reshape(-1, NUM_VERTICES, 3))
 
     def _uncross_lips(self, shapes: np.ndarray) -> np.ndarray:
-        """Make lips that a linear model pushed through each other touch instead: `(frames, 478, 3)`."""
         upper, lower = _inner_lips()
         crossing = np.maximum(shapes[:, upper, 1] - shapes[:, lower, 1], 0)  # y is down
         if not crossing.any():
@@ -113,19 +99,18 @@ class FaceModel(OSMNetModel):
         return moved
 
     def fit(self, landmarks_px: np.ndarray, size: int) -> FaceFit:
-        """Fit identity, expression and pose to a single picture.
+        """Fit identity, expression and pose to a picture: the most probable α and β under unit normal priors.
 
         Args:
             landmarks_px (`np.ndarray` of shape `(478, 3)`): Vertices in pixels of the crop.
             size (`int`): Side of the crop in pixels.
-
-        Returns:
-            `FaceFit`: α and β are the most probable ones under unit normal priors.
         """
+        # 1. Pose, from vertices that move with the skull.
         similarity = fit_similarity(self.array("mean_shape")[STABLE], landmarks_px[STABLE])
-        shape = similarity.unplace(landmarks_px)
+        shape = similarity.unplace(landmarks_px)  # (478, 3)
+        # 2. Identity and expression together, by ridge regression.
         bases = np.concatenate([self.array("identity_basis"), self.array("expression_basis")]).reshape(-1, shape.size)
-        seen = (shape - self.array("mean_shape")).ravel()
+        seen = (shape - self.array("mean_shape")).ravel()  # (1434,)
         noise = self.config.landmark_noise
         both = np.linalg.solve(
             _products(bases, bases) + noise**2 * np.eye(len(bases)), _products(bases, seen[None])[:, 0]
@@ -134,24 +119,23 @@ class FaceModel(OSMNetModel):
         return FaceFit(shape, identity, expression, pose_from_similarity(similarity, size), similarity)
 
     def fit_track(self, landmarks_px: np.ndarray, size: int) -> FaceFit:
-        """Fit a clip of one person: one identity, an expression and a pose a frame.
+        """Fit a clip of one person: one identity, and an expression and a pose for each frame.
 
-        The person's neutral face is the mean of the frames with the mouth shut and the eyes open; expression is the
-        difference from it, so that β = 0 is a face at rest for everybody.
+        Expressions are differences from the neutral face, the mean of frames with the mouth closed and the eyes open.
 
         Args:
             landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels of the crop.
             size (`int`): Side of the crop in pixels.
-
-        Returns:
-            `FaceFit`: With `frames` as the leading dimension, except for `identity`.
         """
+        # 1. Poses, and the neutral face.
         similarity = fit_similarity(self.array("mean_shape")[STABLE], landmarks_px[:, STABLE])
-        shape = similarity.unplace(landmarks_px)
-        neutral = shape[neutral_frames(shape)].mean(0)
+        shape = similarity.unplace(landmarks_px)  # (frames, 478, 3)
+        neutral = shape[neutral_frames(shape)].mean(0)  # (478, 3)
+        # 2. Expressions, as differences from it.
         basis = self.array("expression_basis").reshape(self.config.expression_dim, -1)
         change = (shape - neutral).reshape(len(shape), -1)
         expression = np.linalg.solve(basis @ basis.T + 1e-6 * np.eye(len(basis)), basis @ change.T).T
+        # 3. Identity, from the neutral face by ridge regression.
         identity_basis = self.array("identity_basis").reshape(self.config.identity_dim, -1)
         noise = self.config.landmark_noise**2 * np.eye(len(identity_basis))
         seen = (neutral - self.array("mean_shape")).ravel()
@@ -160,27 +144,27 @@ class FaceModel(OSMNetModel):
         return FaceFit(shape, identity.astype(np.float32), expression.astype(np.float32), pose, similarity)
 
     def misfit(self, landmarks_px: np.ndarray) -> float:
-        """Root-mean-square distance of a face's stable vertices `(478, 3)` from the mean face's, head units."""
+        """Return the distance of stable vertices from the mean face's, root-mean-square in head units."""
         mean = self.array("mean_shape")[STABLE]
         shape = fit_similarity(mean, landmarks_px[STABLE]).unplace(landmarks_px[STABLE])
         return float(np.sqrt(((shape - mean) ** 2).sum(-1).mean()))
 
     def mouth_anchor(self, identity: np.ndarray) -> np.ndarray:
-        """Where the lips of a person (α `(40,)`) rest: `(3,)` head units."""
+        """Return the resting place of the lips of a person (α `(40,)`): `(3,)` head units."""
         offset = np.tensordot(identity, self.array("identity_basis")[:, INNER_LIPS], 1)
         return (self.array("mean_shape")[INNER_LIPS] + offset).mean(0)
 
     def mirror_expression(self) -> np.ndarray:
-        """The matrix `(64, 64)` that turns β of a face into β of its mirror image: `mirrored = beta @ matrix`."""
+        """Return the matrix `(64, 64)` from β of a face to β of its mirror image: `mirrored = beta @ matrix`."""
         basis = self.array("expression_basis")
         mirrored = basis[:, self.array("mirror").astype(int)] * np.array([-1, 1, 1])
         flat, mirrored = basis.reshape(len(basis), -1), mirrored.reshape(len(basis), -1)
         return np.linalg.solve(flat @ flat.T + 1e-6 * np.eye(len(flat)), flat @ mirrored.T).T
 
     def close_lips(self, shape: np.ndarray) -> np.ndarray:
-        """The change of β that brings the inner lips of a shape `(478, 3)` together: `(64,)`.
+        """Return the change of β `(64,)` that closes the inner lips of a shape `(478, 3)`.
 
-        The smallest change that does it (ridge regression on the gaps), so a smile stays one.
+        The smallest one, by ridge regression on the gaps, so that a smile stays a smile.
         """
         count = len(INNER_LIPS) // 2
         lower, upper = INNER_LIPS[1:count], INNER_LIPS[opposite_lid(INNER_LIPS)][1:count]
@@ -191,7 +175,7 @@ class FaceModel(OSMNetModel):
         return -_products(across, inverse[None])[:, 0]
 
     def upper_face(self, expression: np.ndarray) -> np.ndarray:
-        """The part of β that lies in eyes, brows and forehead: what sound does not tell and a portrait should keep."""
+        """Return the part of β in eyes, brows and forehead, which sound does not tell and a portrait should keep."""
         y = self.array("mean_shape")[:, 1]
         bridge, nostrils = y[6], y[2]
         keep = np.clip((nostrils - y) / (nostrils - bridge), 0, 1)[:, None]  # 1 above the bridge, 0 below the nose
@@ -203,7 +187,7 @@ class FaceModel(OSMNetModel):
 
 
 def neutral_frames(shape: np.ndarray) -> np.ndarray:
-    """Frames of a clip in which the face rests: mouth shut, eyes open; `(frames, 478, 3)` to indices."""
+    """Return indices of the frames of a clip `(frames, 478, 3)` with the mouth closed and the eyes open."""
     mouth, eyes = mouth_opening(shape), eye_opening(shape)
     awake = eyes >= np.median(eyes) * 0.8
     order = np.argsort(np.where(awake, mouth, np.inf), kind="stable")
@@ -211,21 +195,14 @@ def neutral_frames(shape: np.ndarray) -> np.ndarray:
 
 
 def _inner_lips() -> tuple[np.ndarray, np.ndarray]:
-    """The edges of the upper and the lower lip without the corners; vertices at the same place face each other."""
+    """Return the edges of upper and lower lip without the corners; entries at the same index face each other."""
     count = len(INNER_LIPS) // 2
     return INNER_LIPS[opposite_lid(INNER_LIPS)][1:count], INNER_LIPS[1:count]
 
 
 @lru_cache(maxsize=4)
 def _lip_shares(mean_shape: bytes) -> list[tuple[np.ndarray, np.ndarray]]:
-    """How much of its edge's way each vertex of a lip goes along, for the upper and the lower lip.
-
-    Args:
-        mean_shape (`bytes`): The mean face, float32 `(478, 3)`.
-
-    Returns:
-        `list[tuple[np.ndarray, np.ndarray]]`: Which vertices, `(478,)` bool, and their shares, `(9, vertices)`.
-    """
+    """Return the vertices `(478,)` of upper and lower lip, and their shares `(9, vertices)` of the edge's movement."""
     mean = np.frombuffer(mean_shape, np.float32).reshape(NUM_VERTICES, 3)
     is_lower = mean[:, 1] > mean[INNER_LIPS, 1].mean()
     shares = []
@@ -238,5 +215,5 @@ def _lip_shares(mean_shape: bytes) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _products(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """`rows @ columns.T`, each number summed in one order: a BLAS splits sums among as many threads as it has."""
+    """Compute `rows @ columns.T`, summing in one order; a BLAS splits sums among its threads."""
     return np.einsum("ik,jk->ij", rows, columns, optimize=False)

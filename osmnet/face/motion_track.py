@@ -1,4 +1,4 @@
-"""Head motion read from a video."""
+"""Head motion of a video."""
 
 import os
 from pathlib import Path
@@ -13,25 +13,26 @@ from osmnet.face.pose import fit_similarity, pose_from_similarity
 from osmnet.face.topology import STABLE
 from osmnet.media.video_reader import read_frames
 
-REFERENCE_SIZE = 256
-SMOOTHING = 1.0  # frames: the landmarker's noise
+REFERENCE_SIZE = 256  # px; side of the crop to which poses refer
+SMOOTHING = 1.0  # frames; standard deviation, against the landmarker's noise
 
 
 def head_motion_of(video: str | os.PathLike[str], bundle: Path, face_model: FaceModel, frames: int) -> np.ndarray:
-    """Poses of the largest face of a video, relative to its first.
+    """Track the largest face of a video and return its poses relative to the first.
 
     Args:
         video (`str` or `os.PathLike`): Any video with a face.
         bundle (`Path`): The face landmarker.
         face_model (`FaceModel`): The linear face model.
-        frames (`int`): Length wanted at 25 fps; a shorter video is played back and forth.
+        frames (`int`): Number of frames at 25 fps; a shorter video is played back and forth.
 
     Returns:
         `np.ndarray` of shape `(frames, 6)`: Yaw, pitch, roll [rad], tx, ty, tz [head units]; the first is 0.
 
     Raises:
-        ValueError: If it is no video or shows no face.
+        ValueError: If the file is not a video or shows no face.
     """
+    # 1. Landmarks of every frame.
     found, height, width = [], 0, 0
     with FaceLandmarker(bundle, mode="video") as landmarker:
         for frame in read_frames(video):
@@ -40,15 +41,17 @@ def head_motion_of(video: str | os.PathLike[str], bundle: Path, face_model: Face
             if faces:
                 found.append(faces[0])
             elif found:
-                found.append(found[-1])  # a face that is hidden for a moment stays where it was
+                found.append(found[-1])  # while a face is hidden it stays where it was
             if len(found) >= frames:
                 break
     if not found:
         raise ValueError(f"No face was found in the video '{video}'; use one in which a face is clearly seen.")
-    landmarks = np.stack(found)
+    # 2. Poses, smoothed.
+    landmarks = np.stack(found)  # (found, 478, 3)
     box = crop_box(landmarks, height, width)
     stable_px = to_crop(landmarks[:, STABLE], box, REFERENCE_SIZE)
     pose = pose_from_similarity(fit_similarity(face_model.array("mean_shape")[STABLE], stable_px), REFERENCE_SIZE)
     pose = gaussian_filter1d(pose, SMOOTHING, axis=0, mode="nearest")
+    # 3. The length wanted.
     back_and_forth = np.abs((np.arange(frames) + len(pose) - 1) % max(2 * len(pose) - 2, 1) - (len(pose) - 1))
     return (pose - pose[0])[back_and_forth].astype(np.float32)

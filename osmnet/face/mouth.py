@@ -1,7 +1,7 @@
 """The mouth window: the small square around the mouth that the video generator paints, carried along with the head.
 
-The window is 1.2 head units wide, upright in the head's own roll and fixed to the skull (not to the jaw), so the
-network always finds the upper teeth in the same place and at the same size, whatever the size of the picture.
+It is 1.2 head units wide, upright in the head's own roll and fixed to the skull (not to the jaw), so the network
+always gets the upper teeth at the same place and size, whatever the size of the picture.
 """
 
 from functools import lru_cache
@@ -13,9 +13,9 @@ from osmnet.face.pose import Similarity, euler_from_rotation
 from osmnet.face.topology import INNER_LIPS, OUTER_LIPS
 
 WINDOW_WIDTH = 1.2  # head units
-DROP = 0.1  # the window's centre lies this much below the lips at rest, where the jaw will go
-# Head units around the inside of the mouth that the network may paint, too. The lips themselves stay the warp's: a
-# network that may paint them learns to blur them.
+DROP = 0.1  # head units; the window's centre lies below the resting lips, because the jaw drops
+# Head units around the inside of the mouth that the network may also paint. The rest of the lips is the warp's: a
+# network that may paint lips learns to blur them.
 PAINT_MARGIN = 0.035
 GUIDE_CHANNELS = 4  # where to paint, inside of the mouth, lips, inside of the mouth in the source
 
@@ -23,16 +23,13 @@ GUIDE_CHANNELS = 4  # where to paint, inside of the mouth, lips, inside of the m
 def window_affine(
     anchor: np.ndarray, similarity: Similarity, window_size: int, width: float = WINDOW_WIDTH
 ) -> np.ndarray:
-    """Maps from pixels of the crop to pixels of the mouth window.
+    """Return the affine maps `(frames, 2, 3)` from pixels of the crop to pixels of the mouth window.
 
     Args:
-        anchor (`np.ndarray` of shape `(3,)`): Where the person's lips rest, head units (`FaceModel.mouth_anchor`).
+        anchor (`np.ndarray` of shape `(3,)`): Resting place of the lips, head units (`FaceModel.mouth_anchor`).
         similarity (`Similarity`): Poses of the frames.
-        window_size (`int`): Side of the window in pixels.
+        window_size (`int`): Side of the window in pixels; the first pixel's centre is 0.5.
         width (`float`): Side of the window in head units.
-
-    Returns:
-        `np.ndarray` of shape `(frames, 2, 3)`: Affine maps of pixel coordinates (the first pixel's centre is 0.5).
     """
     centre = similarity.place(np.broadcast_to(anchor + (0, DROP, 0), (len(similarity.scale), 1, 3)))[:, 0, :2]
     roll = euler_from_rotation(similarity.rotation)[:, 2]
@@ -44,12 +41,12 @@ def window_affine(
 
 
 def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Move points `(frames, n, 2)` by maps `(frames, 2, 3)`."""
+    """Map points `(frames, n, 2)` by maps `(frames, 2, 3)`."""
     return points @ np.swapaxes(affine[:, :, :2], -1, -2) + affine[:, None, :, 2]
 
 
 def _to_opencv(affine: np.ndarray) -> np.ndarray:
-    """The same map for OpenCV, whose pixel centres are at integers."""
+    """Shift a map to OpenCV's convention, in which pixel centres are integers."""
     moved = affine.astype(float).copy()
     moved[:, 2] += 0.5 * moved[:, :2].sum(1) - 0.5
     return moved
@@ -67,23 +64,22 @@ def cut_window(image: np.ndarray, affine: np.ndarray, window_size: int) -> np.nd
 
 
 def paint_window(image: np.ndarray, painted: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> None:
-    """Blend one window into a picture, in place.
+    """Blend one window into a picture `(size, size, 3)`, uint8, in place.
 
     Args:
-        image (`np.ndarray` of shape `(size, size, 3)`): uint8, changed.
-        painted (`np.ndarray` of shape `(window_size, window_size, 3)`): float32, colours in [0, 255] times `mask`; 0
-            wherever that is 0.
-        mask (`np.ndarray` of shape `(window_size, window_size)`): float32 in [0, 1]; how much is covered.
+        image (`np.ndarray` of shape `(size, size, 3)`): Changed.
+        painted (`np.ndarray` of shape `(window_size, window_size, 3)`): float32, colours in [0, 255] times `mask`.
+        mask (`np.ndarray` of shape `(window_size, window_size)`): float32 in [0, 1]; coverage.
         affine (`np.ndarray` of shape `(2, 3)`): From the picture to the window.
     """
-    # Most of a window is not painted at all.
+    # 1. Restrict the work to the painted part of the window, and to the region of the picture that it reaches.
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     if not len(columns):
         return
     left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
     backward = cv2.invertAffineTransform(affine)
     enlarges = np.linalg.det(backward[:, :2]) > 1
-    reach, side = 2 if enlarges else 1, len(mask)  # how far interpolation spreads what is painted
+    reach, side = 2 if enlarges else 1, len(mask)  # px of the window; interpolation spreads colours
     whole = np.array([[0, 0], [side, 0], [side, side], [0, side]], float)
     part = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
     part = part + reach * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
@@ -93,6 +89,7 @@ def paint_window(image: np.ndarray, painted: np.ndarray, mask: np.ndarray, affin
     (x0, y0), (x1, y1) = np.maximum(first, 0), np.minimum(last, image.shape[1::-1])
     if x1 <= x0 or y1 <= y0:
         return
+    # 2. Warp colours and mask into that region.
     layers = np.empty((bottom - top, right - left, 4), np.float32)
     layers[..., :3], layers[..., 3] = painted[top:bottom, left:right], mask[top:bottom, left:right]
     shift = backward.copy()
@@ -104,6 +101,7 @@ def paint_window(image: np.ndarray, painted: np.ndarray, mask: np.ndarray, affin
         flags=cv2.INTER_CUBIC if enlarges else cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,
     )
+    # 3. Blend.
     weight = np.clip(placed[..., 3:], 0, 1)
     region = image[y0:y1, x0:x1]
     blended: np.ndarray = region * (1 - weight)
@@ -113,7 +111,7 @@ def paint_window(image: np.ndarray, painted: np.ndarray, mask: np.ndarray, affin
 
 
 def _polygon(points: np.ndarray, size: int) -> np.ndarray:
-    """Filled, smooth-edged polygon: `(n, 2)` pixels to `(size, size)` uint8 in [0, 255]."""
+    """Draw a filled, smooth-edged polygon: `(n, 2)` pixels to `(size, size)` uint8."""
     canvas = np.zeros((size, size), np.uint8)
     fixed = np.round((points - 0.5) * 16).astype(np.int32)  # OpenCV's sub-pixel coordinates: 4 fractional bits
     cv2.fillPoly(canvas, [fixed], 255, cv2.LINE_AA, shift=4)
@@ -121,11 +119,11 @@ def _polygon(points: np.ndarray, size: int) -> np.ndarray:
 
 
 def guides(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np.ndarray:
-    """What the video generator is told about a mouth beside its picture, for some frames of one source.
+    """Draw the video generator's guides for frames of one source.
 
     Args:
-        target_px (`np.ndarray` of shape `(frames, 478, 2)`): Vertices wanted, in pixels of the window.
-        source_px (`np.ndarray` of shape `(478, 2)`): Vertices of the source, in pixels of its own window.
+        target_px (`np.ndarray` of shape `(frames, 478, 2)`): Wanted vertices in pixels of the window.
+        source_px (`np.ndarray` of shape `(478, 2)`): The source's vertices in pixels of its own window.
         window_size (`int`): Side of the windows.
 
     Returns:
@@ -148,12 +146,12 @@ def guides(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np
 
 
 def guide(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np.ndarray:
-    """`guides` of one frame: `(478, 2)` and `(478, 2)` to `(4, window_size, window_size)`."""
+    """Draw the guides of one frame: `(478, 2)` and `(478, 2)` to `(4, window_size, window_size)`."""
     return guides(target_px[None], source_px, window_size)[0]
 
 
 @lru_cache
 def fade(size: int) -> np.ndarray:
-    """1 inside, 0 at the window's edge, so that a window never shows its outline."""
+    """Return weights that fall from 1 to 0 at the window's edge, so that no outline of a window shows."""
     edge = np.clip(np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (0.08 * size), 0, 1)
     return (edge[:, None] * edge).astype(np.float32)

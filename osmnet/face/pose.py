@@ -1,4 +1,4 @@
-"""Head pose: similarity fits, rotation matrices and the six numbers.
+"""Head pose: similarity fits, rotation matrices and the six pose numbers.
 
 Convention:
     Camera axes: x right, y down, z away from the camera (right-handed). Weak perspective: a point `v` of the head
@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-HEAD_UNITS_PER_CROP = 3.6  # a head at tz = 0 is this many times smaller than the side of the crop
-CAMERA_DISTANCE = 10.0  # head units (about 0.9 m): turns a change of scale into a distance
+HEAD_UNITS_PER_CROP = 3.6  # head units; side of the crop at tz = 0
+CAMERA_DISTANCE = 10.0  # head units (about 0.9 m); converts a change of scale into a distance
 
 
 class Similarity(NamedTuple):
@@ -23,25 +23,17 @@ class Similarity(NamedTuple):
     translation: np.ndarray
 
     def place(self, shape: np.ndarray) -> np.ndarray:
-        """Head units to pixels: `(..., n, 3)` to `(..., n, 3)`."""
+        """Map head units to pixels: `(..., n, 3)` to `(..., n, 3)`."""
         turned = shape @ np.swapaxes(self.rotation, -1, -2)
         return self.scale[..., None, None] * turned + self.translation[..., None, :]
 
     def unplace(self, points_px: np.ndarray) -> np.ndarray:
-        """Pixels to head units, the inverse of `place`."""
+        """Map pixels to head units, the inverse of `place`."""
         return (points_px - self.translation[..., None, :]) @ self.rotation / self.scale[..., None, None]
 
 
 def rotation_from_euler(angles: np.ndarray) -> np.ndarray:
-    """Rotation matrices from yaw, pitch and roll.
-
-    Convention: see the top of this file.
-
-    Args:
-        angles (`np.ndarray` of shape `(..., 3)`): Yaw, pitch, roll in **radians**.
-
-    Returns:
-        `np.ndarray` of shape `(..., 3, 3)`.
+    """Return rotation matrices `(..., 3, 3)` from yaw, pitch and roll `(..., 3)` in **radians**.
 
     Raises:
         ValueError: If the last dimension is not 3.
@@ -60,7 +52,7 @@ def rotation_from_euler(angles: np.ndarray) -> np.ndarray:
 
 
 def euler_from_rotation(rotation: np.ndarray) -> np.ndarray:
-    """Inverse of `rotation_from_euler` for yaw within ±90°: `(..., 3, 3)` to `(..., 3)` radians."""
+    """Invert `rotation_from_euler` for yaw within ±90°: `(..., 3, 3)` to `(..., 3)` radians."""
     yaw = np.arcsin(np.clip(-rotation[..., 2, 0], -1, 1))
     pitch = np.arctan2(rotation[..., 2, 1], rotation[..., 2, 2])
     roll = np.arctan2(rotation[..., 1, 0], rotation[..., 0, 0])
@@ -68,14 +60,7 @@ def euler_from_rotation(rotation: np.ndarray) -> np.ndarray:
 
 
 def fit_similarity(shape: np.ndarray, points_px: np.ndarray) -> Similarity:
-    """Least-squares similarity that carries a shape onto observed points.
-
-    Args:
-        shape (`np.ndarray` of shape `(n, 3)`): Points of the head, head units.
-        points_px (`np.ndarray` of shape `(..., n, 3)`): The same points in pixels.
-
-    Returns:
-        `Similarity`: One for each leading index of `points_px`.
+    """Fit the least-squares similarities from a shape `(n, 3)` in head units to points `(..., n, 3)` in pixels.
 
     Source:
         S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991,
@@ -95,11 +80,7 @@ def fit_similarity(shape: np.ndarray, points_px: np.ndarray) -> Similarity:
 
 
 def pose_from_similarity(similarity: Similarity, size: int) -> np.ndarray:
-    """The six numbers of a placed head.
-
-    Args:
-        similarity (`Similarity`): Head units to pixels of the crop.
-        size (`int`): Side of the crop in pixels.
+    """Return the six pose numbers of a placed head in a crop of `size` pixels.
 
     Returns:
         `np.ndarray` of shape `(..., 6)`: yaw, pitch, roll [rad], tx, ty, tz [head units]; tx and ty from the centre of
@@ -113,9 +94,9 @@ def pose_from_similarity(similarity: Similarity, size: int) -> np.ndarray:
 
 
 def similarity_from_pose(head_pose: np.ndarray, size: int) -> Similarity:
-    """Inverse of `pose_from_similarity`; depth itself (the z of the translation) is 0."""
+    """Invert `pose_from_similarity`, except that depth itself (the z of the translation) is 0."""
     pose = np.asarray(head_pose, float)
-    # A head cannot come nearer than half the nominal distance: beyond that the picture would explode.
+    # A head comes no nearer than half the nominal distance, where its scale would diverge.
     scale = size / HEAD_UNITS_PER_CROP * CAMERA_DISTANCE / (CAMERA_DISTANCE + np.maximum(pose[..., 5], -5.0))
     translation = np.concatenate([size / 2 + scale[..., None] * pose[..., 3:5], np.zeros((*pose.shape[:-1], 1))], -1)
     return Similarity(scale, rotation_from_euler(pose[..., :3]), translation)

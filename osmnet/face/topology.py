@@ -1,4 +1,4 @@
-"""Which of the 478 vertices of the MediaPipe face mesh is what.
+"""Names for vertices of the MediaPipe face mesh.
 
 Convention:
     "Right" and "left" are the person's own, as in MediaPipe: the right eye is on the left of the picture.
@@ -27,7 +27,7 @@ STABLE = np.array([10, 338, 297, 332, 284, 251, 389, 356, 454, 109, 67, 103, 54,
 # The lids' edges: lower lid from the outer to the inner corner, then the upper lid back to the outer corner.
 RIGHT_EYE = np.array([33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246])
 LEFT_EYE = np.array([263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466])
-# What lies above each vertex of the upper lids' edges (without the corners), on the skin that unfolds when they shut.
+# The vertex above each one of the upper lids' edges (without the corners), on the skin that unfolds when eyes close.
 LID_CREASE = np.array([190, 56, 28, 27, 29, 30, 247, 414, 286, 258, 257, 259, 260, 467])
 RIGHT_IRIS, LEFT_IRIS = 468, 473
 RIGHT_OUTER_CORNER, LEFT_OUTER_CORNER = 33, 263
@@ -44,14 +44,7 @@ FOREHEAD, CHIN = 10, 152
 
 
 def opposite_lid(loop: np.ndarray) -> np.ndarray:
-    """For each vertex of a closed loop the one on the other lid (or lip); the two corners face themselves.
-
-    Args:
-        loop (`np.ndarray` of shape `(n,)`): One of the loops above, n even, its corners at 0 and n / 2.
-
-    Returns:
-        `np.ndarray` of shape `(n,)`: Positions in the loop.
-    """
+    """Return for each vertex of a loop the index of the one on the other lid (or lip); corners face themselves."""
     return -np.arange(len(loop)) % len(loop)
 
 
@@ -60,16 +53,16 @@ def _aperture(shape: np.ndarray, upper: int, lower: int) -> np.ndarray:
 
 
 def mouth_opening(shape: np.ndarray) -> np.ndarray:
-    """Distance between the inner lips in the unit of `shape` `(..., 478, 2 or 3)`."""
+    """Return the distance between the inner lips in the unit of `shape` `(..., 478, 2 or 3)`."""
     return _aperture(shape, UPPER_LIP, LOWER_LIP)
 
 
 def mouth_width(shape: np.ndarray) -> np.ndarray:
-    """Distance between the corners of the mouth in the unit of `shape` `(..., 478, 2 or 3)`."""
+    """Return the distance between the corners of the mouth in the unit of `shape` `(..., 478, 2 or 3)`."""
     return _aperture(shape, RIGHT_MOUTH_CORNER, LEFT_MOUTH_CORNER)
 
 
 def eye_opening(shape: np.ndarray) -> np.ndarray:
-    """Distance between the lids, mean of both eyes, in the unit of `shape` `(..., 478, 2 or 3)`."""
+    """Return the distance between the lids, averaged over both eyes, in the unit of `shape` `(..., 478, 2 or 3)`."""
     pairs = ((159, 145), (158, 153), (160, 144), (386, 374), (385, 380), (387, 373))
     return np.mean([_aperture(shape, upper, lower) for upper, lower in pairs], axis=0)

@@ -1,9 +1,9 @@
 """The mesh warp: one picture of a head, seen in another pose and with another expression.
 
-The picture is cut into triangles: the face, what the lids and lips uncover, and three rings around the face. `hair`
-moves with the middle of the head, deeper than the face (its lower part, the neck, only half as much), `halo` follows a
-little, `border` is the edge of the crop and stays, so that a crop can be pasted back without a seam. The triangles are
-drawn at their new places with a z-buffer, and every pixel looks up where it came from.
+The picture is cut into triangles: the face, the parts that open lids and lips uncover, and three rings around the
+face. `hair` moves with the middle of the head, deeper than the face (its lower part, the neck, only half as much),
+`halo` follows a little, and `border` is the edge of the crop and stays, so that a crop can be pasted back without a
+seam. The triangles are drawn at their new places with a z-buffer.
 """
 
 from functools import cached_property
@@ -29,16 +29,15 @@ from osmnet.face.topology import (
 )
 
 NUM_RING = len(OVAL)
-HAIR_SCALE = np.array([1.35, 1.5, 0.6])  # of the oval, about the middle of the head
-# Head units; the outline of a head runs around its middle and hardly moves when the face turns.
-HAIR_DEPTH = 0.1
-NECK_FOLLOWS = 0.5  # how much of the head's movement the ring below the chin makes
-HALO_FOLLOWS = 0.2
-# Of the crop's side: pixels that come from further apart than this lie on different sides of an outline. Lids that are
-# nearly shut lie this near to each other; without softening, the white between them shows as single bright pixels.
+HAIR_SCALE = np.array([1.35, 1.5, 0.6])  # x, y, z, times the oval, about the middle of the head
+HAIR_DEPTH = 0.1  # head units; a head's outline runs around its middle and hardly moves when the face turns
+NECK_FOLLOWS = 0.5  # fraction of the head's movement that the hair ring makes below the chin
+HALO_FOLLOWS = 0.2  # fraction of the head's movement
+# Fraction of the crop's side. Neighbours with origins further apart lie on different sides of an outline. Nearly
+# closed lids are this near to each other; unsoftened, the white between them shows as single bright pixels.
 OUTLINE = 0.008
-LASHES_WIDTH = 0.05  # head units of an upper lid, along its edge, that move as they are
-MARGIN = 0.06  # rings keep this part of the crop's side clear of its border
+LASHES_WIDTH = 0.05  # head units; strip along an upper lid's edge that keeps its shape
+MARGIN = 0.06  # fraction of the crop's side that rings keep clear of its border
 
 
 def _fan(loop: np.ndarray, centre: int) -> np.ndarray:
@@ -51,7 +50,7 @@ def _strip(inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
 
 
 def _with_lashes(triangles: np.ndarray) -> np.ndarray:
-    """Cut a strip off the upper lids along their edge: the skin behind it hangs on the strip's other side."""
+    """Cut a strip off the upper lids along their edge; the skin behind it joins the strip's other side."""
     moved = np.arange(NUM_VERTICES)
     moved[_LID_EDGE] = _LASHES
     parts = [moved[triangles]]
@@ -62,8 +61,8 @@ def _with_lashes(triangles: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-# Behind the 478 vertices: copies of the lids and inner lips (an opening shows what lies behind it, not what is
-# stretched across it), the middle of the mouth, the inner side of the strip of lashes, then the rings.
+# After the 478 vertices: copies of the lids' and inner lips' edges (an opening shows what lies behind it instead of
+# stretching across it), the middle of the mouth, the inner side of the lashes' strip, then the rings.
 _LOOPS = (RIGHT_EYE, LEFT_EYE, INNER_LIPS)
 _STARTS = NUM_VERTICES + np.cumsum([0, *(len(loop) for loop in _LOOPS)])
 _RIGHT, _LEFT, _MOUTH = (np.arange(start, start + len(loop)) for start, loop in zip(_STARTS, _LOOPS, strict=False))
@@ -86,7 +85,7 @@ TRIANGLES = np.concatenate(
 
 
 class MeshWarp:
-    """Moves the head of one picture. Any number of threads may draw with one of these at once.
+    """Move the head of one picture; any number of threads may use an instance at once.
 
     Args:
         image (`np.ndarray` of shape `(size, size, 3)`): The crop, uint8.
@@ -110,14 +109,14 @@ class MeshWarp:
         centre = self.similarity.place(middle[None])[0, :2]
         rest = self.similarity.place(self._hair_shape)[:, :2]
         ray = rest - centre
-        # How far along each ray the crop ends, but for its outermost pixels: those no triangle covers, so they stay.
+        # Where each ray leaves the crop, less its outermost pixels, which no triangle covers, so that they stay.
         with np.errstate(divide="ignore"):
             reach = np.where(ray > 0, self.size - 1 - centre, 1 - centre) / ray
             reach = np.where(ray == 0, np.inf, reach).min(1)
         self._border = centre + ray * reach[:, None]
         room = np.maximum(reach - MARGIN * self.size / np.linalg.norm(ray, axis=1), 0.5 * reach)
-        # In a tight crop the ring comes nearer, but never within the face: what is folded away under the chin would
-        # come out below it as a second chin as soon as the head is raised.
+        # In a tight crop the ring comes nearer, but never within the face: skin folded away under the chin would come
+        # out as a second chin when the head is raised.
         edge = ((self.similarity.place(oval)[:, :2] - centre) * ray).sum(1) / (ray**2).sum(1)
         outside = edge + 0.25 * np.maximum(reach - edge, 0)
         self._hair = centre + ray * np.maximum(np.minimum(1.0, 0.8 * room), np.minimum(1.0, outside))[:, None]
@@ -128,52 +127,52 @@ class MeshWarp:
         self._follows = 1 - (1 - NECK_FOLLOWS) * np.clip(down, 0, 1)[:, None]
 
     def points(self, shape: np.ndarray, similarity: Similarity) -> tuple[np.ndarray, np.ndarray]:
-        """Places of all mesh points for some frames.
-
-        Args:
-            shape (`np.ndarray` of shape `(frames, 478, 3)`): The head's shapes, head units.
-            similarity (`Similarity`): Their poses.
+        """Place all mesh points for some frames: shapes `(frames, 478, 3)` in head units and their poses.
 
         Returns:
-            `tuple[np.ndarray, np.ndarray]`: Where each point goes, `(frames, points, 3)`, and where in the source its
-            texture lies, `(frames, points, 2)`, both in pixels.
+            `tuple[np.ndarray, np.ndarray]`: Targets `(frames, points, 3)` and origins of the texture in the source
+            `(frames, points, 2)`, in pixels.
         """
+        # 1. The face's own vertices.
         frames = len(shape)
-        placed = similarity.place(shape)
+        placed = similarity.place(shape)  # (frames, 478, 3)
         target = np.zeros((frames, NUM_POINTS, 3))
         origin = np.zeros((frames, NUM_POINTS, 2))
         target[:, :NUM_VERTICES] = placed
         origin[:, :NUM_VERTICES] = self.similarity.place(self.shape)[:, :2]
+        # 2. Behind the openings: eyeballs and the inside of the mouth.
         jaw = shape[:, CHIN] - self.shape[CHIN]
         behind = 0.1 * similarity.scale[:, None]
         for inside, loop in ((_RIGHT, RIGHT_EYE), (_LEFT, LEFT_EYE), (_MOUTH, INNER_LIPS)):
-            seen = self._behind_opening(shape, loop, jaw if loop is INNER_LIPS else None)
+            shown = self._behind_opening(shape, loop, jaw if loop is INNER_LIPS else None)
             target[:, inside] = placed[:, loop]
             target[:, inside, 2] += behind
-            origin[:, inside] = self.similarity.place(seen)[..., :2]
+            origin[:, inside] = self.similarity.place(shown)[..., :2]
         target[:, (RIGHT_IRIS, LEFT_IRIS), 2] += behind
-        target[:, _LASHES] = similarity.place(self._lashes(shape))
-        origin[:, _LASHES] = self.similarity.place(self._lashes(self.shape[None]))[..., :2]
         target[:, _MOUTH_CENTRE] = target[:, _MOUTH].mean(1)
         origin[:, _MOUTH_CENTRE] = origin[:, _MOUTH].mean(1)
+        # 3. The lashes' strips.
+        target[:, _LASHES] = similarity.place(self._lashes(shape))
+        origin[:, _LASHES] = self.similarity.place(self._lashes(self.shape[None]))[..., :2]
+        # 4. The rings.
         moved = self._follows * (similarity.place(self._hair_shape)[..., :2] - self._hair_at_rest)
         limits = MARGIN / 2 * self.size, (1 - MARGIN / 2) * self.size
         rings = (_HAIR, self._hair, 1.0), (_HALO, self._halo, HALO_FOLLOWS), (_BORDER, self._border, 0.0)
         for ring, rest, follows in rings:
             place = rest + follows * moved
-            # What starts within the crop stays within it; the border's own points lie outside these limits.
+            # Points that start within the crop stay within it; the border's own lie outside these limits.
             within = (rest > limits[0]) & (rest < limits[1])
             target[:, ring, :2] = np.where(within, np.clip(place, *limits), place)
             origin[:, ring] = rest
-        # Rings lie behind the face, each behind the one before.
+        # Rings lie behind the face, each behind the one inside it.
         for k, ring in enumerate((_HAIR, _HALO, _BORDER)):
             target[:, ring, 2] = (2 + k) * self.size
         return target, origin
 
     def _lashes(self, shape: np.ndarray) -> np.ndarray:
-        """The strip's other side, `(frames, 478, 3)` to `(frames, n, 3)` head units.
+        """Place the other side of the lashes' strip, `(frames, 478, 3)` to `(frames, n, 3)` head units.
 
-        It is as wide as in the source: what unfolds when an eye shuts is the lid behind its lashes.
+        It keeps the source's width: when an eye closes, the lid behind the lashes unfolds.
         """
         edge, crease = self.shape[_LID_EDGE], self.shape[LID_CREASE]
         width = np.minimum(LASHES_WIDTH, 0.75 * np.linalg.norm(crease - edge, axis=1))
@@ -183,9 +182,9 @@ class MeshWarp:
         return shape[:, _LID_EDGE] + share[..., None] * way
 
     def _behind_opening(self, shape: np.ndarray, loop: np.ndarray, jaw: np.ndarray | None) -> np.ndarray:
-        """Where on the source's eyeball, or teeth, the edge of an opening now lies: `(frames, n, 3)` head units.
+        """Find what the edge of an opening shows of the source's eyeball, or teeth: `(frames, n, 3)` head units.
 
-        What the source does not show (it is shut further than wanted) is taken from the edge of what it shows.
+        Where the source's own opening is smaller than wanted, its edge is taken.
         """
         own = self.shape[loop]
         other = own[opposite_lid(loop)]
@@ -201,26 +200,18 @@ class MeshWarp:
         return middle + wanted - beyond * direction
 
     def grid(self, target: np.ndarray, origin: np.ndarray) -> np.ndarray:
-        """Where every pixel of one frame comes from: `(points, 3)` and `(points, 2)` to `(size, size, 2)` pixels."""
+        """Return every pixel's origin in one frame: `(points, 3)` and `(points, 2)` to `(size, size, 2)` pixels."""
         grid, depth = np.empty((2, self.size, self.size), np.float32), np.empty((self.size, self.size), np.float32)
-        stay(grid, depth)  # what no triangle covers (the corners)
+        stay(grid, depth)  # the corners, which no triangle covers
         rasterise(target, TRIANGLES, origin, grid, depth)
         return np.moveaxis(grid, 0, -1)
 
     @cached_property
     def _padded(self) -> np.ndarray:
-        return padded(self.image)  # only who draws needs it
+        return padded(self.image)  # only drawing needs it
 
     def __call__(self, shape: np.ndarray, similarity: Similarity) -> np.ndarray:
-        """Draw frames.
-
-        Args:
-            shape (`np.ndarray` of shape `(frames, 478, 3)`): Shapes, head units.
-            similarity (`Similarity`): Poses.
-
-        Returns:
-            `np.ndarray` of shape `(frames, size, size, 3)`: uint8.
-        """
+        """Draw frames `(frames, size, size, 3)`, uint8, of shapes `(frames, 478, 3)` in head units and their poses."""
         targets, origins = self.points(shape, similarity)
         frames = np.empty((len(shape), *self.image.shape), np.uint8)
         draw(self._padded, targets, TRIANGLES, origins, OUTLINE * self.size, frames)

@@ -186,7 +186,7 @@ def _decode_stream(container: av.container.InputContainer, stream: Any, path: Pa
 
     def resample(last: bool = False) -> np.ndarray:
         nonlocal cut
-        piece = to_rate.resample_chunk(np.concatenate([*waiting, np.zeros(0, np.float32)]), last=last)
+        piece: np.ndarray = to_rate.resample_chunk(np.concatenate([*waiting, np.zeros(0, np.float32)]), last=last)
         waiting.clear()
         dropped = min(cut, len(piece))
         cut -= dropped

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import imageio.v3 as iio
 import numpy as np
@@ -100,16 +100,17 @@ def _load(file: BinaryIO, max_side: int, name: str) -> np.ndarray:
     mode = None if image.mode.startswith("I") else "RGBA" if image.has_transparency_data else "RGB"
     try:
         file.seek(0)
-        with iio.imopen(file, "r", plugin="pillow") as picture:
+        opened: Any = iio.imopen(file, "r", plugin="pillow")  # whose own arguments the base class does not know
+        with opened as picture:
             pixels = picture.read(index=0, mode=mode, writeable_output=False)
             orientation = picture.metadata(index=0, exclude_applied=False).get("Orientation")
     except Exception as error:  # as above
         raise ValueError(_damaged(name, error)) from error
     # 3. Turn it upright; not by imageio, which takes the colours of grey and palette pictures for an axis.
-    image = _from_array(pixels)
+    upright = _from_array(pixels)
     if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    return _to_rgb_array(image, max_side)
+        upright = upright.transpose(_UPRIGHT[orientation])
+    return _to_rgb_array(upright, max_side)
 
 
 def _decode(image: Image.Image, max_side: int, name: str) -> np.ndarray:
@@ -170,7 +171,8 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind == "f":
         if not np.isfinite(array).all() or array.min() < -1e-3 or array.max() > 1 + 1e-3:
             raise ValueError("A portrait array of floats must lie in [0, 1]: divide by 255, or convert it to uint8.")
-        return np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
+        scaled: np.ndarray = np.round(np.clip(array, 0, 1) * 255)
+        return scaled.astype(np.uint8)
     if array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 65535:
         if array.dtype != np.uint16 and array.max() <= 255:
             return array.astype(np.uint8)

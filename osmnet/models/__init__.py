@@ -1,1 +1,1 @@
-"""The networks, one topic a file; nothing is imported here, so that a name costs only its own file."""
+"""The networks."""

@@ -1,4 +1,4 @@
-"""Building blocks that more than one network uses."""
+"""Building blocks that several networks use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ class ResidualMLP(nn.Module):
     """`x + W₂ gelu(W₁ norm(x))` on the last dimension."""
 
     def __init__(self, dim: int) -> None:
-        """Build a block for vectors of `dim` numbers."""
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.linear_in = nn.Linear(dim, 2 * dim)
@@ -19,18 +18,17 @@ class ResidualMLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map `(..., dim)` to `(..., dim)`."""
-        return x + self.linear_out(F.gelu(self.linear_in(self.norm(x))))
+        hidden = F.gelu(self.linear_in(self.norm(x)))  # (..., 2 · dim)
+        return x + self.linear_out(hidden)
 
 
 class MelWindowEncoder(nn.Module):
     """Encode each frame's mel window by itself: 2-D convolutions over time steps × bands.
 
-    The windows are not normalised on the way in: how loud a window is tells speech from silence, and silence must
-    close the mouth.
+    Windows are not normalised: loudness tells speech from silence, which must close the mouth.
     """
 
     def __init__(self, mel_bins: int = 16, mel_window: int = 16, hidden_dim: int = 128) -> None:
-        """Build an encoder from `(mel_window, mel_bins)` windows to `hidden_dim` numbers."""
         super().__init__()
         if min(mel_bins, mel_window) < 8:
             raise ValueError(f"mel_bins and mel_window must be at least 8, not {mel_bins} and {mel_window}.")
@@ -57,16 +55,14 @@ class MelWindowEncoder(nn.Module):
 
 
 class AdaIN(nn.Module):
-    """Normalise a feature map, then scale and shift each channel as a driving vector says.
+    """Normalise a feature map, then scale and shift each channel by functions of a driving vector.
 
-    AdaIN takes the statistics of each channel by itself; the paper also calls for layer normalisation, and one
-    normalisation directly after another undoes the first. So the statistics here are layer normalisation's, of all
-    channels of one sample together: channels keep their means, which on a small map carry most of what is known, and
-    no sample depends on its neighbours in the batch.
+    The paper has AdaIN and layer normalisation, but one normalisation right after another undoes the first. Here the
+    statistics are layer normalisation's, over all channels of a sample: channels keep their means, which on a small
+    map carry most of the information.
     """
 
     def __init__(self, channels: int, driving_dim: int) -> None:
-        """Build the layer for maps of `channels` and driving vectors of `driving_dim` numbers."""
         super().__init__()
         self.norm = nn.GroupNorm(1, channels)
         self.linear = nn.Linear(driving_dim, 2 * channels)
@@ -74,28 +70,27 @@ class AdaIN(nn.Module):
     def forward(self, x: torch.Tensor, driving: torch.Tensor) -> torch.Tensor:
         """Map `(batch, channels, H, W)` and `(batch, driving_dim)` to `(batch, channels, H, W)`."""
         scale, shift = self.linear(driving)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
-        return torch.addcmul(shift, self.norm(x), 1 + scale)
+        return torch.addcmul(shift, self.norm(x), 1 + scale)  # (B, C, H, W)
 
 
 class ConvBlock(nn.Module):
     """A (transposed) convolution, AdaIN and a leaky ReLU."""
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, driving_dim: int) -> None:
-        """Wrap `conv`."""
         super().__init__()
         self.conv = conv
         self.adain = AdaIN(conv.out_channels, driving_dim)
 
     def forward(self, x: torch.Tensor, driving: torch.Tensor) -> torch.Tensor:
         """Apply the block to `(batch, channels, H, W)` under `(batch, driving_dim)`."""
-        return F.leaky_relu(self.adain(self.conv(x), driving), 0.2, inplace=True)
+        x = self.adain(self.conv(x), driving)  # (B, C, H', W')
+        return F.leaky_relu(x, 0.2, inplace=True)
 
 
 class ResidualBlock(nn.Module):
-    """Two convolution blocks with a residual link; size and channels stay."""
+    """Two convolution blocks with a residual link; size and channels do not change."""
 
     def __init__(self, channels: int, driving_dim: int) -> None:
-        """Build a block of `channels`."""
         super().__init__()
         self.first = ConvBlock(nn.Conv2d(channels, channels, 3, padding=1), driving_dim)
         self.second = ConvBlock(nn.Conv2d(channels, channels, 3, padding=1), driving_dim)
@@ -109,7 +104,6 @@ class UpBlock(nn.Module):
     """Double the size by a transposed convolution with a residual link, then join a skip by concatenation."""
 
     def __init__(self, in_channels: int, out_channels: int, skip_channels: int, driving_dim: int) -> None:
-        """Build a block from `in_channels` at half the size of its skip to `out_channels` at the skip's size."""
         super().__init__()
         up = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
         self.up = ConvBlock(up, driving_dim)
@@ -118,5 +112,6 @@ class UpBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor, driving: torch.Tensor) -> torch.Tensor:
         """Map `(batch, in, H, W)` and `(batch, skip, 2H, 2W)` to `(batch, out, 2H, 2W)`."""
-        link = F.interpolate(self.link(x), scale_factor=2, mode="nearest")
-        return self.join(torch.cat([self.up(x, driving) + link, skip], 1), driving)
+        link = F.interpolate(self.link(x), scale_factor=2, mode="nearest")  # (B, out, 2H, 2W)
+        x = self.up(x, driving) + link
+        return self.join(torch.cat([x, skip], 1), driving)

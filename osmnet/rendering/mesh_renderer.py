@@ -1,4 +1,4 @@
-"""The renderer for a CPU: OpenCV and compiled loops frame by frame, and the video generator chunk by chunk."""
+"""The renderer for a CPU: OpenCV and compiled loops frame by frame, the video generator chunk by chunk."""
 
 import cv2
 import numpy as np

@@ -1,8 +1,7 @@
-"""The renderer for a GPU: all frames of a chunk at once, in batched tensor operations on the network's device.
+"""The renderer for a GPU: all frames of a chunk at once, in batched tensor operations.
 
-The mesh's points are placed by the same arithmetic as on the CPU (some 50 µs a frame) and copied to the device, 31 KB
-a frame. Everything that has pixels is computed there, and the finished uint8 frames are copied back. Nothing in
-between waits for the device: no number is read from it before its frames.
+The mesh's points are placed on the CPU (some 50 µs and 31 KB a frame). Everything that has pixels is computed on the
+device, and the finished uint8 frames are copied back. Nothing in between waits: no number is read from the device.
 """
 
 import copy

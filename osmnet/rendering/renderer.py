@@ -34,9 +34,8 @@ class Renderer(ABC):
     Args:
         source (`Source`): The portrait.
         face_model (`FaceModel`): The linear face model.
-        video_generator (`VideoGenerator`): With `geometry="mesh"` it paints the mouth onto the warped picture, with
-            `geometry="none"` it makes the whole square.
-        precision (`str`): `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"`; see `make_decoder`.
+        video_generator (`VideoGenerator`): Of either geometry.
+        precision (`str`): See `make_decoder`.
 
     Attributes:
         context (`int`): Frames before and after a chunk that `render_chunk` needs.
@@ -80,11 +79,10 @@ class Renderer(ABC):
             head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Absolute poses in the source's camera.
             expression (`np.ndarray` or `LazyRows` of shape `(frames, 64)`): β of every frame, the same in all takes.
             blink (`np.ndarray` of shape `(num_videos, frames)`, *optional*): How far the lids are closed, 0 to 1.
-            chunks (sequence of `(int, int)`, *optional*): First frame of each chunk and the one after its last;
-                those of `chunk_bounds` if not given.
+            chunks (sequence of `(int, int)`, *optional*): Those of `chunk_bounds` if not given.
 
         Yields:
-            `np.ndarray` of shape `(num_videos, chunk, height, width, 3)`: uint8 frames in order.
+            `np.ndarray` of shape `(num_videos, chunk, height, width, 3)`: uint8 frames.
         """
         num_videos, frames = head_pose.shape[:2]
         device = self.network.device.type
@@ -106,12 +104,12 @@ class Renderer(ABC):
         """Render some frames, independently of all others; several threads may call it at a time.
 
         Args:
-            head_pose (`np.ndarray` of shape `(n + 2 · context, 6)`): Absolute poses in the source's camera, with
-                those of `context` frames before and after.
+            head_pose (`np.ndarray` of shape `(n + 2 · context, 6)`): Absolute poses in the source's camera, with those
+                of `context` frames before and after.
             expression (`np.ndarray` of shape `(n + 2 · context, 64)`): β of the same frames.
 
         Returns:
-            `np.ndarray` of shape `(n, height, width, 3)`: uint8 frames.
+            `np.ndarray` of shape `(n, height, width, 3)`: uint8.
         """
 
     def driving(self, head_pose: np.ndarray, expression: np.ndarray) -> np.ndarray:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from osmnet.evaluation.figures.bases import Basis, decode_bases, rotate
 from osmnet.evaluation.figures.bases_figure import write_film
+from osmnet.evaluation.figures.basis_motion import Basis, decode_bases, rotate
 from osmnet.pipelines.options import PictureOptions
 from osmnet.provenance.label import label_for
 from osmnet.provenance.manifest import sign

@@ -54,7 +54,8 @@ class EncodedCache:
             self._entries.move_to_end(key)
         if is_new:
             self._make(key, entry, make, size_of)
-        return entry.future.result()
+        value: Value = entry.future.result()
+        return value
 
     def clear(self) -> None:
         """Drop all values."""

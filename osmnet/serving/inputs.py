@@ -77,7 +77,10 @@ class Inputs:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the number of faces becomes a note
                 self._check_pixels(path)
-                return self.pipe.encode_source(path, full_frame=picture.whole_picture, size=size, face=picture.face)
+                source: Source = self.pipe.encode_source(
+                    path, full_frame=picture.whole_picture, size=size, face=picture.face
+                )
+                return source
 
         digest = file_digest(path)
         try:

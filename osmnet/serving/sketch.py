@@ -86,4 +86,5 @@ def _principal(change: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _whole(values: np.ndarray) -> list[int]:
-    return np.rint(values).astype(int).ravel().tolist()
+    whole: list[int] = np.rint(values).astype(int).ravel().tolist()
+    return whole

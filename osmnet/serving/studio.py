@@ -145,9 +145,10 @@ class Studio:
 
     def _sample(self, speech: Speech, options: MotionOptions, seed: int) -> Motion:
         try:
-            return self.pipe.sample_motion(speech, seed=seed, **vars(options))
+            motion: Motion = self.pipe.sample_motion(speech, seed=seed, **vars(options))
         except ValueError as error:
             raise RefusedInputError("takes", str(error)) from error
+        return motion
 
     def sketch(self, draft: Draft) -> dict[str, Any]:
         """Describe a draft for a browser, see `osmnet.serving.sketch`."""

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of faces or speech."""
+"""Helpers without knowledge of faces or speech."""

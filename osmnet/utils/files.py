@@ -1,4 +1,4 @@
-"""Files that are written whole: each appears under its name only when it is whole; and folders that one run has."""
+"""Files that appear under their name only when they are complete, folders locked by one run, and the cache folder."""
 
 import os
 import secrets
@@ -14,7 +14,7 @@ Seal = Callable[[Path], None]
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and see now rather than after an hour whether something can be written to it.
+    """Make a folder and check at once that it can be written to.
 
     Raises:
         ValueError: If it cannot be made or written to.
@@ -28,10 +28,10 @@ def make_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file to a temporary name beside it and rename it.
+    """Write a file under a temporary name and rename it.
 
     Raises:
-        ValueError: If it cannot be written; nothing half-written is left.
+        ValueError: If it cannot be written; nothing incomplete is left.
     """
     temporary = temporary_path(path)
     try:
@@ -68,14 +68,14 @@ def put_in_place(temporary: Path, path: Path, seal: Seal | None = None) -> None:
 
 @contextmanager
 def only_run_in(folder: Path, shown: Path | None = None) -> Iterator[None]:
-    """Keep a second run out of a folder that one is at work in; a killed run holds nothing.
+    """Lock a folder against a second run; a killed run leaves no lock.
 
     Args:
-        folder (`Path`): The folder, made if it is not there; the file `.lock` in it is held.
-        shown (`Path`, *optional*): What to call it in messages, when it is the inside of another one.
+        folder (`Path`): The folder, made if missing; the lock is the file `.lock` in it.
+        shown (`Path`, *optional*): Its name in messages, if it is the inside of another one.
 
     Raises:
-        ValueError: If another run is at work in it, or it cannot be written to.
+        ValueError: If another run holds it, or it cannot be written to.
     """
     shown = shown or folder
     lock = FileLock(folder / ".lock")
@@ -95,7 +95,7 @@ def only_run_in(folder: Path, shown: Path | None = None) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Return the folder for measurements that may be repeated: `OSMNET_CACHE`, or the system's place for caches."""
+    """Return the folder for repeatable measurements: `OSMNET_CACHE`, or the system's place for caches."""
     if named := os.environ.get("OSMNET_CACHE"):
         return Path(named)
     if sys.platform == "win32":

@@ -1,4 +1,4 @@
-"""Loops compiled by Numba."""
+"""Numba compilation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,15 +7,9 @@ import numba
 
 
 def compiled(**options: Any) -> Callable[[Callable], Callable]:
-    """Compile a function at its first call, and keep the result on disk where there is a folder to write to.
+    """Decorate a function to be compiled at its first call, without the GIL, and cached on disk if possible.
 
-    It runs without the interpreter's lock, so several threads may be in it at once.
-
-    Args:
-        **options: Further ones of `numba.njit`.
-
-    Returns:
-        `Callable`: A decorator.
+    `options` are further ones of `numba.njit`.
     """
 
     def decorate(function: Callable) -> Callable:

@@ -26,10 +26,9 @@ class Span:
 
 
 class Profile:
-    """Collect the time of every `span` inside the `with` block, in all threads.
+    """Collect the time of every `span` inside the `with` block, in all threads; one profile at a time in a process.
 
-    One profile at a time in a process. Spans do not nest within a thread, so their processor times add up. Work on a
-    GPU counts where its result is waited for.
+    Spans do not nest within a thread, so their processor times add up. GPU work counts where its result is waited for.
 
     Example:
         >>> with Profile() as profile:
@@ -38,13 +37,11 @@ class Profile:
     """
 
     def __init__(self) -> None:
-        """Create an empty profile."""
         self.spans: dict[str, Span] = {}
         self.seconds = 0.0  # of the whole block
         self._lock = threading.Lock()
 
     def __enter__(self) -> "Profile":
-        """Start collecting."""
         global _active
         if _active is not None:
             raise RuntimeError("Another profile is being taken in this process; end it first.")
@@ -53,7 +50,6 @@ class Profile:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Stop collecting."""
         global _active
         _active, self.seconds = None, time.perf_counter() - self._begin
         # Threads of libraries (most of all of the video encoder), and code between the spans.

@@ -1,7 +1,7 @@
-"""Work on several threads whose results come out in order, a few ahead of whoever takes them.
+"""Jobs on worker threads whose results come in order, a few ahead of the consumer.
 
-Each job runs on one thread, single-threaded inside: jobs side by side keep all processors busy without waiting for one
-another, and what a job computes does not depend on how many there are.
+A job is single-threaded inside: jobs side by side keep all processors busy without waiting for one another, and
+results do not depend on the number of threads.
 """
 
 import os
@@ -15,11 +15,10 @@ import torch
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-# More would add little where sound and picture are encoded beside them, and each holds a chunk of frames.
-MAX_WORKERS = 8
+MAX_WORKERS = 8  # threads; each holds a chunk of frames, and encoding runs beside them
 _NAME = "osmnet"
-_SETTING_THREADS = threading.Lock()  # PyTorch's number of threads is one of the process while threads begin
-if hasattr(os, "register_at_fork"):  # a process that is forked meanwhile would wait for the lock for ever
+_SETTING_THREADS = threading.Lock()  # PyTorch's number of threads belongs to the process while threads start
+if hasattr(os, "register_at_fork"):  # a process forked meanwhile would wait for the lock for ever
     os.register_at_fork(
         before=_SETTING_THREADS.acquire,
         after_in_parent=_SETTING_THREADS.release,
@@ -28,33 +27,33 @@ if hasattr(os, "register_at_fork"):  # a process that is forked meanwhile would 
 
 
 def default_workers() -> int:
-    """Say how many jobs run side by side: PyTorch's number of threads (`torch.set_num_threads`), at most 8."""
+    """Return how many jobs run side by side: PyTorch's number of threads (`torch.set_num_threads`), at most 8."""
     with _SETTING_THREADS:
         return max(1, min(torch.get_num_threads(), MAX_WORKERS))
 
 
 def on_worker() -> bool:
-    """Say whether this is one of the threads that do jobs."""
+    """Whether this is a worker thread."""
     return threading.current_thread().name.startswith(_NAME)
 
 
 def in_order(
     function: Callable[[Job], Result], jobs: Iterable[Job], workers: int | None = None, ahead: int = 2
 ) -> Generator[Result]:
-    """Run jobs on threads and yield their results in the order of the jobs.
+    """Run jobs on worker threads and yield their results in the order of the jobs.
 
     Args:
-        function (`Callable`): Does a job; several threads call it at a time.
-        jobs (iterable): Taken one by one as there is room for them, so it may be endless.
-        workers (`int`, *optional*): Threads; `default_workers()` if not given.
-        ahead (`int`): How many results may wait for whoever takes them; no more work is begun until one is taken.
+        function (`Callable`): Does a job.
+        jobs (iterable): Taken one by one as there is room, so it may be endless.
+        workers (`int`, *optional*): Number of threads; `default_workers()` if not given.
+        ahead (`int`): Number of results that may wait for the consumer before jobs stop starting.
 
     Yields:
-        What `function` returned for each job.
+        Results of `function`.
 
     Raises:
-        Exception: What `function` raised, in its job's turn. Jobs that have not begun are then dropped, as they are
-            when the iterator is closed; those that run are waited for.
+        Exception: Raised by `function`, in its job's turn. Jobs that have not begun are dropped then, as they are when
+            the iterator is closed; running ones are waited for.
     """
     workers = default_workers() if workers is None else workers
     waiting: deque[Future[Result]] = deque()
@@ -72,21 +71,21 @@ def in_order(
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:
-    """Threads in which PyTorch uses no further threads."""
+    """Start threads in which PyTorch uses no further threads."""
     with _SETTING_THREADS:
         everywhere = torch.get_num_threads()
         pool = ThreadPoolExecutor(workers, thread_name_prefix=_NAME)
         all_here = threading.Barrier(workers)
 
         def begin() -> None:
-            torch.get_num_threads()  # gives this thread the number of the process, once, ...
-            torch.set_num_threads(1)  # ... and this its own; yet also threads to come, see below
+            torch.get_num_threads()  # gives this thread the process's number, once, ...
+            torch.set_num_threads(1)  # ... and this its own, but also that of threads to come, hence the reset below
             all_here.wait()
 
         try:
             for begun in [pool.submit(begin) for _ in range(workers)]:
                 begun.result()
-        except BaseException:  # those that have begun would wait for the others for ever
+        except BaseException:  # started threads would wait for the others for ever
             all_here.abort()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -96,7 +95,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 
 
 def set_threads(count: int | None) -> None:
-    """Set how many CPU threads PyTorch uses; `None` leaves it.
+    """Set PyTorch's number of CPU threads; `None` leaves it.
 
     Raises:
         ValueError: If `count` is below 1.

@@ -75,6 +75,12 @@ def pipeline(monkeypatch):
     return record
 
 
+def test_without_a_command_there_is_help(capsys):
+    assert cli.main([]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and all(name in captured.err for name in cli.COMMANDS)
+
+
 def test_version(run):
     result = run("--version")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"osmnet {osmnet.__version__}\n", "")
@@ -83,7 +89,6 @@ def test_version(run):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ((), ("COMMAND",)),
         (("sing",), ("sing", "generate")),
         (("generate", "face.png"), ("SPEECH",)),
         (("generate", "nobody.png", "voice.wav"), ("There is no portrait at 'nobody.png'",)),
@@ -292,8 +297,8 @@ def test_doctor_prints_every_finding_and_the_remedy(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"osmnet {osmnet.__version__} ")
     assert [line.split()[:2] for line in lines[1:3]] == [["ok", "python"], ["WRONG", "mediapipe"]]
-    assert lines[3].strip() == "mend it: apt-get x"
-    assert lines[-1] == "1 of 2 checks went wrong."
+    assert lines[3].strip() == "fix: apt-get x"
+    assert lines[-1] == "1 of 2 checks failed."
     monkeypatch.setattr(doctor, "examine", lambda model, revision: findings[:1])
     assert cli.main(["doctor"]) == 0
 

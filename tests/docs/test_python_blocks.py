@@ -91,3 +91,37 @@ def test_hub():
     stand_in = create_autospec(OSMNetPipeline)  # refuses arguments that the real one does not take
     run_blocks("docs/hub.md", {"OSMNetPipeline": stand_in})
     assert stand_in.from_pretrained.call_count == 1
+
+
+def test_page(folder, pipe, monkeypatch):
+    gradio_client = pytest.importorskip("gradio_client", reason="needs the extra 'demo'")
+    from osmnet.serving.settings import Settings
+    from osmnet.serving.showcase import Showcase
+    from osmnet.serving.studio import Studio
+    from tests.support.pages import serve
+
+    studio, real = Studio(Settings(size=64), pipe), gradio_client.Client
+    with serve(studio, Showcase(studio, []), folder / "cache") as address:
+
+        def connect(url: str):
+            assert url == "http://127.0.0.1:7860"  # the page's usual address; this one is at another
+            return real(address, verbose=False, download_files=str(folder / "downloads"))
+
+        monkeypatch.setattr(gradio_client, "Client", connect)
+        names = run_blocks("docs/page.md")
+    studio.close()
+    assert [Path(file).suffix for file in names["files"]] == [".mp4", ".json"] * 4
+    assert len(names["poses"]["takes"]) == 4 and Path(names["film"]).suffix == ".mp4"
+
+
+def test_training(monkeypatch):
+    """The call is checked, not the training: tests/training does that."""
+    from osmnet.data.dataset import Dataset
+    from osmnet.training.osm_net import expression_stage
+
+    monkeypatch.setattr(Dataset, "open", create_autospec(Dataset.open))
+    train = create_autospec(expression_stage.train)
+    monkeypatch.setattr(expression_stage, "train", train)
+    run_blocks("docs/training.md")
+    assert train.call_count == 1
+    assert isinstance(train.call_args.args[2], expression_stage.ExpressionConfig)

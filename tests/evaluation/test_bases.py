@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from osmnet.cli import main
-from osmnet.evaluation.figures.bases import Basis, decode_bases, name_motion, rotate, varied
+from osmnet.evaluation.figures.basis_motion import Basis, decode_bases, name_motion, rotate, varied
 from osmnet.media.video_reader import read_frames
 from tests.support.dummies import PORTRAIT, portrait, speech, tiny_pipeline, write_wav
 
@@ -147,6 +147,7 @@ def test_a_frontal_portrait_stays_as_it_is(known):
     np.testing.assert_allclose(frontal.head_pose, source.fit.head_pose, atol=1e-5)
 
 
+@pytest.mark.integration
 def test_command_draws_both_figures_and_says_what_each_basis_does(known, tmp_path, capsys):
     known.save_pretrained(tmp_path / "model")
     out = tmp_path / "figures"
@@ -183,6 +184,7 @@ def test_varied_bases_differ_and_are_the_strongest_of_their_name():
     assert [each.index for each in varied(bases, 9)] == [1, 2, 3, 4, 5]  # never two of a name
 
 
+@pytest.mark.integration
 def test_small_pictures_of_varied_bases(known, tmp_path, capsys):
     known.save_pretrained(tmp_path / "model")
     arguments = ["--model", str(tmp_path / "model"), "--portraits", str(PORTRAIT), "--out", str(tmp_path / "out")]

@@ -128,6 +128,7 @@ def clips(tmp_path_factory) -> list:
     return Dataset.open(dataset_of(video, folder / "set", ("ann-voice", "bob-voice"))).clips()
 
 
+@pytest.mark.integration
 def test_takes_of_a_pipeline(tiny, clips):
     done = []
     result = measure_takes(tiny, motion_clips(clips), takes=3, minutes=0.2, progress=done.append)
@@ -147,6 +148,7 @@ def test_takes_of_a_pipeline(tiny, clips):
     assert max(result["drift"]["largest"]) >= max(map(abs, result["drift"]["last_minute"]))
 
 
+@pytest.mark.integration
 def test_takes_are_the_same_again_and_other_with_another_seed(tiny, clips):
     first, again, other = (measure_takes(tiny, clips[:1], takes=2, minutes=0.1, seed=seed) for seed in (0, 0, 1))
     assert math.isnan(first["real"]["frechet"])  # of one speaker there are no two halves with windows enough
@@ -154,6 +156,7 @@ def test_takes_are_the_same_again_and_other_with_another_seed(tiny, clips):
     assert first["curves"]["takes"] != other["curves"]["takes"]
 
 
+@pytest.mark.integration
 def test_clips_for_motion_are_long_and_speak(clips, dataset_folder):
     assert motion_clips(Dataset.open(dataset_folder).clips()) == []  # two seconds each
     assert motion_clips(clips, 1) == clips[:1]

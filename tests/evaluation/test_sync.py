@@ -139,6 +139,7 @@ def test_syncnet_has_the_tensors_of_the_released_file():
     assert {name: tuple(value.shape) for name, value in SyncNet().state_dict().items()} == wanted
 
 
+@pytest.mark.integration
 def test_syncnet_loads_files_of_all_ages_and_refuses_others(syncnet, tmp_path):
     old = {name: value for name, value in syncnet.state_dict().items() if not name.endswith("tracked")}
     torch.save(old, tmp_path / "old.model", _use_new_zipfile_serialization=False)
@@ -186,6 +187,7 @@ def test_the_crop_is_the_released_programs_square():
     assert (near[0][:, :31] == 110).all() and (near[0][:, 33:, 0] == 0).all()  # 20 of 140 pixels: beyond the edge
 
 
+@pytest.mark.integration
 def test_syncnet_scores_are_the_released_programs(syncnet):
     frames = np.random.default_rng(0).integers(0, 256, (9, 256, 256, 3)).astype(np.uint8)
     landmarks = heads(9)
@@ -246,6 +248,7 @@ def test_the_packaged_judge_is_small_and_whole():
         judge_score(judge, heads(3), np.tile(chirp(), 4))
 
 
+@pytest.mark.integration
 def test_training_teaches_the_judge_which_sound_belongs_to_lips(tmp_path):
     # Mouths that open as the sound is loud, at random moments: only alignment tells right from wrong.
     names = [f"speaker{i}-voice" for i in range(6)] + ["opentalker-face-1"]  # the last one is held out by name

@@ -249,6 +249,7 @@ def test_components_are_orthogonal(fitted):
         assert np.abs(gram - np.diag(np.diag(gram))).max() < 1e-4 * gram.max()
 
 
+@pytest.mark.integration
 def test_a_fit_with_fewer_clips_than_components_leaves_the_last_empty(fitted):
     model, _ = fit_face_model(fitted[2][:2], identity_dim=7, expression_dim=4)
     basis = model.array("identity_basis")

@@ -12,6 +12,8 @@ from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.topology import CHIN, FOREHEAD, LEFT_OUTER_CORNER, NOSE, RIGHT_OUTER_CORNER
 from osmnet.media.image import load_portrait
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def bundle(repository):

@@ -344,6 +344,7 @@ def test_nothing_is_folded_away_around_the_face_of_a_tight_crop(image, shape, si
     assert (turn < 0).all() or (turn > 0).all()
 
 
+@pytest.mark.integration
 def test_a_rendered_head_is_measured_in_the_pose_it_was_given(repository):
     """The signs of docs/conventions.md, closed through the picture: warp a portrait, look at it again."""
     weights = repository / "weights_card"

@@ -1,10 +1,8 @@
-"""Loading and saving: what fits loads bit for bit, from a folder and from the Hub; what does not is refused."""
+"""Loading and saving in a folder: what fits loads bit for bit, the rest is refused."""
 
-import hashlib
 import json
 import pickle
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,50 +12,9 @@ from safetensors.torch import load_file, save_file
 import osmnet.loading.packaged
 from osmnet.loading.model import WEIGHTS_NAME, OSMNetModel
 from osmnet.loading.packaged import INDEX_NAME, LANDMARKER_NAME
-from osmnet.loading.pipeline import PipelineLoader, resolve_device
-from osmnet.models.osm_net.motion_codec import MotionDecoder
+from osmnet.loading.pipeline import resolve_device
 from osmnet.models.osm_net.motion_space import MotionSpace
-from osmnet.models.osm_net.video_generator import VideoGenerator
-from tests.support.hub_server import Hub, run_client
-
-REPO_ID = "someone/tiny"
-COMMITS = {"main": "a" * 40, "v1": "b" * 40, "other": "c" * 40}
-
-
-class TinyPipeline(PipelineLoader):
-    components_classes = {
-        "motion_space": "osmnet.models.osm_net.motion_space:MotionSpace",
-        "motion_decoder": "osmnet.models.osm_net.motion_codec:MotionDecoder",
-        "video_generator": "osmnet.models.osm_net.video_generator:VideoGenerator",
-    }
-
-
-class SpacePipeline(PipelineLoader):
-    components_classes = {"motion_space": "osmnet.models.osm_net.motion_space:MotionSpace"}
-
-
-class AnyPipeline(PipelineLoader):
-    pipeline_classes = {name: f"{__name__}:{name}" for name in ("TinyPipeline", "SpacePipeline")}
-
-
-def tiny_pipeline(landmarker, seed=0):
-    torch.manual_seed(seed)
-    space, decoder = MotionSpace(num_bases=3, motion_dim=8), MotionDecoder(motion_dim=8, hidden_dim=4)
-    space.prior_innovation.uniform_()
-    decoder.pose_scale.uniform_()
-    video = VideoGenerator(image_size=16, driving_dim=4, window=3, base_channels=2, num_residual=1, vector_dim=4)
-    return TinyPipeline(motion_space=space, motion_decoder=decoder, video_generator=video, face_landmarker=landmarker)
-
-
-def digest(pipeline):
-    """Fingerprint of everything a pipeline holds: names, dtypes, shapes and bits."""
-    state = hashlib.sha256()
-    for component, network in pipeline.components.items():
-        for name, tensor in network.state_dict().items():
-            state.update(f"{component} {name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            state.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    state.update(Path(pipeline.face_landmarker_path).read_bytes())
-    return state.hexdigest()
+from tests.support.loadable import AnyPipeline, SpacePipeline, TinyPipeline, digest, loadable_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +26,7 @@ def landmarker(tmp_path_factory):
 
 @pytest.fixture
 def pipeline(landmarker):
-    return tiny_pipeline(landmarker)
+    return loadable_pipeline(landmarker)
 
 
 @pytest.fixture
@@ -121,7 +78,7 @@ def test_loaded_networks_compute_the_same(pipeline, folder):
 
 def test_a_failed_save_leaves_the_folder_as_it_was(pipeline, folder, tmp_path):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    other = tiny_pipeline(tmp_path / "missing.task", seed=1)
+    other = loadable_pipeline(tmp_path / "missing.task", seed=1)
     with pytest.raises(ValueError, match="Cannot save"):
         other.save_pretrained(folder)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -336,113 +293,6 @@ def test_components_must_be_the_ones_of_the_table(pipeline):
     del components["motion_space"]
     with pytest.raises(ValueError, match="lacks its component 'motion_space'"):
         TinyPipeline(**components)
-
-
-# --- A Hub on loopback, spoken to by the real client in a process of its own.
-
-
-CLIENT = """
-import json, os, socket, time, urllib.request
-from tests.loading.test_loading import REPO_ID, AnyPipeline, MotionSpace, TinyPipeline, digest
-
-def attempt(pipeline=TinyPipeline, **arguments):
-    try:
-        return digest(pipeline.from_pretrained(arguments.pop("id", REPO_ID), **arguments))
-    except ValueError as error:
-        return f"ValueError: {error}"
-
-results = {
-    "by its index": attempt(AnyPipeline),
-    "unknown class": attempt(AnyPipeline, revision="other"),
-    "main": attempt(),
-    "v1": attempt(revision="v1"),
-    "commit": attempt(revision="b" * 40),
-    "again offline": attempt(local_files_only=True),
-    "fp16": attempt(variant="fp16"),
-    "unknown id": attempt(id="someone/else"),
-    "invalid id": attempt(id="some/one/else"),
-    "unknown revision": attempt(revision="v9"),
-    "never seen offline": attempt(id="someone/other", local_files_only=True),
-    "one component": MotionSpace.from_pretrained(REPO_ID, subfolder="motion_space").motion_bases.sum().item(),
-}
-try:
-    MotionSpace.from_pretrained(REPO_ID, subfolder="motion_shape")
-except ValueError as error:
-    results["unknown component"] = str(error)
-urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/stop").read()
-port = int(os.environ["HF_ENDPOINT"].rsplit(":", 1)[1])
-while True:  # until nobody answers any more
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)):
-            break
-    time.sleep(0.05)
-results["cached, Hub gone"] = attempt()
-results["Hub gone"] = attempt(id="someone/new")
-print(json.dumps(results))
-"""
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory, landmarker):
-    """What the real client got: its results, the server's log, and the digests of the folders that were served."""
-    root = tmp_path_factory.mktemp("hub")
-    folders, digests = {}, {}
-    for seed, (revision, commit) in enumerate(COMMITS.items()):
-        folders[commit] = root / revision
-        pipeline = tiny_pipeline(landmarker, seed)
-        digests[revision] = digest(pipeline)
-        pipeline.save_pretrained(folders[commit])
-        (folders[commit] / "motion_space" / "pytorch_model.bin").write_bytes(b"a pickle")
-        (folders[commit] / "README.md").write_text("a card")
-        (folders[commit] / "code.py").write_text("raise SystemExit('code from the Hub ran')")
-    edit_json(folders[COMMITS["other"]] / INDEX_NAME, _class_name="OtherPipeline")
-    space_sum = tiny_pipeline(landmarker, 0).motion_space.motion_bases.sum().item()
-    server = Hub({REPO_ID: {revision: (commit, folders[commit]) for revision, commit in COMMITS.items()}}, root)
-    results, _ = run_client(CLIENT, server, root, HF_HUB_DISABLE_PROGRESS_BARS="1")
-    return results | {"log": server.log, "sent": server.sent, "digests": digests, "space_sum": space_sum}
-
-
-@pytest.mark.hub
-def test_hub_and_folder_give_the_same_bits(hub):
-    assert hub["main"] == hub["digests"]["main"] == hub["again offline"] == hub["cached, Hub gone"]
-    assert hub["v1"] == hub["digests"]["v1"] == hub["commit"]
-    assert hub["v1"] != hub["main"]
-    assert hub["one component"] == hub["space_sum"]
-
-
-@pytest.mark.hub
-def test_only_what_is_read_is_downloaded(hub):
-    downloads = [entry for entry in hub["log"] if "/resolve/" in entry]
-    assert downloads and all(entry.endswith((".json", ".safetensors", ".task")) for entry in downloads)
-
-
-@pytest.mark.hub
-def test_a_base_downloads_nothing_twice_and_only_the_index_of_an_unknown_class(hub):
-    assert hub["by its index"] == hub["main"]
-    names = [name for _, name, *_ in hub["sent"]]
-    assert names[0] == INDEX_NAME
-    of_main, rest = names[:8], names[8:]
-    assert len(set(of_main)) == 8 and rest[0] == INDEX_NAME  # index, landmarker, two files a component
-    assert sorted(rest[1:]) == [f"{name}/{WEIGHTS_NAME}" for name in sorted(TinyPipeline.components_classes)]  # of v1
-
-
-@pytest.mark.hub
-@pytest.mark.parametrize(
-    ("case", "words"),
-    [
-        ("unknown class", ["OtherPipeline", "knows TinyPipeline, SpacePipeline"]),
-        ("unknown id", ["'someone/else'", "no model"]),
-        ("invalid id", ["'some/one/else'", "check the id"]),
-        ("unknown revision", ["'v9'", "no revision"]),
-        ("fp16", ["diffusion_pytorch_model.fp16.safetensors"]),
-        ("never seen offline", ["'someone/other'", "connection"]),
-        ("Hub gone", ["'someone/new'", "connection"]),
-        ("unknown component", ["config.json", "someone/tiny"]),
-    ],
-)
-def test_hub_errors_are_one_clear_sentence(hub, case, words):
-    assert all(word in hub[case] for word in words), hub[case]
-    assert "\n" not in hub[case]
 
 
 def test_every_network_is_loaded_strictly():

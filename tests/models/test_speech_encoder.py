@@ -1,11 +1,11 @@
-"""The speech encoder: what it hears at a frame, wherever the frame lies in a recording."""
+"""The speech encoder: features of a frame, wherever it lies in a recording."""
 
 import numpy as np
 import pytest
 import torch
 
 from osmnet.media.recording import Recording
-from osmnet.models.osm_net.speech_encoder import AROUND, BLOCK, SPAN, STRIDE, SpeechEncoder
+from osmnet.models.osm_net.speech_encoder import CELL, MARGIN, RECEPTIVE_FIELD, STRIDE, SpeechEncoder
 from tests.support.dummies import FACE_MODEL, PORTRAIT, SAMPLING_RATE, speech, tiny_pipeline
 
 SIZES = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "rotary_dim": 4, "mlp_dim": 24}
@@ -23,12 +23,12 @@ def shipped() -> SpeechEncoder:
 
 
 def test_steps_are_as_many_as_the_convolutions_give(tiny):
-    for samples in (SPAN, SPAN + STRIDE - 1, SPAN + STRIDE, 16_000):
+    for samples in (RECEPTIVE_FIELD, RECEPTIVE_FIELD + STRIDE - 1, RECEPTIVE_FIELD + STRIDE, 16_000):
         steps = tiny(torch.zeros(2, samples))
-        assert steps.shape == (2, (samples - SPAN) // STRIDE + 1, 16)
+        assert steps.shape == (2, (samples - RECEPTIVE_FIELD) // STRIDE + 1, 16)
 
 
-def test_a_step_hears_what_comes_before_and_after_it(tiny):
+def test_a_step_depends_on_sound_before_and_after_it(tiny):
     sound = torch.from_numpy(speech(2.0))[None]
     plain = tiny(sound)
     for where in (2_000, 30_000):
@@ -56,38 +56,40 @@ def test_only_distance_matters(tiny):
     assert torch.allclose(attention(steps, rotation[:, :8]), attention(steps, rotation[:, 30:38]), atol=1e-5)
 
 
-def test_what_is_heard_does_not_depend_on_how_much_is_asked_for(tiny):
+def test_features_do_not_depend_on_how_many_frames_are_encoded(tiny):
     sound = speech(15.3)
     frames = 383
-    whole = tiny.hear(sound, 0, frames)
+    whole = tiny.encode(sound, 0, frames)
     assert whole.shape == (frames, 16) and np.isfinite(whole).all()
-    parts = np.concatenate([tiny.hear(sound, a, b) for a, b in ((0, 7), (7, 160), (160, 383))])
+    parts = np.concatenate([tiny.encode(sound, a, b) for a, b in ((0, 7), (7, 160), (160, 383))])
     assert np.array_equal(parts, whole)
-    assert np.array_equal(tiny.hear(Recording.open(sound, SAMPLING_RATE), 100, 300), whole[100:300])
-    # More sound behind a block and its surroundings changes nothing in it.
-    assert np.array_equal(tiny.hear(sound[: (BLOCK + AROUND) * 640], 0, BLOCK), whole[:BLOCK])
+    assert np.array_equal(tiny.encode(Recording.open(sound, SAMPLING_RATE), 100, 300), whole[100:300])
+    # More sound after a cell and its margin changes nothing in it.
+    assert np.array_equal(tiny.encode(sound[: (CELL + MARGIN) * 640], 0, CELL), whole[:CELL])
 
 
+@pytest.mark.integration
 def test_frames_are_read_where_they_are(shipped):
-    """The same sound half a second later is heard half a second later: not a frame off."""
+    """The same sound half a second later has the same features half a second later: not a frame off."""
     sound = speech(3.0, seed=3)
     later = np.concatenate([0.01 * np.random.default_rng(0).standard_normal(8_000).astype(np.float32), sound])
-    heard, moved = (shipped.hear_piece(each, np.arange(87)) for each in (sound, later))
+    plain, moved = (shipped.encode_piece(each, np.arange(87)) for each in (sound, later))
 
     def agreement(shift: int) -> float:
-        return float(np.corrcoef(heard[10:60].ravel(), moved[10 + shift : 60 + shift].ravel())[0, 1])
+        return float(np.corrcoef(plain[10:60].ravel(), moved[10 + shift : 60 + shift].ravel())[0, 1])
 
     # 8,000 samples are 12.5 frames.
     assert min(agreement(12), agreement(13)) > max(agreement(11), agreement(14)) > agreement(9)
-    half = shipped.hear_piece(later, np.arange(87) + 12.5)
-    assert np.corrcoef(heard[10:60].ravel(), half[10:60].ravel())[0, 1] > agreement(12)
+    half = shipped.encode_piece(later, np.arange(87) + 12.5)
+    assert np.corrcoef(plain[10:60].ravel(), half[10:60].ravel())[0, 1] > agreement(12)
 
 
 def test_short_and_empty_sound(tiny):
     for samples in (0, 1, 640, 2_000):
-        assert tiny.hear(np.zeros(samples, np.float32), 0, 3).shape == (3, 16)
+        assert tiny.encode(np.zeros(samples, np.float32), 0, 3).shape == (3, 16)
 
 
+@pytest.mark.integration
 def test_the_shipped_one_tells_vowels_apart_better_than_loudness(shipped):
     """Two vowels of one loudness differ by more than one vowel does from itself at another loudness."""
     time = np.arange(16_000) / SAMPLING_RATE
@@ -100,13 +102,14 @@ def test_the_shipped_one_tells_vowels_apart_better_than_loudness(shipped):
         return (gain * voice / np.abs(voice).max()).astype(np.float32)
 
     open_, open_soft, spread = (
-        shipped.hear_piece(vowel(*each), np.arange(8, 17)).mean(0)
+        shipped.encode_piece(vowel(*each), np.arange(8, 17)).mean(0)
         for each in (((750, 1200), 0.5), ((750, 1200), 0.2), ((300, 2300), 0.5))
     )
     assert np.linalg.norm(open_ - spread) > 2 * np.linalg.norm(open_ - open_soft)
 
 
-def test_a_pipeline_listens_to_it(tmp_path):
+@pytest.mark.integration
+def test_a_pipeline_uses_it(tmp_path):
     pipe = tiny_pipeline(words=True)
     sound = speech(2.0)
     with_words = pipe.encode_speech(sound, SAMPLING_RATE)
@@ -114,12 +117,12 @@ def test_a_pipeline_listens_to_it(tmp_path):
     before = pipe.extract_expression(source, with_words)
     for parameter in pipe.speech_encoder.parameters():
         parameter.data.add_(0.1)
-    with_words = pipe.encode_speech(sound, SAMPLING_RATE)  # what was heard before is kept
+    with_words = pipe.encode_speech(sound, SAMPLING_RATE)  # features computed before are kept
     assert not np.allclose(before, pipe.extract_expression(source, with_words))
 
     pipe.save_pretrained(tmp_path)
     again = type(pipe).from_pretrained(tmp_path)
-    assert again.hears_words
+    assert again.uses_speech_encoder
     assert np.array_equal(again.extract_expression(source, with_words), pipe.extract_expression(source, with_words))
 
 
@@ -127,5 +130,5 @@ def test_a_pipeline_without_it_says_what_is_missing():
     components = tiny_pipeline(words=True).components
     landmarker = FACE_MODEL.parent / "face_landmarker.task"
     del components["speech_encoder"]
-    with pytest.raises(ValueError, match="hears 16 numbers a frame from a speech encoder, but there is none"):
+    with pytest.raises(ValueError, match="takes 16 speech features a frame, but there is no"):
         type(tiny_pipeline())(**components, face_landmarker=landmarker)

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from osmnet.cli import main
-from osmnet.evaluation.figures.gallery import FINGERPRINT
-from osmnet.evaluation.report import markdown
+from osmnet.evaluation.evaluation_report import markdown
+from osmnet.evaluation.figures.gallery_page import FINGERPRINT
 from osmnet.loading.fingerprint import weights_fingerprint
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.utils.marked import read_marked, write_marked
@@ -47,20 +47,15 @@ def test_a_page_without_one_place_for_the_table_is_refused_and_stays(text, tmp_p
     assert page.read_text(encoding="utf-8") == text
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["evaluate", "--data", "none"],
-        ["evaluate", "--ablate", "--data", "none"],
-        ["train", "finetune", "--data", "none"],
-    ],
-)
-def test_commands_look_for_the_place_before_they_do_anything(command, tmp_path, capsys):
+@pytest.mark.integration
+@pytest.mark.parametrize("command", [["evaluate"], ["evaluate", "--ablate"], ["train", "finetune"]])
+def test_commands_look_for_the_place_before_they_do_anything(command, dataset_folder, tmp_path, capsys):
     page, out = tmp_path / "page.md", tmp_path / "out"
     page.write_text("no marks")
-    assert main([*command, "--out", str(out), "--page", str(page)]) == 2
+    command = [*command, "--data", str(dataset_folder), "--out", str(out)]
+    assert main([*command, "--page", str(page)]) == 2
     assert "no place for this table" in capsys.readouterr().err
-    assert main([*command, "--out", str(out), "--page", str(tmp_path / "nowhere.md")]) == 2
+    assert main([*command, "--page", str(tmp_path / "nowhere.md")]) == 2
     assert "cannot be read" in capsys.readouterr().err
     assert not out.exists()
 
@@ -70,6 +65,7 @@ def fingerprint() -> str:
     return weights_fingerprint(OSMNetPipeline.from_pretrained().components)
 
 
+@pytest.mark.integration
 def test_the_model_card_shows_the_report_beside_it_and_that_is_of_the_weights_beside_it(repository, fingerprint):
     report = json.loads((repository / "weights_card" / "evaluation.json").read_text(encoding="utf-8"))
     assert read_marked(repository / "weights_card" / "README.md", "evaluation") == markdown(report).strip()
@@ -77,6 +73,7 @@ def test_the_model_card_shows_the_report_beside_it_and_that_is_of_the_weights_be
     assert report["settings"]["split"] == "held-out" and not report["settings"]["quick"]
 
 
+@pytest.mark.integration
 def test_the_gallery_is_of_the_shipped_weights_and_small_enough_to_be_committed(repository, fingerprint):
     page, folder = repository / "docs" / "gallery.md", repository / "docs" / "gallery"
     text = page.read_text(encoding="utf-8")

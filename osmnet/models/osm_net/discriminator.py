@@ -13,11 +13,10 @@ from osmnet.loading.model import OSMNetModel
 
 
 class PatchDiscriminator(OSMNetModel):
-    """Judge overlapping patches of a picture as real or generated."""
+    """Classify overlapping patches of a picture, halved `num_layers` times, as real or generated."""
 
     @register_to_config
     def __init__(self, in_channels: int = 3, base_channels: int = 32, num_layers: int = 3) -> None:
-        """Build a discriminator that halves the picture `num_layers` times; the arguments are its `config.json`."""
         super().__init__()
         if min(in_channels, base_channels, num_layers) < 1:
             raise ValueError(
@@ -27,24 +26,24 @@ class PatchDiscriminator(OSMNetModel):
         widths = [in_channels, *(base_channels * 2 ** min(layer, 3) for layer in range(num_layers))]
         self.blocks = nn.ModuleList()
         for layer, (width_in, width_out) in enumerate(zip(widths, widths[1:], strict=False)):
-            norm = nn.GroupNorm(1, width_out) if layer else nn.Identity()  # colours are judged before they are lost
+            norm = nn.GroupNorm(1, width_out) if layer else nn.Identity()  # the first block needs the colours
             conv = nn.Conv2d(width_in, width_out, 4, stride=2, padding=1)
             self.blocks.append(nn.Sequential(conv, norm, nn.LeakyReLU(0.2)))
         self.conv_out = nn.Conv2d(widths[-1], 1, 3, padding=1)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Judge pictures.
+        """Classify patches.
 
         Args:
-            images (`torch.Tensor` of shape `(batch, in_channels, H, W)`): Pictures in [-1, 1], H and W at least
+            images (`torch.Tensor` of shape `(batch, in_channels, H, W)`): In [-1, 1], H and W at least
                 `2**num_layers`.
 
         Returns:
-            `tuple`: The logits `(batch, 1, H / 2**num_layers, W / 2**num_layers)`, positive for real, and the list of
-            the blocks' feature maps.
+            `tuple`: Logits `(batch, 1, H / 2**num_layers, W / 2**num_layers)`, positive for real, and the list of the
+            blocks' feature maps.
 
         Raises:
-            ValueError: If the shape is another one.
+            ValueError: If the shape does not fit.
         """
         smallest = 2**self.config.num_layers
         if images.ndim != 4 or images.shape[1] != self.config.in_channels or min(images.shape[2:]) < smallest:
@@ -55,24 +54,18 @@ class PatchDiscriminator(OSMNetModel):
         features = []
         x = images
         for block in self.blocks:
-            x = block(x)
+            x = block(x)  # (B, C, H / 2, W / 2)
             features.append(x)
         return self.conv_out(x), features
 
 
 def d_loss(real: torch.Tensor, fake: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the hinge loss of the discriminator.
-
-    Args:
-        real (`torch.Tensor` of shape `(batch, 1, h, w)`): Logits of real pictures.
-        fake (`torch.Tensor` of the same shape): Logits of generated ones.
-        weight (`torch.Tensor` of the same shape, *optional*): How much each patch counts.
-    """
+    """Return the hinge loss of the discriminator for logits `(batch, 1, h, w)`; `weight` weighs the patches."""
     return _mean(F.relu(1 - real), weight) + _mean(F.relu(1 + fake), weight)
 
 
 def g_loss(fake: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the hinge loss of the generator for logits of what it made; `weight` as in `d_loss`."""
+    """Return the hinge loss of the generator for logits of generated pictures; `weight` as in `d_loss`."""
     return -_mean(fake, weight)
 
 
@@ -86,15 +79,12 @@ def feature_matching_loss(
     """Return the mean L1 distance of the discriminator's feature maps, averaged over its blocks.
 
     Args:
-        real (sequence of `torch.Tensor`): Feature maps of real pictures; no gradient flows into them.
-        fake (sequence of `torch.Tensor`): Feature maps of generated pictures, of the same shapes.
-        weight (`torch.Tensor` of shape `(batch, 1, H, W)`, *optional*): How much each place counts, at any resolution.
-
-    Returns:
-        `torch.Tensor`: A scalar.
+        real (sequence of `torch.Tensor`): Feature maps of real pictures, detached here.
+        fake (sequence of `torch.Tensor`): Feature maps of generated pictures.
+        weight (`torch.Tensor` of shape `(batch, 1, H, W)`, *optional*): Weight of each place, at any resolution.
 
     Raises:
-        ValueError: If there are no maps, or more of one than of the other.
+        ValueError: If there are no maps, or not equally many.
     """
     if not real or len(real) != len(fake):
         raise ValueError(f"real and fake must hold equally many feature maps, not {len(real)} and {len(fake)}.")

@@ -1,4 +1,4 @@
-"""The one-to-one half: what the mouth and face do, frame by frame, from the speech.
+"""From speech to the expression of mouth and face, frame by frame: the one-to-one half.
 
 Source: OSM-Net (arXiv 2309.16148), Section III-B, Eq. 7-9. Letters in shape comments: B batch, L frames.
 """
@@ -17,14 +17,13 @@ from osmnet.loading.model import OSMNetModel
 from osmnet.models.layers import MelWindowEncoder
 
 DILATIONS = (1, 2, 4, 8)
-CHUNK = 1024  # frames extracted at a time: bounds the memory on an hour of speech
+CHUNK = 1024  # frames; bounds the memory on an hour of speech
 
 
 class ContextBlock(nn.Module):
-    """Residual dilated convolution over the frames, zeros beyond the ends; each frame is normalised by itself."""
+    """Residual dilated convolution over the frames, zero-padded; each frame is normalised by itself."""
 
     def __init__(self, dim: int, dilation: int, dropout: float) -> None:
-        """Build a block that sees `dilation` frames to either side."""
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.conv = nn.Conv1d(dim, dim, 3, padding=dilation, dilation=dilation)
@@ -33,18 +32,17 @@ class ContextBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map `(batch, frames, dim)` to `(batch, frames, dim)`."""
-        hidden = self.conv(self.norm(x).transpose(1, 2)).transpose(1, 2)
+        hidden = self.conv(self.norm(x).transpose(1, 2)).transpose(1, 2)  # (B, L, dim)
         return x + self.dropout(self.linear(F.gelu(hidden)))
 
 
 class SpeechInput(nn.Module):
-    """Take in what a `SpeechEncoder` heard; each number is brought to mean 0 and spread 1 of the training speech."""
+    """Project speech features of a `SpeechEncoder`, standardised by the `mean` and `spread` of the training speech."""
 
     mean: torch.Tensor
     spread: torch.Tensor
 
     def __init__(self, speech_dim: int, hidden_dim: int, dropout: float) -> None:
-        """Build the input for `speech_dim` numbers."""
         super().__init__()
         self.register_buffer("mean", torch.zeros(speech_dim))
         self.register_buffer("spread", torch.ones(speech_dim))
@@ -54,17 +52,16 @@ class SpeechInput(nn.Module):
 
     def forward(self, speech: torch.Tensor) -> torch.Tensor:
         """Map `(batch, frames, speech_dim)` to `(batch, frames, hidden_dim)`."""
-        x = ((speech - self.mean) / self.spread).to(self.linear.weight.dtype)
+        x = ((speech - self.mean) / self.spread).to(self.linear.weight.dtype)  # (B, L, speech_dim)
         return self.norm(self.linear(self.dropout(x)))
 
 
 class ExpressionExtractor(OSMNetModel):
     """Predict the expression coefficients β of every frame from its speech and the identity of the source face.
 
-    The paper works frame by frame (`context_layers=0`); the context layers let a mouth begin to open before the sound
-    and were measured to be better. No frame's result depends on a frame further away than `context_frames`, nor on
-    the length of the recording, so chunks that carry that much context give the result of the whole.
-    `output_scale` and `output_bias` (64,) map the network's numbers to coefficients.
+    The paper works frame by frame (`context_layers=0`); context layers let a mouth open before the sound, which
+    measured better. Chunks with `context_frames` frames of context give the result of the whole. `output_scale` and
+    `output_bias` (64,) map outputs to coefficients. `speech_dim=0` uses mel windows alone.
     """
 
     _keep_in_fp32_modules = ["output_scale", "output_bias", "mean", "spread"]
@@ -82,7 +79,6 @@ class ExpressionExtractor(OSMNetModel):
         speech_dim: int = 0,
         speech_dropout: float = 0.2,
     ) -> None:
-        """Build the extractor; the arguments are its `config.json`. With `speech_dim` 0 it hears mel windows alone."""
         super().__init__()
         if min(identity_dim, expression_dim, hidden_dim) < 1 or context_layers < 0:
             raise ValueError(
@@ -103,7 +99,7 @@ class ExpressionExtractor(OSMNetModel):
 
     @property
     def context_frames(self) -> int:
-        """Frames to either side that a frame's result depends on (beyond its own mel window)."""
+        """Frames to either side that a frame depends on, beyond its own mel window."""
         return sum(DILATIONS[layer % len(DILATIONS)] for layer in range(self.config.context_layers))
 
     def forward(
@@ -113,17 +109,15 @@ class ExpressionExtractor(OSMNetModel):
 
         Args:
             mel_windows (`torch.Tensor` of shape `(batch, frames, mel_window, mel_bins)`): Speech around each frame.
-            identity (`torch.Tensor` of shape `(batch, identity_dim)` or `(1, identity_dim)`): Coefficients α of the
-                source face.
-            speech (`torch.Tensor` of shape `(batch, frames, speech_dim)`, *optional*): What a `SpeechEncoder` heard at
-                the frames; needed if, and only if, `speech_dim` is above 0.
+            identity (`torch.Tensor` of shape `(batch, identity_dim)` or `(1, identity_dim)`): α of the source face.
+            speech (`torch.Tensor` of shape `(batch, frames, speech_dim)`, *optional*): Features of a `SpeechEncoder`;
+                required if `speech_dim` is above 0, refused otherwise.
 
         Returns:
-            `torch.Tensor` of shape `(batch, frames, expression_dim)`, float32: Coefficients β, in units of each
-            component's standard deviation.
+            `torch.Tensor` of shape `(batch, frames, expression_dim)`, float32: β in standard deviations.
 
         Raises:
-            ValueError: If a shape is another one.
+            ValueError: If a shape does not fit.
         """
         if (
             identity.ndim != 2
@@ -135,13 +129,16 @@ class ExpressionExtractor(OSMNetModel):
                 f"{tuple(identity.shape)}."
             )
         self._check_speech(mel_windows, speech)
+        # 1. Encode each frame's speech.
         x = self.frame_encoder(mel_windows)  # (B, L, hidden)
         if speech is not None:
             x = x + self.speech_input(speech)
+        # 2. Scale and shift it by the identity of the face.
         scale, shift = self.film(identity.to(x.dtype)).unsqueeze(1).chunk(2, dim=-1)  # (B, 1, hidden) each
         x = x * (1 + scale) + shift
+        # 3. Exchange with neighbouring frames, and predict.
         for block in self.blocks:
-            x = block(x)
+            x = block(x)  # (B, L, hidden)
         return self.head(self.norm(x)).float() * self.output_scale + self.output_bias  # (B, L, 64)
 
     def _check_speech(self, mel_windows: torch.Tensor, speech: torch.Tensor | None) -> None:
@@ -159,15 +156,15 @@ class ExpressionExtractor(OSMNetModel):
         end: int | None = None,
         speech: Callable[[int, int], np.ndarray] | None = None,
     ) -> np.ndarray:
-        """Predict the coefficients of a recording of any length, in chunks with the context that they need.
+        """Predict the coefficients of a recording of any length, in chunks.
 
         Args:
             mel_windows (`np.ndarray` of shape `(frames, mel_window, mel_bins)`): The whole recording.
             identity (`np.ndarray` of shape `(identity_dim,)`): α of the face.
-            begin (`int`): First frame wanted.
-            end (`int`, *optional*): Frame before which to end; the last one's if not given.
-            speech (`Callable`, *optional*): Gives what is said from one frame to before another,
-                `(frames, speech_dim)`: `SpeechEncoder.hear` of the recording. As in `forward`.
+            begin (`int`): First frame.
+            end (`int`, *optional*): Frame after the last.
+            speech (`Callable`, *optional*): Returns features `(frames, speech_dim)` from a first frame to before
+                another, as `SpeechEncoder.encode` does.
 
         Returns:
             `np.ndarray` of shape `(end - begin, expression_dim)`: β, float32.
@@ -180,8 +177,8 @@ class ExpressionExtractor(OSMNetModel):
             stop = min(start + CHUNK, end)
             first, last = max(start - self.context_frames, 0), min(stop + self.context_frames, frames)
             mel = torch.from_numpy(np.array(mel_windows[first:last], order="C"))[None].to(self.device)
-            said = None if speech is None else torch.from_numpy(speech(first, last))[None].to(self.device)
-            part = self(mel, alpha, said)[0, start - first : stop - first]
+            features = None if speech is None else torch.from_numpy(speech(first, last))[None].to(self.device)
+            part = self(mel, alpha, features)[0, start - first : stop - first]  # (stop − start, 64)
             expression[start - begin : stop - begin] = part.float().cpu().numpy()
         return expression
 
@@ -194,11 +191,8 @@ def expression_loss(
     Args:
         expression (`torch.Tensor` of shape `(..., expression_dim)`): Predicted β.
         target (`torch.Tensor` of shape `(..., expression_dim)`): True β.
-        component_weights (`torch.Tensor` of shape `(expression_dim,)`, *optional*): Factors of the differences; the
-            paper has none.
-
-    Returns:
-        `torch.Tensor`: A scalar.
+        component_weights (`torch.Tensor` of shape `(expression_dim,)`, *optional*): Factors of the differences; not in
+            the paper.
 
     Raises:
         ValueError: If the shapes differ.
@@ -211,15 +205,12 @@ def expression_loss(
 
 
 def landmark_loss(landmarks: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return the weighted distance of projected landmarks; arXiv 2309.16148, Eq. 9.
+    """Return 1/N Σ ω_n ‖p̃_n − p_n‖₂, averaged over the leading dimensions; arXiv 2309.16148, Eq. 9.
 
     Args:
-        landmarks (`torch.Tensor` of shape `(..., num_landmarks, 2)` or `(..., num_landmarks, 3)`): Predicted points.
+        landmarks (`torch.Tensor` of shape `(..., num_landmarks, 2 or 3)`): Predicted points.
         target (`torch.Tensor` of the same shape): True points, in the same unit.
-        weights (`torch.Tensor` of shape `(num_landmarks,)`): ω of each landmark, see `landmark_weights`.
-
-    Returns:
-        `torch.Tensor`: A scalar: 1/N Σ ω_n ‖p̃_n − p_n‖₂, averaged over the leading dimensions.
+        weights (`torch.Tensor` of shape `(num_landmarks,)`): ω, from `landmark_weights`.
 
     Raises:
         ValueError: If the shapes do not fit.
@@ -236,16 +227,7 @@ def landmark_loss(landmarks: torch.Tensor, target: torch.Tensor, weights: torch.
 def landmark_weights(
     num_landmarks: int, inner_mouth: Sequence[int], nose: Sequence[int], weight: float = 20.0
 ) -> torch.Tensor:
-    """Return ω of Eq. 9: `weight` for the landmarks of the inner mouth and the nose, 1 for all others.
-
-    Args:
-        num_landmarks (`int`): Number of landmarks N.
-        inner_mouth (sequence of `int`): Indices of the inner mouth.
-        nose (sequence of `int`): Indices of the nose.
-        weight (`float`): Their weight; 20 in the paper.
-
-    Returns:
-        `torch.Tensor` of shape `(num_landmarks,)`, float32.
+    """Return ω of Eq. 9, `(num_landmarks,)`: `weight` at the indices of inner mouth and nose, 1 elsewhere.
 
     Raises:
         ValueError: If an index is outside `0 … num_landmarks − 1`.

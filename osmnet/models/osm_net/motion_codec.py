@@ -1,4 +1,4 @@
-"""Encoders of head motion and of speech, the motion decoder, and how a path is cut into clips and joined again.
+"""Motion encoders and decoder, and the division of a path of head poses into clips.
 
 Source: OSM-Net (arXiv 2309.16148), Section III-A. Letters in shape comments: B batch, T poses of a clip, K clips,
 N `num_videos`.
@@ -22,16 +22,14 @@ from osmnet.utils.checks import check_positive
 class MotionEncoder(OSMNetModel):
     """Encode a clip of relative head poses into one motion feature (E_m of the paper).
 
-    The paper's encoder sees the frames of the clip; ours sees the six pose numbers that were measured on them, which
-    hold all the head motion there is and make the encoder small. `pose_scale` (6,) is the spread of each number in
-    the training clips; the poses are divided by it.
+    The paper encodes the clip's frames; the six pose numbers measured on them hold all head motion. Poses are divided
+    by `pose_scale` (6,), the spread of each number in the training clips.
     """
 
     _keep_in_fp32_modules = ["pose_scale"]
 
     @register_to_config
     def __init__(self, clip_length: int = 5, pose_dim: int = 6, motion_dim: int = 512, hidden_dim: int = 256) -> None:
-        """Build the encoder; the arguments are its `config.json`."""
         super().__init__()
         check_positive(pose_dim=pose_dim, motion_dim=motion_dim, hidden_dim=hidden_dim)
         _check_clip_length(clip_length)
@@ -51,19 +49,20 @@ class MotionEncoder(OSMNetModel):
             `torch.Tensor` of shape `(batch, motion_dim)`: The features F_m.
 
         Raises:
-            ValueError: If the shape is another one.
+            ValueError: If the shape does not fit.
         """
         expected = (self.config.clip_length, self.config.pose_dim)
         if head_pose.ndim != 3 or tuple(head_pose.shape[1:]) != expected:
             raise ValueError(
                 f"head_pose must have shape (batch, {expected[0]}, {expected[1]}), not {tuple(head_pose.shape)}."
             )
-        x = (head_pose / self.pose_scale).flatten(1).to(self.linear_in.weight.dtype)  # (B, T·6)
-        return self.linear_out(self.blocks(self.linear_in(x)))
+        x = (head_pose / self.pose_scale).flatten(1).to(self.linear_in.weight.dtype)  # (B, T · 6)
+        x = self.blocks(self.linear_in(x))  # (B, hidden)
+        return self.linear_out(x)
 
 
 class AudioMotionEncoder(OSMNetModel):
-    """Predict from the speech of a clip how much each motion basis fits it (E_a of the paper)."""
+    """Predict the weights of the motion bases from the speech of a clip (E_a of the paper)."""
 
     @register_to_config
     def __init__(
@@ -74,7 +73,6 @@ class AudioMotionEncoder(OSMNetModel):
         num_bases: int = 48,
         hidden_dim: int = 128,
     ) -> None:
-        """Build the encoder; the arguments are its `config.json`."""
         super().__init__()
         check_positive(num_bases=num_bases, hidden_dim=hidden_dim)
         _check_clip_length(clip_length)
@@ -87,14 +85,14 @@ class AudioMotionEncoder(OSMNetModel):
         """Predict the logarithm of the weights.
 
         Args:
-            mel_windows (`torch.Tensor` of shape `(batch, clip_length, mel_window, mel_bins)`): The mel windows of the
+            mel_windows (`torch.Tensor` of shape `(batch, clip_length, mel_window, mel_bins)`): Mel windows of the
                 clip's frames.
 
         Returns:
             `torch.Tensor` of shape `(batch, num_bases)`, float32: log w_a; its exponentials sum to 1.
 
         Raises:
-            ValueError: If the shape is another one.
+            ValueError: If the shape does not fit.
         """
         x = self.frame_encoder(mel_windows)  # (B, T, hidden)
         if x.shape[1] != self.config.clip_length:
@@ -107,17 +105,16 @@ class AudioMotionEncoder(OSMNetModel):
 
 
 class MotionDecoder(OSMNetModel):
-    """Decode a motion feature into the head poses of its clip.
+    """Decode a motion feature into the head poses of its clip, scaled by `pose_scale` (6,), see `MotionEncoder`.
 
-    The paper has this first in its video generator; it stands alone here so that motion is known before anything is
-    rendered. `pose_scale` (6,) is the spread of each pose number in the training clips.
+    In the paper it is the first part of the video generator; separate, it gives the motion before anything is
+    rendered.
     """
 
     _keep_in_fp32_modules = ["pose_scale"]
 
     @register_to_config
     def __init__(self, motion_dim: int = 512, clip_length: int = 5, hidden_dim: int = 256, pose_dim: int = 6) -> None:
-        """Build the decoder; the arguments are its `config.json`."""
         super().__init__()
         check_positive(pose_dim=pose_dim, motion_dim=motion_dim, hidden_dim=hidden_dim)
         _check_clip_length(clip_length)
@@ -133,28 +130,28 @@ class MotionDecoder(OSMNetModel):
             feature (`torch.Tensor` of shape `(batch, motion_dim)`): Motion features F.
 
         Returns:
-            `torch.Tensor` of shape `(batch, clip_length, pose_dim)`, float32: Poses relative to the first of the
-            clip, which is exactly 0: yaw, pitch, roll in radians, translation in head units.
+            `torch.Tensor` of shape `(batch, clip_length, pose_dim)`, float32: Poses relative to the first of the clip,
+            which is exactly 0: yaw, pitch, roll in radians, translation in head units.
 
         Raises:
-            ValueError: If the shape is another one.
+            ValueError: If the shape does not fit.
         """
         if feature.ndim != 2 or feature.shape[1] != self.config.motion_dim:
             raise ValueError(f"feature must have shape (batch, {self.config.motion_dim}), not {tuple(feature.shape)}.")
-        x = self.linear_out(self.blocks(self.linear_in(feature.to(self.linear_in.weight.dtype))))
-        x = x.float().unflatten(1, (self.config.clip_length, self.config.pose_dim))  # (B, T, 6)
+        x = self.blocks(self.linear_in(feature.to(self.linear_in.weight.dtype)))  # (B, hidden)
+        x = self.linear_out(x).float().unflatten(1, (self.config.clip_length, self.config.pose_dim))  # (B, T, 6)
         return (x - x[:, :1]) * self.pose_scale
 
 
 def clip_frames(num_frames: int, clip_length: int) -> np.ndarray:
-    """Say which frames belong to which clip: the last frame of a clip is the first of the next (see `compose_clips`).
+    """Divide frames into clips; the last frame of a clip is the first of the next (see `compose_clips`).
 
     Args:
-        num_frames (`int`): Frames to cover, at least 1.
+        num_frames (`int`): At least 1.
         clip_length (`int`): Frames of a clip T, at least 2.
 
     Returns:
-        `np.ndarray` of shape `(clips, clip_length)`: Frame numbers; beyond the end the last frame is repeated.
+        `np.ndarray` of shape `(clips, clip_length)`: Frame numbers; the last one is repeated beyond the end.
     """
     clips = max(math.ceil((num_frames - 1) / (clip_length - 1)), 1)
     index = np.arange(clips)[:, None] * (clip_length - 1) + np.arange(clip_length)
@@ -162,15 +159,15 @@ def clip_frames(num_frames: int, clip_length: int) -> np.ndarray:
 
 
 def compose_clips(clips: torch.Tensor, pull: float = 0.15, smoothing: float = 2.0) -> torch.Tensor:
-    """Join clips of relative poses into one path: the last pose of a clip is the first of the next.
+    """Join clips of relative poses into one path; the last pose of a clip is the first of the next.
 
-    Summing alone drifts like a random walk, so the pose in which a clip starts fades by `pull` while the clip runs,
-    spread evenly over its frames. Smoothing takes the jerk out of the joints.
+    A plain sum drifts like a random walk, so the pose in which a clip starts fades by `pull` over its frames.
+    Smoothing removes the jerk at the joints.
 
     Args:
-        clips (`torch.Tensor` of shape `(num_videos, clips, clip_length, pose_dim)`): Poses relative to the first of
-            each clip.
-        pull (`float`): Share of the distance from the rest pose that is taken back in each clip, in [0, 1].
+        clips (`torch.Tensor` of shape `(num_videos, clips, clip_length, pose_dim)`): Poses relative to the clip's
+            first.
+        pull (`float`): Share of the distance from rest that each clip takes back, in [0, 1].
         smoothing (`float`): Standard deviation of a Gaussian over the path, in frames; 0 does not smooth.
 
     Returns:
@@ -178,7 +175,7 @@ def compose_clips(clips: torch.Tensor, pull: float = 0.15, smoothing: float = 2.
         frame, which is exactly 0.
 
     Raises:
-        ValueError: If an argument is out of its range or of another shape.
+        ValueError: If an argument is out of range or its shape does not fit.
 
     Source:
         arXiv 2309.16148, Section III-A.2 (last paragraph). The pull and the smoothing are ours.
@@ -192,23 +189,25 @@ def compose_clips(clips: torch.Tensor, pull: float = 0.15, smoothing: float = 2.
         raise ValueError(f"pull must be between 0 and 1, not {pull!r}.")
     if not 0 <= smoothing < math.inf:
         raise ValueError(f"smoothing must be a finite number of frames of at least 0, not {smoothing!r}.")
+    # 1. Add up where each clip starts; each start fades by the pull.
     clips = clips - clips[:, :, :1]
     ends = clips[:, :, -1]  # (N, K, 6)
     offsets = torch.cat([torch.zeros_like(ends[:, :1]), ends], 1).detach().cpu()  # (N, K+1, 6)
-    steps = offsets.numpy()  # which does ten times as many of such small steps in a second
+    steps = offsets.numpy()  # NumPy does ten times as many such small steps in a second
     for clip in range(1, steps.shape[1]):
         steps[:, clip] += (1 - pull) * steps[:, clip - 1]
     offsets = offsets.to(clips.device)
+    # 2. Place the clips, each start fading over the frames.
     fade = 1 - pull * torch.linspace(0, 1, clips.shape[2], dtype=clips.dtype, device=clips.device)  # (T,)
     path = offsets[:, :-1].unsqueeze(2) * fade[:, None] + clips  # (N, K, T, 6)
-    # The last pose of each clip is dropped: it is the first of the next one. The very last is kept.
-    path = torch.cat([path[:, :, :-1].flatten(1, 2), offsets[:, -1:]], 1)  # (N, K·(T−1)+1, 6)
+    # 3. Drop the last pose of each clip, which is the first of the next one, except the very last; smooth.
+    path = torch.cat([path[:, :, :-1].flatten(1, 2), offsets[:, -1:]], 1)  # (N, K · (T − 1) + 1, 6)
     path = _gaussian_smooth(path, smoothing)
     return path - path[:, :1]
 
 
 def _gaussian_smooth(path: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Smooth `(N, frames, 6)` over the frames, reflecting the path at its ends however short it is."""
+    """Smooth `(N, frames, 6)` over the frames, reflecting even short paths at their ends."""
     radius, frames = int(4 * sigma + 0.5), path.shape[1]
     if radius == 0 or frames == 1:
         return path
@@ -219,7 +218,7 @@ def _gaussian_smooth(path: torch.Tensor, sigma: float) -> torch.Tensor:
     index = torch.arange(-radius, frames + radius, device=path.device) % period
     index = torch.minimum(index, period - index)  # … 2 1 0 1 2 … frames-1 … 1 0 1 …
     padded = path[:, index].transpose(1, 2)  # (N, 6, frames + 2·radius)
-    smoothed = F.conv1d(padded.flatten(0, 1).unsqueeze(1), kernel.view(1, 1, -1))  # (N·6, 1, frames)
+    smoothed = F.conv1d(padded.flatten(0, 1).unsqueeze(1), kernel.view(1, 1, -1))  # (N · 6, 1, frames)
     return smoothed.view(path.shape[0], path.shape[2], frames).transpose(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""The space of natural head motion: its bases, and random walks around what the speech asks for.
+"""The space of natural head motion: learned bases, and random walks around the centre that the speech asks for.
 
 Source: OSM-Net (arXiv 2309.16148), Section III-A, Eq. 1-5. Letters in shape comments: B batch, C `motion_dim`,
 S `num_bases`, D prior axes, P prior order, K clips, N `num_videos`.
@@ -18,30 +18,27 @@ from torch.nn import functional as F
 from osmnet.loading.model import OSMNetModel
 from osmnet.utils.checks import check_positive
 
-NEAR = 0.35  # share of new noise in a draw near another's: a third as far from it as any two takes are apart
-CHUNK = 1024  # clips sampled at a time: bounds the memory on an hour of speech
-# A head rests, and moves, and is livelier at times: its movements are larger or smaller than the prior's by a factor.
-# Of its logarithm: standard deviation, and correlation from one clip to the next, of a mood of some ten seconds and of
-# bursts of a third of a second; what speech adds, beyond the share of it in which the rest was measured
-# (docs/notes/experiments.md).
-MOOD, BURST = (0.25, 0.985), (0.65, 0.55)
-VOICE, TALKING = 0.7, 0.8
-FORCE = 0.7  # the factor's median: large movements end on the sphere of ε, and the others have to make up for it
-WARM_UP = 64  # clips walked before the first that is used: a take begins anywhere in the course of a movement
-BALL_CORRELATION = 0.8  # of neighbouring draws in the whole ball
+NEAR = 0.35  # fraction of fresh noise when resampling near a take; ~1/3 of the usual distance between takes
+CHUNK = 1024  # clips; bounds the memory on an hour of speech
+# Heads rest, move, and are livelier at times: a factor scales the steps (docs/notes/experiments.md). Its logarithm
+# sums two autoregressions, (standard deviation, correlation from clip to clip) each, and the share of speech.
+MOOD, BURST = (0.25, 0.985), (0.65, 0.55)  # last some ten seconds, and a third of a second
+VOICE = 0.7  # change of the logarithm from silence to speech
+TALKING = 0.8  # share of speech in the clips in which moods and bursts were measured
+FORCE = 0.7  # median of the factor; chosen with large movements cut at the sphere of ε
+WARM_UP = 64  # clips; walked before the first that is used, so that a take begins anywhere in a movement
+BALL_CORRELATION = 0.8  # of neighbouring draws with "ball"
 
 
 class MotionSpace(OSMNetModel):
     """The learned bases b_i of natural head motion, and the ball around a centre in which takes are drawn.
 
-    Everything here is computed in float32 whatever the dtype of the other networks, because sixteen bits would move
-    the samples.
+    Always float32: sixteen bits would move the samples. `kappa` is the scaling term κ of Eq. 2.
 
-    Three buffers hold how one clip follows another, learned from real sequences of clips (`fit_prior` in
-    `training/osm_net/motion_prior.py`; D is the smaller of `prior_dim` and `num_bases`): `prior_axes` (D, S), mixtures
-    of the bases along which real clips lie around their centre, one standard deviation long; `prior_transitions`
-    (P, D, D), what the last P clips, the latest first, make of the next; `prior_innovation` (D, D), the covariance's
-    root of what is new in each. Until they are learned each clip is 0.8 of the one before.
+    Three buffers describe how real clips follow one another (`fit_prior` in `training/osm_net/motion_prior.py`):
+    `prior_axes` (D, S), mixtures of the bases along which clips lie around their centre, one standard deviation long;
+    `prior_transitions` (P, D, D), linear maps from the last P clips, the latest first; `prior_innovation` (D, D), a
+    square root of the innovations' covariance. Before training each clip is 0.8 of the one before.
     """
 
     _keep_in_fp32_modules = ["motion_bases", "prior_axes", "prior_transitions", "prior_innovation"]
@@ -55,7 +52,6 @@ class MotionSpace(OSMNetModel):
         prior_dim: int = 16,
         prior_order: int = 6,
     ) -> None:
-        """Build the space; the arguments are its `config.json`. `kappa` is the scaling term κ of Eq. 2."""
         super().__init__()
         check_positive(
             num_bases=num_bases, motion_dim=motion_dim, kappa=kappa, prior_dim=prior_dim, prior_order=prior_order
@@ -69,13 +65,7 @@ class MotionSpace(OSMNetModel):
         self.register_buffer("prior_innovation", 0.6 * torch.eye(width))
 
     def log_attention(self, feature: torch.Tensor) -> torch.Tensor:
-        """Return log w_m: the logarithm of `attention`, computed without underflow.
-
-        Args:
-            feature (`torch.Tensor` of shape `(..., motion_dim)`): Motion features F_m.
-
-        Returns:
-            `torch.Tensor` of shape `(..., num_bases)`, float32.
+        """Return log w_m `(..., num_bases)`, float32, of motion features F_m `(..., motion_dim)`, without underflow.
 
         Raises:
             ValueError: If the last dimension is not `motion_dim`.
@@ -89,17 +79,11 @@ class MotionSpace(OSMNetModel):
         return F.log_softmax(self.config.kappa * cosine, dim=-1)
 
     def attention(self, feature: torch.Tensor) -> torch.Tensor:
-        """Return the weights w_m of the bases for features `(..., motion_dim)`: `(..., num_bases)`, sum 1; Eq. 1-2."""
+        """Return the weights w_m `(..., num_bases)`, sum 1, of features `(..., motion_dim)`; Eq. 1-2."""
         return self.log_attention(feature).exp()
 
     def reconstruct(self, weights: torch.Tensor) -> torch.Tensor:
-        """Mix the bases, `w · B` (Section III-A.1).
-
-        Args:
-            weights (`torch.Tensor` of shape `(..., num_bases)`): Weights of the bases.
-
-        Returns:
-            `torch.Tensor` of shape `(..., motion_dim)`, float32: Motion features.
+        """Mix the bases, `w · B` (Section III-A.1): weights `(..., num_bases)` to features `(..., motion_dim)`.
 
         Raises:
             ValueError: If the last dimension is not `num_bases`.
@@ -113,11 +97,7 @@ class MotionSpace(OSMNetModel):
         return self.reconstruct(weights), weights
 
     def basis_loss(self, feature: torch.Tensor) -> torch.Tensor:
-        """Return how far features are from their reconstruction; arXiv 2309.16148, Eq. 3.
-
-        The L1 norm is the mean, not the sum, of the absolute differences over the C numbers (and over the batch), so
-        that its weight does not depend on `motion_dim`.
-        """
+        """Return the mean absolute difference of features and their reconstruction; arXiv 2309.16148, Eq. 3."""
         return F.l1_loss(self.reconstruct(self.attention(feature)), feature.float())
 
     @torch.no_grad()
@@ -132,26 +112,25 @@ class MotionSpace(OSMNetModel):
     ) -> torch.Tensor:
         """Draw motion features around the centre that the speech asks for, one sequence of clips a take.
 
-        Every draw obeys ‖F − F_c‖₂ ≤ ε. With the same `generator` the offsets grow in proportion to `epsilon`, and
-        take i is the same for any `num_videos` above i.
+        Every draw obeys ‖F − F_c‖₂ ≤ ε. With the same `generator`, offsets are proportional to `epsilon`, and take i
+        does not depend on `num_videos`.
 
         Args:
             center (`torch.Tensor` of shape `(clips, motion_dim)` or `(num_videos, clips, motion_dim)`): F_c.
-            epsilon (`float`): Radius ε ≥ 0; 0 returns the centre itself.
-            generator (`torch.Generator` or a list of `num_videos` of them, *optional*): Source of the noise. One
-                generator is drawn from take by take. Not given: different each time.
+            epsilon (`float`): Radius ε ≥ 0.
+            generator (`torch.Generator` or a list of `num_videos` of them, *optional*): Source of the noise; a single
+                one is drawn from take by take.
             num_videos (`int`): Number of takes.
-            sampling (`str`): `"span"` walks within the span of the bases (towards other mixtures of them) as real
-                sequences of clips do, see `MotionWalk`; `"ball"` draws evenly in the ball in all `motion_dim`
-                dimensions, nearly all of which the decoder ignores.
-            activity (`torch.Tensor` of shape `(clips,)`, *optional*): How much of each clip is speech, 0 to 1: heads
-                move less in silence. Not given: as much as is usual. Of no effect on `"ball"`.
+            sampling (`str`): `"span"` walks within the span of the bases, see `MotionWalk`; `"ball"` draws uniformly
+                in all dimensions, most of which the decoder ignores.
+            activity (`torch.Tensor` of shape `(clips,)`, *optional*): Share of speech in each clip, 0 to 1, for
+                `"span"`: heads move less in silence.
 
         Returns:
             `torch.Tensor` of shape `(num_videos, clips, motion_dim)`, float32, on the device of `center`.
 
         Raises:
-            ValueError: If an argument is out of its range or of another shape.
+            ValueError: If an argument is out of range or its shape does not fit.
 
         Source:
             arXiv 2309.16148, Eq. 5. The paper does not say how to draw from the ball; the walk is ours.
@@ -159,7 +138,7 @@ class MotionSpace(OSMNetModel):
         epsilon = self._check_draw(epsilon, sampling)
         center, generators = self._check_takes(center, generator, num_videos)
         takes = []
-        for take, each in enumerate(generators):
+        for take, each in enumerate(generators):  # each take for itself, so that it is the same in any number
             steps = self._steps(center.shape[1], (each,), sampling, activity)
             parts = zip(center[take % len(center)].split(CHUNK), steps.split(CHUNK), strict=True)
             takes.append(torch.cat([self.around(*part, epsilon, sampling) for part in parts]))
@@ -174,23 +153,22 @@ class MotionSpace(OSMNetModel):
         activity: torch.Tensor | None = None,
         near: Sequence[torch.Generator] = (),
     ) -> Iterator[torch.Tensor]:
-        """Draw one take around the centres `w · B`, some clips at a time: an hour's features take 46 MB.
+        """Draw one take around the centres `w · B`, at most 1024 clips at a time: features of an hour take 46 MB.
 
         Args:
-            weights (`torch.Tensor` of shape `(clips, num_bases)`): Weights of the bases that the speech asks for.
-            epsilon (`float`): As for `sample`, as are the others.
+            weights (`torch.Tensor` of shape `(clips, num_bases)`): Weights of the bases.
+            epsilon (`float`): See `sample`, as for `generator`, `sampling` and `activity`.
             generator (`torch.Generator`, *optional*): Source of the noise.
             sampling (`str`): `"span"` or `"ball"`.
-            activity (`torch.Tensor` of shape `(clips,)`, *optional*): How much of each clip is speech.
-            near (sequence of `torch.Generator`): Draw near a take: that of its first, moved a little by each further
-                one and then by `generator`. The draws stay distributed as they were, so ε holds, too.
+            activity (`torch.Tensor` of shape `(clips,)`, *optional*): Share of speech.
+            near (sequence of `torch.Generator`): Draw near the take of the first one, moved a little by each further
+                one and then by `generator`; the distribution, and so ε, stays the same.
 
         Returns:
-            Iterator of `torch.Tensor` of shape `(n, motion_dim)`: The clips in order, 1024 or fewer at a time; what
-            `sample` draws around `reconstruct(weights)`.
+            Iterator of `torch.Tensor` of shape `(n, motion_dim)`: `sample` around `reconstruct(weights)`, in order.
 
         Raises:
-            ValueError: If an argument is out of its range or of another shape.
+            ValueError: If an argument is out of range or its shape does not fit.
         """
         epsilon = self._check_draw(epsilon, sampling)
         self._check_last("weights", weights, self.config.num_bases)
@@ -206,7 +184,7 @@ class MotionSpace(OSMNetModel):
         sampling: str,
         activity: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Where a take goes, as `around` takes it: `(clips, D)`, or `(clips, motion_dim + 1)` for `"ball"`."""
+        """Draw the path of a take for `around`: `(clips, D)`, or `(clips, motion_dim + 1)` for `"ball"`."""
         if sampling == "span":
             return MotionWalk(self, *generators).advance(clips, activity)
         noise = _near((clips, self.config.motion_dim + 1), generators)
@@ -220,19 +198,16 @@ class MotionSpace(OSMNetModel):
     def around(
         self, center: torch.Tensor, steps: torch.Tensor, epsilon: float, sampling: str = "span"
     ) -> torch.Tensor:
-        """Features `(clips, motion_dim)` within ε of their centres.
+        """Return features `(clips, motion_dim)` within ε of their centres F_c, float32, on the device of `center`.
 
         Args:
             center (`torch.Tensor` of shape `(clips, motion_dim)`): F_c, float32.
-            steps (`torch.Tensor` of shape `(clips, D)`): From `MotionWalk`, on the CPU; what goes further than ε = 1
-                reaches stays on the sphere. With `"ball"`: `(clips, motion_dim + 1)`, standard normal, the last column
-                draws the radius.
+            steps (`torch.Tensor` of shape `(clips, D)`): From `MotionWalk`, on the CPU; cut to the sphere. With
+                `"ball"`: `(clips, motion_dim + 1)`, standard normal, the last column for the radius.
             epsilon (`float`): Radius ε.
-            sampling (`str`): `"span"` or `"ball"`, see `sample`.
-
-        Returns:
-            `torch.Tensor` of shape `(clips, motion_dim)`, float32, on the device of `center`.
+            sampling (`str`): `"span"` or `"ball"`.
         """
+        # 1. Direction and radius of each draw, within the unit ball.
         if sampling == "span":
             bases = self.motion_bases.detach().float().cpu()
             direction = steps @ (self.prior_axes.float().cpu() @ (bases - bases.mean(0)))  # (K, C)
@@ -240,8 +215,8 @@ class MotionSpace(OSMNetModel):
         else:
             direction = steps[:, :-1]
             radius = torch.special.ndtr(steps[:, -1:]) ** (1 / self.config.motion_dim)  # (K, 1)
-        # Rounding the sum moves it by at most 2⁻²⁴ of its length, and the length of the direction is 1 but for a few
-        # units in its last place: stay that far inside, so that no feature leaves the ball.
+        # 2. Scale the ball, less a margin for rounding: of the sum by at most 2⁻²⁴ of its length, and of the
+        # direction's length by a few units in the last place.
         center_cpu = center.cpu()
         slack = 1e-6 * epsilon + 2**-23 * (center_cpu.norm(dim=-1, keepdim=True) + epsilon)
         radius = torch.minimum(radius * epsilon, (epsilon - slack).clamp(min=0))
@@ -287,16 +262,14 @@ class MotionSpace(OSMNetModel):
 
 
 class MotionWalk:
-    """Goes from clip to clip as real heads do: what the last clips make likely, and something new each time.
+    """Random walk from clip to clip that moves as real heads do, the same however many clips are advanced at a time.
 
-    A vector autoregression within the span of the bases (see `MotionSpace`): a movement goes on for some clips and
-    swings back. How large movements are follows a mood and bursts, and whether there is speech; so there are rests.
-    It walks any number of clips at a time, and how many makes no difference.
+    A vector autoregression within the span of the bases (see `MotionSpace`): a movement lasts some clips and swings
+    back. Its size follows a slow mood, short bursts, and the share of speech, so there are rests.
 
     Args:
         space (`MotionSpace`): With the learned prior.
-        *generators (`torch.Generator` or `None`): Source of randomness; of several, the walk is near that of the
-            first, moved a little by each further one.
+        *generators (`torch.Generator` or `None`): Source of randomness; see `near` of `MotionSpace.sample_chunks`.
     """
 
     def __init__(self, space: MotionSpace, *generators: torch.Generator | None):
@@ -310,34 +283,35 @@ class MotionWalk:
         self.advance(WARM_UP)
 
     def advance(self, clips: int, activity: torch.Tensor | None = None) -> torch.Tensor:
-        """Walk on.
+        """Advance the walk by some clips.
 
         Args:
-            clips (`int`): How far.
-            activity (`torch.Tensor` of shape `(clips,)`, *optional*): How much of each clip is speech, 0 to 1. Not
-                given: as much as is usual.
+            clips (`int`): Number of clips.
+            activity (`torch.Tensor` of shape `(clips,)`, *optional*): Share of speech in each clip, 0 to 1.
 
         Returns:
-            `torch.Tensor` of shape `(clips, D)`: float32, on the CPU; how far along each of the prior's axes.
+            `torch.Tensor` of shape `(clips, D)`: Position along each of the prior's axes; float32, on the CPU.
 
         Raises:
-            ValueError: If the activity is not that of so many clips.
+            ValueError: If the shape of `activity` does not fit.
         """
         if activity is not None and activity.shape != (clips,):
             raise ValueError(f"activity must have shape ({clips},), one number a clip, not {tuple(activity.shape)}.")
-        # Row by row, so that a walk of any number of steps draws the same.
+        # 1. Draw noise, row by row, so that a walk of any number of clips draws the same.
         drawn = np.stack([_near((self._width + 2,), self._generators).double().numpy() for _ in range(clips)])
         force = self._force(drawn[:, :2], np.full(clips, TALKING) if activity is None else activity.double().numpy())
+        # 2. Run the autoregression in place: states (P + clips, D), the past first.
         states = np.concatenate([self._past, drawn[:, 2:] @ self._innovation.T])
         flat = states.reshape(-1)
         for clip in range(self._order, len(states)):
             before = flat[(clip - self._order) * self._width : clip * self._width]
             states[clip] += self._transitions @ before
         self._past = states[clips:].copy()
+        # 3. Scale every step by its force.
         return torch.from_numpy(force[:, None] * states[self._order :]).float()
 
     def _force(self, drawn: np.ndarray, activity: np.ndarray) -> np.ndarray:
-        """By how much each clip's movement is larger, `(clips,)`."""
+        """Return the factor of each clip's movement, `(clips,)`."""
         courses = []
         for (deviation, correlation), name, new in zip((MOOD, BURST), ("_mood", "_burst"), drawn.T, strict=True):
             value, course = getattr(self, name), []
@@ -356,9 +330,6 @@ def kl_loss(log_weights: torch.Tensor, log_weights_audio: torch.Tensor) -> torch
         log_weights (`torch.Tensor` of shape `(..., num_bases)`): log w_m, from `MotionSpace.log_attention`.
         log_weights_audio (`torch.Tensor` of shape `(..., num_bases)`): log w_a, from `AudioMotionEncoder`.
 
-    Returns:
-        `torch.Tensor`: A scalar of at least 0.
-
     Raises:
         ValueError: If the shapes differ.
     """
@@ -371,7 +342,7 @@ def kl_loss(log_weights: torch.Tensor, log_weights_audio: torch.Tensor) -> torch
 
 
 def _near(shape: tuple[int, ...], generators: Sequence[torch.Generator | None]) -> torch.Tensor:
-    """Normal noise near that of the first generator, moved a little by each further one; it stays normal noise."""
+    """Draw normal noise near that of the first generator, moved a little by each further one."""
     noise = _randn(shape, generators[0])
     for generator in generators[1:]:
         noise = math.sqrt(1 - NEAR**2) * noise + NEAR * _randn(shape, generator)
@@ -379,6 +350,5 @@ def _near(shape: tuple[int, ...], generators: Sequence[torch.Generator | None]) 
 
 
 def _randn(shape: tuple[int, ...], generator: torch.Generator | None) -> torch.Tensor:
-    """Draw normal numbers where the generator lives and bring them to the CPU."""
     device = generator.device if generator is not None else "cpu"
     return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).cpu()

@@ -1,7 +1,7 @@
-"""What is said, as a network hears it that has learnt to write speech down.
+"""Speech features of a network trained to transcribe speech.
 
-Source: Moonshine (arXiv 2410.15608): the lower layers of the encoder of its model "tiny", with its weights (MIT).
-They tell sounds apart, which a quarter of an hour of talking faces is too little to learn from.
+Source: Moonshine (arXiv 2410.15608): the lower layers of the encoder of its model "tiny", with its weights (MIT). They
+distinguish sounds, which a quarter of an hour of talking faces is too little to learn.
 Letters in shape comments: B batch, N samples, S steps, H heads.
 """
 
@@ -19,16 +19,17 @@ from osmnet.loading.model import OSMNetModel
 from osmnet.media.audio import SAMPLES_PER_FRAME
 
 STRIDES, KERNELS = (64, 3, 2), (127, 7, 3)
-STRIDE = 384  # samples between two steps: 24 ms
-SPAN = 895  # samples that the convolutions of one step cover
+STRIDE = 384  # samples between two steps, 24 ms
+RECEPTIVE_FIELD = 895  # samples that the convolutions of one step cover
 ROTARY_BASE = 10000.0
 
-# A recording is heard in blocks on a grid, so that no frame's numbers depend on how much is asked for at once.
-BLOCK, AROUND = 150, 50  # frames: 6 s, with 2 s to either side
+# Frames (6 s, and 2 s to either side). A recording is encoded in cells of a grid, each with the sound around it, so
+# that no frame's features depend on how many are asked for at once.
+CELL, MARGIN = 150, 50
 
 
 class Sound(Protocol):
-    """Mono samples at 16 kHz that are read by slices: an array or an `osmnet.media.recording.Recording`."""
+    """Mono samples at 16 kHz, float32 in [-1, 1], read by slices: an array or a `Recording` of `osmnet.media`."""
 
     def __len__(self) -> int:
         """Samples."""
@@ -41,7 +42,6 @@ class SpeechAttention(nn.Module):
     """Self-attention with rotary positions on the first `rotary_dim` numbers of each head."""
 
     def __init__(self, dim: int, num_heads: int, rotary_dim: int) -> None:
-        """Build attention of `num_heads` heads."""
         super().__init__()
         self.num_heads, self.rotary_dim = num_heads, rotary_dim
         self.q_proj = nn.Linear(dim, dim, bias=False)
@@ -50,27 +50,26 @@ class SpeechAttention(nn.Module):
         self.o_proj = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-        """Map `(B, S, dim)` to the same, with the `rotation` of each step, `(2, S, rotary_dim / 2)`."""
+        """Map `(B, S, dim)` to the same; `rotation` `(2, S, rotary_dim / 2)` holds cosine and sine for each step."""
         query, key, value = (
             proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, S, dim / H)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         attended = F.scaled_dot_product_attention(self._turn(query, rotation), self._turn(key, rotation), value)
-        return self.o_proj(attended.transpose(1, 2).flatten(2))
+        return self.o_proj(attended.transpose(1, 2).flatten(2))  # (B, S, dim)
 
     def _turn(self, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-        """Turn neighbouring pairs of numbers by the angles of their step."""
+        """Rotate neighbouring pairs of numbers by the angles of their step."""
         cos, sin = rotation
         even, odd = x[..., : self.rotary_dim : 2], x[..., 1 : self.rotary_dim : 2]
-        turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+        turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)  # (B, H, S, rotary)
         return torch.cat([turned, x[..., self.rotary_dim :]], dim=-1)
 
 
 class SpeechLayer(nn.Module):
-    """A layer of the encoder: attention, then two linear layers, each after a normalisation."""
+    """An encoder layer: attention, then an MLP, each after a normalisation."""
 
     def __init__(self, dim: int, num_heads: int, rotary_dim: int, mlp_dim: int) -> None:
-        """Build a layer."""
         super().__init__()
         self.input_layernorm = nn.LayerNorm(dim, bias=False)
         self.self_attn = SpeechAttention(dim, num_heads, rotary_dim)
@@ -85,10 +84,7 @@ class SpeechLayer(nn.Module):
 
 
 class SpeechEncoder(OSMNetModel):
-    """Turn sound into what is said: 288 numbers every 24 ms.
-
-    All of a stretch of sound takes part in every step's result.
-    """
+    """Turn sound into 288 features every 24 ms; every step attends to the whole stretch of sound."""
 
     @register_to_config
     def __init__(
@@ -99,7 +95,6 @@ class SpeechEncoder(OSMNetModel):
         rotary_dim: int = 32,
         mlp_dim: int = 1152,
     ) -> None:
-        """Build the encoder; the arguments are its `config.json`."""
         super().__init__()
         self.conv1 = nn.Conv1d(1, hidden_dim, KERNELS[0], STRIDES[0], bias=False)
         self.groupnorm = nn.GroupNorm(1, hidden_dim)
@@ -108,7 +103,7 @@ class SpeechEncoder(OSMNetModel):
         self.layers = nn.ModuleList(SpeechLayer(hidden_dim, num_heads, rotary_dim, mlp_dim) for _ in range(num_layers))
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Hear a stretch of sound.
+        """Encode a stretch of sound.
 
         Args:
             waveform (`torch.Tensor` of shape `(batch, samples)`): Mono, 16 kHz, in [-1, 1]; at least 895 samples.
@@ -116,49 +111,50 @@ class SpeechEncoder(OSMNetModel):
         Returns:
             `torch.Tensor` of shape `(batch, steps, hidden_dim)`: Step `j` is centred on sample `384 j + 447`.
         """
+        # 1. Convolve samples to steps.
         x = torch.tanh(self.conv1(waveform[:, None].to(self.dtype)))  # (B, dim, S)
         x = F.gelu(self.conv3(F.gelu(self.conv2(self.groupnorm(x))))).transpose(1, 2)  # (B, S, dim)
-        rotation = self._rotation(x.shape[1], x)
+        # 2. Let the steps attend to one another.
+        rotation = self._rotation(x.shape[1], x)  # (2, S, rotary / 2)
         for layer in self.layers:
-            x = layer(x, rotation)
+            x = layer(x, rotation)  # (B, S, dim)
         return x
 
     @torch.inference_mode()
-    def hear(self, sound: Sound, begin: int, end: int) -> np.ndarray:
-        """Hear what is said at frames of a recording of any length.
+    def encode(self, sound: Sound, begin: int, end: int) -> np.ndarray:
+        """Encode frames `begin … end − 1` of a recording of any length.
 
         Args:
             sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz; silent beyond its end.
-            begin (`int`): First frame wanted, of 640 samples each.
-            end (`int`): Frame before which to end.
+            begin (`int`): First frame, of 640 samples each.
+            end (`int`): Frame after the last.
 
         Returns:
-            `np.ndarray` of shape `(end - begin, hidden_dim)`: float32, read between the steps at the frames' middles.
+            `np.ndarray` of shape `(end - begin, hidden_dim)`: float32, interpolated at the frames' middles.
         """
-        heard = np.empty((max(end - begin, 0), self.config.hidden_dim), np.float32)
-        for block in range(begin // BLOCK, -(-end // BLOCK)):
-            first, stop = max(block * BLOCK, begin), min((block + 1) * BLOCK, end)
-            earliest = max(block * BLOCK - AROUND, 0) * SAMPLES_PER_FRAME
-            piece = sound[earliest : ((block + 1) * BLOCK + AROUND) * SAMPLES_PER_FRAME]
-            heard[first - begin : stop - begin] = self.hear_piece(
-                piece, np.arange(first, stop) - earliest // SAMPLES_PER_FRAME
-            )
-        return heard
+        features = np.empty((max(end - begin, 0), self.config.hidden_dim), np.float32)
+        for cell in range(begin // CELL, -(-end // CELL)):
+            first, stop = max(cell * CELL, begin), min((cell + 1) * CELL, end)
+            earliest = max(cell * CELL - MARGIN, 0)
+            piece = sound[earliest * SAMPLES_PER_FRAME : ((cell + 1) * CELL + MARGIN) * SAMPLES_PER_FRAME]
+            features[first - begin : stop - begin] = self.encode_piece(piece, np.arange(first, stop) - earliest)
+        return features
 
     @torch.inference_mode()
-    def hear_piece(self, waveform: np.ndarray, frames: np.ndarray) -> np.ndarray:
-        """Hear a piece of sound at once.
+    def encode_piece(self, waveform: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """Encode a piece of sound in one pass.
 
         Args:
             waveform (`np.ndarray` of shape `(samples,)`): Mono, 16 kHz, float32.
-            frames (`np.ndarray` of shape `(n,)`): Where to read, counted in frames of the piece; may have fractions.
+            frames (`np.ndarray` of shape `(n,)`): Places to read, in frames of the piece; may be fractional.
 
         Returns:
             `np.ndarray` of shape `(n, hidden_dim)`: float32; beyond the ends the nearest step.
         """
-        waveform = np.pad(waveform, (0, max(SPAN + STRIDE - len(waveform), 0)))
+        waveform = np.pad(waveform, (0, max(RECEPTIVE_FIELD + STRIDE - len(waveform), 0)))  # two steps at least
         steps = self(torch.from_numpy(np.ascontiguousarray(waveform))[None].to(self.device))[0].float().cpu().numpy()
-        at = ((np.asarray(frames) + 0.5) * SAMPLES_PER_FRAME - SPAN // 2) / STRIDE
+        # Interpolate linearly between the two steps around each place.
+        at = ((np.asarray(frames) + 0.5) * SAMPLES_PER_FRAME - RECEPTIVE_FIELD // 2) / STRIDE
         at = np.clip(at, 0, len(steps) - 1)
         below = np.minimum(at.astype(int), len(steps) - 2)
         part = (at - below)[:, None].astype(np.float32)

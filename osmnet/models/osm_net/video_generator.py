@@ -1,7 +1,7 @@
-"""The renderer: a window of driving numbers and the source picture become the frame in the window's middle.
+"""From a window of driving numbers and the source picture to the frame in the middle of the window.
 
 Source: OSM-Net (arXiv 2309.16148), Section III-C, Eq. 10-11 and Fig. 3. Letters in shape comments: B batch, W window,
-D `driving_dim` (6 pose + 64 expression numbers).
+D `driving_dim` (6 pose + 64 expression numbers), V `vector_dim`, C channels.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ GEOMETRIES = ("mesh", "none")
 
 @dataclass
 class VideoGeneratorOutput(BaseOutput):
-    """What `VideoGenerator` returns.
+    """Output of `VideoGenerator`; `mask` and `residual` are `None` with `geometry="none"`.
 
     Args:
         sample (`torch.Tensor` of shape `(batch, 3, H, W)`): The frame, in [-1, 1].
-        mask (`torch.Tensor` of shape `(batch, 1, H, W)`, *optional*): How much of each pixel the network painted, in
-            [0, 1]; `None` with `geometry="none"`.
+        mask (`torch.Tensor` of shape `(batch, 1, H, W)`, *optional*): Share of the pixel that was painted, in [0, 1].
         residual (`torch.Tensor` of shape `(batch, 3, H, W)`, *optional*): `sample − warped_image`, which may be added
-            to the same warp at a higher resolution; `None` with `geometry="none"`.
+            to the same warp at a higher resolution.
     """
 
     sample: torch.Tensor
@@ -38,14 +37,12 @@ class VideoGeneratorOutput(BaseOutput):
 
 
 class DrivingEncoder(nn.Module):
-    """Encode a window of driving numbers by 1-D convolutions without padding, each with a centre-cropped link.
+    """Encode windows of 2k + 1 frames by unpadded 1-D convolutions with centre-cropped residual links.
 
-    Every convolution takes one frame off either end of the window until its middle is left; the residual link crops
-    likewise, so that the middle frame counts most.
+    Every convolution takes one frame off either end until the middle of the window is left.
     """
 
     def __init__(self, driving_dim: int = 70, window: int = 17, hidden_dim: int = 256, out_dim: int = 256) -> None:
-        """Build an encoder for windows of `window` = 2k + 1 frames (odd; 1 looks at the frame alone)."""
         super().__init__()
         if window < 1 or window % 2 == 0:
             raise ValueError(f"window must be odd and at least 1, not {window}.")
@@ -67,24 +64,23 @@ class DrivingEncoder(nn.Module):
         """Encode all windows of a sequence at once, as a convolution: the same numbers for a fraction of the work.
 
         Args:
-            driving (`torch.Tensor` of shape `(batch, frames + window − 1, driving_dim)`): The sequence with k frames
-                of context on either side.
+            driving (`torch.Tensor` of shape `(batch, frames + window − 1, driving_dim)`): With k frames of context.
 
         Returns:
             `torch.Tensor` of shape `(batch, frames, out_dim)`: Entry i is `forward(driving[:, i : i + window])`.
 
         Raises:
-            ValueError: If the shape is another one or the sequence is shorter than a window.
+            ValueError: If the shape does not fit.
         """
         if driving.ndim != 3 or driving.shape[2] != self.driving_dim or driving.shape[1] < self.window:
             raise ValueError(
                 f"driving must have shape (batch, {self.window} or more, {self.driving_dim}), not "
                 f"{tuple(driving.shape)}."
             )
-        x = self.conv_in(driving.to(self.conv_in.weight.dtype).transpose(1, 2))  # (B, hidden, L)
+        x = self.conv_in(driving.to(self.conv_in.weight.dtype).transpose(1, 2))  # (B, hidden, L + W − 1)
         for conv in self.convs:
-            x = x[..., 1:-1] + conv(F.leaky_relu(x, 0.2))  # (B, hidden, L − 2)
-        return self.conv_out(F.leaky_relu(x, 0.2)).transpose(1, 2)
+            x = x[..., 1:-1] + conv(F.leaky_relu(x, 0.2))  # two frames shorter
+        return self.conv_out(F.leaky_relu(x, 0.2)).transpose(1, 2)  # (B, L, V)
 
 
 def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -94,17 +90,15 @@ def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
 class VideoGenerator(OSMNetModel):
     """Generate a frame from the source picture and a window of driving numbers.
 
-    A conditional auto-encoder: convolutions with average pooling, residual blocks, up-sampling residual blocks with
-    transposed convolutions and concatenated skips; the driving vector enters after every convolution.
+    A conditional auto-encoder: convolutions with average pooling, residual blocks, and up-sampling residual blocks
+    with concatenated skips. The driving vector enters after every convolution.
 
-    `geometry="none"` is the paper's: every pixel comes out of the auto-encoder. With `geometry="mesh"` it also sees
-    the source warped by the face mesh and only paints over it: it predicts a colour and a blending mask, which channel
-    0 of `guide` (in [0, 1]) confines to where there is something to paint. Where that is 0 the frame is the warped
-    picture, exactly. `guide_channels=0` confines nothing.
+    `geometry="none"` is the paper's: the auto-encoder makes every pixel. With `geometry="mesh"` it also gets the
+    warped source and predicts a colour and a blending mask, which channel 0 of `guide` confines; where that is 0 the
+    frame is the warped picture, exactly. `guide_channels=0` confines nothing.
 
-    `stem_stride=2` works at half the resolution with 2×2 pixels as channels, three times as fast as 1; not in the
-    paper. Pictures of any size divisible by `stem_stride · 2**num_down` work; `image_size` is the one to train and
-    render at.
+    `stem_stride=2` works at half the resolution with 2×2 pixels as channels, three times as fast; not in the paper.
+    Pictures of any size divisible by `stem_stride · 2**num_down` work; `image_size` is the one to train and render at.
     """
 
     @register_to_config
@@ -122,7 +116,6 @@ class VideoGenerator(OSMNetModel):
         guide_channels: int = 0,
         vector_dim: int = 256,
     ) -> None:
-        """Build the generator; the arguments are its `config.json`."""
         super().__init__()
         if geometry not in GEOMETRIES:
             raise ValueError(f'geometry must be "mesh" or "none", not {geometry!r}.')
@@ -170,18 +163,18 @@ class VideoGenerator(OSMNetModel):
 
         Args:
             source_image (`torch.Tensor` of shape `(batch, 3, H, W)` or `(1, 3, H, W)`): The source, in [-1, 1].
-            driving_window (`torch.Tensor` of shape `(batch, window, driving_dim)`): Pose and expression numbers
-                around each frame.
+            driving_window (`torch.Tensor` of shape `(batch, window, driving_dim)`): Pose and expression around each
+                frame.
             warped_image (`torch.Tensor` of shape `(batch, 3, H, W)`, *optional*): The source warped to each frame's
                 pose and expression, in [-1, 1]; with `geometry="mesh"` only.
-            guide (`torch.Tensor` of shape `(batch, guide_channels, H, W)`, *optional*): Channel 0 says in [0, 1]
-                where the network may paint; the others are what the warp knows besides.
+            guide (`torch.Tensor` of shape `(batch, guide_channels, H, W)`, *optional*): Where to paint, in [0, 1],
+                then what else the warp knows.
 
         Returns:
             `VideoGeneratorOutput`: The frames, in the dtype of the pictures given.
 
         Raises:
-            ValueError: If an input is missing, not wanted, or of another shape.
+            ValueError: If an input is missing, superfluous, or of another shape.
 
         Source:
             arXiv 2309.16148, Eq. 10 (and 11, the same network under the centre feature).
@@ -195,15 +188,17 @@ class VideoGenerator(OSMNetModel):
         warped_image: torch.Tensor | None = None,
         guide: torch.Tensor | None = None,
     ) -> VideoGeneratorOutput:
-        """Do what `forward` does from driving vectors `(batch, vector_dim)`, see `encode_driving`."""
+        """Compute `forward` from driving vectors `(batch, vector_dim)`, see `encode_driving`."""
         stride, dtype = self.config.stem_stride, self.conv_out.weight.dtype
         inputs = self._check_inputs(source_image, driving, warped_image, guide)
+        # 1. Join the pictures, and make squares of pixels the channels of one place.
         x = torch.cat([image.to(dtype) for image in inputs], 1)
         if stride > 1:
-            x = F.pixel_unshuffle(x, stride)
+            x = F.pixel_unshuffle(x, stride)  # (B, C · stride², H / stride, W / stride)
         x = x.contiguous(memory_format=torch.channels_last)
-        driving = F.leaky_relu(driving.to(dtype), 0.2)
+        driving = F.leaky_relu(driving.to(dtype), 0.2)  # (B, V)
 
+        # 2. Encode, transform, and decode with the encoder's skips.
         skips = []
         if self.stem:
             x = self.stem(x, driving)
@@ -215,13 +210,14 @@ class VideoGenerator(OSMNetModel):
                 skips.append(block(x, driving))
                 x = F.avg_pool2d(skips[-1], 2)
         for block in self.mid_blocks:
-            x = block(x, driving)
+            x = block(x, driving)  # (B, C, h / 2**num_down, w / 2**num_down), of h × w after step 1
         for block in self.up_blocks:
             x = block(x, skips.pop(), driving)
         x = self.conv_out(x).contiguous()  # the pictures' own layout: tanh is several times slower on strided ones
         if stride > 1:
-            x = F.pixel_shuffle(x, stride)
+            x = F.pixel_shuffle(x, stride)  # (B, 3 or 4, H, W)
 
+        # 3. Return the picture, or blend it into the warped one.
         if warped_image is None:
             return VideoGeneratorOutput(sample=torch.tanh(x).to(source_image.dtype))
         # Blended in the dtype of the pictures: sixteen bits would band the untouched part of the frame.
@@ -239,7 +235,7 @@ class VideoGenerator(OSMNetModel):
         warped_image: torch.Tensor | None,
         guide: torch.Tensor | None,
     ) -> list[torch.Tensor]:
-        """Return the pictures to join along their channels, or say which of them does not fit and how."""
+        """Return the pictures to join along their channels, or name the one that does not fit."""
         config = self.config
         if driving.ndim != 2 or driving.shape[1] != config.vector_dim:
             raise ValueError(f"driving must have shape (batch, {config.vector_dim}), not {tuple(driving.shape)}.")

@@ -18,24 +18,25 @@ from osmnet.utils.threads import in_order
 if TYPE_CHECKING:
     from osmnet.pipelines.osm_net.components import OSMNetComponents
 
-# How sampled clips become a path (measured against real motion in docs/notes/experiments.md).
+# How clips are composed to a path, measured against real motion (docs/notes/experiments.md): the share of the offset
+# that is pulled back to rest within a clip, and the standard deviation of the smoothing in frames.
 PULL, SMOOTHING = 0.06, 0.6
 CENTERS_AT_ONCE = 1024  # clips: bounds the memory for an hour of speech
-PAUSE = 9  # frames; shorter silences do not close the mouth
-LEAD = 4  # frames: heads move on when speech is about to begin
-# Sampled motion stays below these turns [rad] and translations [head units]: further than people move while they speak
-# to a camera, and further than the square around the head leaves room for.
+PAUSE = 9  # frames; shorter silences leave the mouth open
+LEAD = 4  # frames; heads begin to move before the speech does
+# Limits of sampled motion, rad and head units: further than people move while they speak to a camera, and further than
+# the square around the head leaves room for.
 MAX_MOTION = (math.radians(25), math.radians(16), math.radians(20), 0.45, 0.35, 1.2)
-MAX_TURN_DEG = 45.0  # of a head in all, where it began nearer: past it the warp has nothing left to show
+MAX_TURN_DEG = 45.0  # degrees from frontal, or the portrait's own turn: past it the warp has nothing left to show
 
 
 def absolute_pose(source: Source, motion: Motion) -> np.ndarray:
-    """Poses in the source's camera: those of the portrait plus the motion, `(num_videos, frames, 6)`, within 45°."""
+    """Return poses in the source's camera: the portrait's plus the motion, `(num_videos, frames, 6)`, within 45°."""
     return to_camera(source, motion.head_pose)
 
 
 def to_camera(source: Source, head_pose: np.ndarray) -> np.ndarray:
-    """Poses `(..., 6)` relative to the portrait's as poses in the source's camera, within 45°."""
+    """Return poses `(..., 6)` relative to the portrait's as poses in the source's camera, within 45°."""
     own = source.fit.head_pose
     limit = np.maximum(np.abs(own[:3]), math.radians(MAX_TURN_DEG))
     pose: np.ndarray = own + head_pose
@@ -44,7 +45,7 @@ def to_camera(source: Source, head_pose: np.ndarray) -> np.ndarray:
 
 
 def clip_activity(activity: np.ndarray, clip_length: int) -> torch.Tensor:
-    """How much of each clip and of the `LEAD` frames after it is speech.
+    """Compute the share of speech in each clip and the `LEAD` frames after it.
 
     Args:
         activity (`np.ndarray` of shape `(frames,)`): 0 in silence, 1 in speech.
@@ -58,7 +59,7 @@ def clip_activity(activity: np.ndarray, clip_length: int) -> torch.Tensor:
 
 
 def blink_curve(frames: int, generator: torch.Generator) -> np.ndarray:
-    """Natural blinks: how far the lids are closed in every frame.
+    """Draw natural blinks: how far the lids are closed in every frame.
 
     Pauses between blinks are log-normal with a median of 3.2 s (people who speak blink some 15 to 25 times a minute);
     lids close in about 0.1 s and open in about 0.2 s.

@@ -1,4 +1,4 @@
-"""Live speech: sound goes in as it is spoken, frames come out a stated time later."""
+"""Live speech: sound goes in while it is spoken, frames come out a stated time later."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 LIVE_OPTIONS = ("epsilon", "motion_scale", "expression_scale", "still", "blink")
 LOOKAHEAD, BLOCK = 4, 2  # frames; measured in docs/live.md
-WORDS = 25  # frames of sound before the first that the mouth depends on, of which the speech encoder makes sense of it
+ENCODER_CONTEXT = 25  # frames of sound that the speech encoder gets before the first one that the mouth depends on
 MAX_LOOKAHEAD, MAX_BLOCK, MAX_CHANNELS = 25, 25, 32
 
 
 class BlockRenderer(Protocol):
-    """What draws the frames: `osmnet.rendering.renderer.Renderer`, or anything that has these."""
+    """Renderer of the frames, as `osmnet.rendering.renderer.Renderer` is one."""
 
     source: Source
     context: int
@@ -44,26 +44,25 @@ class BlockRenderer(Protocol):
 class LiveSession:
     """One take of one portrait that talks while the speech is being spoken; made by `OSMNetPipeline.live`.
 
-    Frames are made `block` at a time, as soon as the sound of `lookahead` further frames is there. `feed` returns when
-    the work is done, and no session is fed from two threads at a time. One seed gives one result, in whatever chunks
-    the sound comes, and memory does not grow, however long the session.
+    Frames are made `block` at a time, as soon as the sound of `lookahead` further frames has arrived. `feed` returns
+    when they are rendered; feed a session from one thread at a time. A seed gives the same result in whatever chunks
+    the sound arrives, and memory does not grow with the length of the session.
 
     Args:
         pipe (`OSMNetComponents`): The networks.
         renderer (`BlockRenderer`): Draws the frames of the portrait.
         seed (`int`): Of the head's motion and the blinks.
         options (`MotionOptions`, *optional*): Of which those in `LIVE_OPTIONS` count.
-        lookahead (`int`): How many frames' sound after a frame is waited for, 0 to 25; 17 see all that the mouth
-            depends on.
-        block (`int`): How many frames are made at once, 1 to 25.
+        lookahead (`int`): Frames of sound after a frame that are waited for, 0 to 25; with 17, nothing is missing.
+        block (`int`): Frames made at once, 1 to 25.
         sampling_rate (`int`, *optional*): Of the sound in Hz; if not given, the first chunk must come with it.
-        label (`bool`): Write a small "AI-generated" into every frame.
+        label (`bool`): Draw a small "AI-generated" into every frame.
 
     Attributes:
         source (`Source`): The portrait.
         seed (`int`): Makes the same take again.
-        num_frames (`int`): How many frames were returned so far. Frame `i` belongs to the moment i/25 s of the sound.
-        head_pose (`np.ndarray` of shape `(n, 6)`): Absolute poses of the `n` frames that were returned last.
+        num_frames (`int`): Frames returned so far. Frame `i` belongs to second i/25 of the sound.
+        head_pose (`np.ndarray` of shape `(n, 6)`): Absolute poses of the `n` frames returned last.
         expression (`np.ndarray` of shape `(n, 64)`): Their β without blinks.
 
     Example:
@@ -96,7 +95,7 @@ class LiveSession:
         self._pipe, self._renderer = pipe, renderer
         self._expression_scale, self._motion_scale = options.expression_scale, options.motion_scale
         generators = [torch.Generator().manual_seed(each) for each in _two_seeds(seed)]
-        past = pipe.expression_extractor.context_frames + (WORDS if pipe.uses_speech_encoder else 0)
+        past = pipe.expression_extractor.context_frames + (ENCODER_CONTEXT if pipe.uses_speech_encoder else 0)
         self._listener = Listener(keep=max(past, PAUSE) + 3 + block + lookahead)
         context = renderer.context
         self._motion = (
@@ -116,15 +115,15 @@ class LiveSession:
 
     @property
     def latency(self) -> float:
-        """Seconds after frame i's own moment, i/25 s, within which it is returned, counted in sound that was fed.
+        """Latency in seconds of sound: frame i is returned this long after second i/25 at the latest.
 
-        That is the sound of its block and of the frames looked ahead, 7.5 ms for the last spectrum, and what the
-        resampler holds back at other rates than 16 kHz (its rate must be known). What computing takes comes on top.
+        It is the sound of the block and the lookahead, 7.5 ms for the last spectrum, and the resampler's delay at
+        other rates than 16 kHz (once the rate is known). The time that computing takes comes on top.
         """
         return (self.block + self.lookahead) / FPS + BEFORE / SAMPLING_RATE + self._delay
 
     def feed(self, chunk: np.ndarray, sampling_rate: int | None = None) -> np.ndarray:
-        """Take in the sound that follows and return the frames that it completes.
+        """Add the sound that follows and return the frames that it completes.
 
         Args:
             chunk (`np.ndarray` of shape `(samples,)` or `(samples, channels)`): Floats in [-1, 1] or integers (up to
@@ -135,7 +134,7 @@ class LiveSession:
             `np.ndarray` of shape `(n, height, width, 3)`: The next n frames, uint8; n may be 0.
 
         Raises:
-            ValueError: If the session is finished, or the chunk cannot be used; nothing of it is taken in then.
+            ValueError: If the session is finished, or the chunk cannot be used, which then leaves no trace.
         """
         self._check_open()
         if sampling_rate is not None:
@@ -145,14 +144,14 @@ class LiveSession:
                 "The sound needs its rate: pass sampling_rate=..., for example 48000, with the first chunk."
             )
         self._listener.push(_mono(chunk), self._rate)
-        return self._returned(self._complete())
+        return self._joined(self._complete())
 
     def finish(self) -> np.ndarray:
         """End the sound as if silence followed.
 
         Returns:
-            `np.ndarray` of shape `(n, height, width, 3)`: The frames that are left, so that `num_frames` in all cover
-            the sound; nothing more can be fed.
+            `np.ndarray` of shape `(n, height, width, 3)`: The remaining frames, so that `num_frames` cover the sound;
+            nothing more can be fed.
 
         Raises:
             ValueError: If the session is finished already.
@@ -164,15 +163,15 @@ class LiveSession:
         while self._begun < total:
             self._listener.push_silence()
             blocks += self._complete()
-        return self._returned(blocks, total - self.num_frames)
+        return self._joined(blocks, total - self.num_frames)
 
     @property
     def _begun(self) -> int:
-        """The frame that the next block begins with."""
+        """First frame of the next block."""
         return max(self._listener.frames - self.lookahead, 0) // self.block * self.block
 
     def _complete(self) -> list[tuple[np.ndarray, ...]]:
-        """Make the blocks whose sound is there, each from no more than the sound it waits for."""
+        """Make the blocks whose sound has arrived, each from no more than the sound it waits for."""
         due = self._due()
         first = next(due, None)
         if first is None:
@@ -182,13 +181,13 @@ class LiveSession:
         return list(in_order(self._make, chain([first], due), workers=1, ahead=0))
 
     def _due(self) -> Iterator[int]:
-        """Hear frame by frame, and yield the first frame of each block whose turn it is."""
+        """Yield the first frame of each block that is due, computing features frame by frame."""
         while self._listener.advance():
             begun = self._listener.frames - self.lookahead - self.block
             if begun >= 0 and begun % self.block == 0:
                 yield begun
 
-    def _returned(self, blocks: list[tuple[np.ndarray, ...]], count: int | None = None) -> np.ndarray:
+    def _joined(self, blocks: list[tuple[np.ndarray, ...]], count: int | None = None) -> np.ndarray:
         if blocks:
             frames, self.head_pose, self.expression = (
                 np.concatenate(parts)[:count] for parts in zip(*blocks, strict=True)
@@ -200,7 +199,7 @@ class LiveSession:
         return frames
 
     def _make(self, begin: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Make one block: its frames, their poses and β."""
+        """Make one block: frames, poses and β."""
         context, end = self._renderer.context, begin + self.block
         head_pose = self._head_pose(begin, end)  # (context + block + context, 6)
         expression = self._expression(begin, end)  # (block + at most context, 64)
@@ -217,7 +216,7 @@ class LiveSession:
         return frames, head_pose[context : context + self.block], expression[: self.block]
 
     def _head_pose(self, begin: int, end: int) -> np.ndarray:
-        """Absolute poses of a block and its context; what is not known yet stays as it is last known."""
+        """Return absolute poses of a block and its context; the last known pose stands for those not known yet."""
         context = self._renderer.context
         if self._motion is None:
             return to_camera(self.source, np.zeros((end - begin + 2 * context, 6), np.float32))
@@ -229,7 +228,7 @@ class LiveSession:
         return to_camera(self.source, path[around - first])
 
     def _sound_of(self, clip: int) -> tuple[np.ndarray, float]:
-        """Mel windows of a clip's frames and how much of them is speech; beyond the last one heard that one stays."""
+        """Return the mel windows of a clip's frames and the share of speech; the last frame stands for later ones."""
         length = self._pipe.motion_decoder.config.clip_length
         frames = np.minimum(clip * (length - 1) + np.arange(length), self._listener.frames - 1)
         windows = self._listener.mel_windows(frames[0], frames[-1] + 1)[frames - frames[0]]
@@ -237,13 +236,13 @@ class LiveSession:
         return windows, float(activity.mean())
 
     def _expression(self, begin: int, end: int) -> np.ndarray:
-        """β of the frames from `begin` to the last one heard, or the last one that the renderer looks at."""
+        """Return β from frame `begin` to the last one with sound, or the last one that the renderer needs."""
         extractor, face_model, listener = self._pipe.expression_extractor, self._pipe.face_model, self._listener
         past = extractor.context_frames
         first, stop = max(begin - past, 0), min(listener.frames, end + self._renderer.context)
         windows = listener.mel_windows(first, max(end + past, stop))
-        said = self._said(first) if self._pipe.uses_speech_encoder else None
-        expression = extractor.extract(windows, self.source.fit.identity, begin - first, stop - first, said)
+        features = self._speech_features(first) if self._pipe.uses_speech_encoder else None
+        expression = extractor.extract(windows, self.source.fit.identity, begin - first, stop - first, features)
         lips = expression - face_model.upper_face(expression)
         first = max(begin - PAUSE, 0)
         talking = maximum_filter1d(listener.activity(first), PAUSE, mode="nearest")
@@ -251,12 +250,12 @@ class LiveSession:
         moved: np.ndarray = self._rest + self._expression_scale * speaking[:, None] * lips
         return moved.astype(np.float32)
 
-    def _said(self, first: int) -> Callable[[int, int], np.ndarray]:
-        """What is said at frames counted from `first`, heard with `WORDS` frames before them."""
-        earliest = max(first - WORDS, 0)
+    def _speech_features(self, first: int) -> Callable[[int, int], np.ndarray]:
+        """Return a function that encodes the speech of frames counted from `first`."""
+        earliest = max(first - ENCODER_CONTEXT, 0)
         waveform = self._listener.waveform(earliest)
         encoder = cast(SpeechEncoder, self._pipe.speech_encoder)
-        return lambda begin, stop: encoder.hear_piece(waveform, np.arange(begin, stop) + first - earliest)
+        return lambda begin, stop: encoder.encode_piece(waveform, np.arange(begin, stop) + first - earliest)
 
     def _check_open(self) -> None:
         if self._finished:
@@ -269,26 +268,26 @@ class LiveSession:
         rate = float(sampling_rate)
         if self._rate not in (None, rate):
             raise ValueError(
-                f"The sound began at {self._rate:g} Hz and cannot go on at {rate:g} Hz; keep to one rate."
+                f"The sound began at {self._rate:g} Hz and cannot continue at {rate:g} Hz; keep to one rate."
             )
         if self._rate is None:
             self._rate, self._delay = rate, resampling_delay(rate)
 
 
 def _reach(source: Source) -> np.ndarray:
-    """Poses `(n, 6)` that a head may take which is not sampled yet: its own, and as far as most go to every side."""
+    """Return poses `(n, 6)` that the head may reach: its own, and half the limit in every direction."""
     to_sides = np.concatenate([np.zeros((1, 6)), np.eye(6), -np.eye(6)]) * MAX_MOTION / 2
     return to_camera(source, to_sides.astype(np.float32))
 
 
 def _two_seeds(seed: int) -> list[int]:
-    """Seeds of the motion and of the blinks, which are drawn at their own paces."""
+    """Return seeds of the motion and of the blinks, which are drawn at different rates."""
     generator = torch.Generator().manual_seed(seed)
     return [int(torch.randint(0, 2**53, (), generator=generator, dtype=torch.int64)) for _ in range(2)]
 
 
 def _mono(chunk: Any) -> np.ndarray:
-    """A chunk as float32 `(samples,)`."""
+    """Return a chunk as float32 `(samples,)`."""
     if not isinstance(chunk, np.ndarray) or chunk.ndim not in (1, 2) or (chunk.ndim == 2 and chunk.shape[1] == 0):
         shape = chunk.shape if isinstance(chunk, np.ndarray) else type(chunk).__name__
         raise ValueError(f"A chunk of sound must be an array of shape (samples,) or (samples, channels), not {shape}.")

@@ -1,4 +1,4 @@
-"""Head motion of a take while the speech is still being spoken."""
+"""Head motion of a take while its speech is being spoken."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, PULL, SMOOTHING, bl
 if TYPE_CHECKING:
     from osmnet.pipelines.osm_net.components import OSMNetComponents
 
-REACH = int(4 * SMOOTHING + 0.5)  # frames to either side that the smoothing sees
-STEADY_CLIPS = 375  # 60 s of clips of 4 frames: what the steady part of the centre's motion is the mean of
-BLINK_FRAMES = 1500  # blinks are drawn for so long at a time
+REACH = int(4 * SMOOTHING + 0.5)  # frames, half the width of the smoothing
+STEADY_CLIPS = 375  # clips of 4 frames, 60 s: window of the mean that is subtracted from the centre's motion
+BLINK_FRAMES = 1500  # frames of blinks drawn at a time
 
 
 class LiveMotion:
-    """Samples the head's path clip by clip: the same walk, pull, smoothing and limits as `sample_motion`.
+    """Samples the head's path clip by clip, with the walk, pull, smoothing and limits of `sample_motion`.
 
-    Only speech to come is not known yet: the head stirs with the first word, not a moment before.
+    Coming speech is unknown: the head begins to move with the first word, not a moment before.
 
-    A recording's centre nods slightly on average, in silence otherwise than in speech; composed over seconds, the head
-    would sink. What is taken off is the mean of the clips so far, of those with and of those without speech.
+    The centre decodes to a slight nod on average, another one in silence than in speech; composed over seconds, the
+    head would sink. The running means of clips with and without speech are therefore subtracted.
 
     Args:
         pipe (`OSMNetComponents`): With the networks of motion.
         generator (`torch.Generator`): Source of randomness.
         epsilon (`float`): Radius ε.
-        keep (`int`): How many frames of the path are remembered.
+        keep (`int`): Frames of the path that are kept.
     """
 
     def __init__(self, pipe: OSMNetComponents, generator: torch.Generator, epsilon: float, keep: int):
@@ -47,7 +47,7 @@ class LiveMotion:
         self._rest: np.ndarray | None = None  # the smoothed path at its beginning
 
     def clips_until(self, frame: int) -> range:
-        """Which clips are missing before the pose of `frame` is known."""
+        """Return the clips that are missing before the pose of `frame` is known."""
         step = self._length - 1
         return range(self._frames // step, -(-(frame + REACH) // step))
 
@@ -57,7 +57,7 @@ class LiveMotion:
 
         Args:
             mel_windows (`np.ndarray` of shape `(clip_length, 16, 16)`): Those of its frames.
-            activity (`float`): How much of it is speech, 0 to 1.
+            activity (`float`): Share of speech, 0 to 1.
         """
         space, device = self._pipe.motion_space, self._pipe.device
         weights = self._pipe.audio_motion_encoder(torch.from_numpy(mel_windows)[None].to(device)).exp()
@@ -73,11 +73,11 @@ class LiveMotion:
 
     @property
     def known(self) -> int:
-        """How many poses are known."""
+        """Number of known poses."""
         return max(self._frames + 1 - REACH, 0)
 
     def path(self, first: int, stop: int) -> np.ndarray:
-        """Poses relative to the first frame's, `(stop - first, 6)` float32, for frames that are remembered."""
+        """Return poses relative to the first frame's, `(stop - first, 6)` float32, of frames that are kept."""
         begin, remembered = max(first - REACH, 0), self._frames - len(self._path)
         raw = np.stack([*self._path, self._offset])[begin - remembered : stop + REACH - remembered]
         smooth = gaussian_filter1d(raw, SMOOTHING, axis=0, mode="mirror")[first - begin : stop - begin]
@@ -89,14 +89,14 @@ class LiveMotion:
 
 
 class _Steady:
-    """Mean motion of the centre, of clips with speech and of clips without."""
+    """Running mean of the centre's motion, of clips with speech and of clips without."""
 
     def __init__(self) -> None:
         self._mean: np.ndarray | None = None  # (2, T, 6)
         self._weight = np.zeros(2)
 
     def update(self, clip: np.ndarray, activity: float) -> np.ndarray:
-        """Take in a clip `(T, 6)` and return what is steady in it."""
+        """Add a clip `(T, 6)` and return the mean to subtract from it."""
         share = np.array([1 - activity, activity])
         if self._mean is None:
             self._mean = np.stack([clip, clip])
@@ -107,7 +107,7 @@ class _Steady:
 
 
 class LiveBlinks:
-    """Blinks without an end.
+    """Endless blinks.
 
     Args:
         generator (`torch.Generator`): Source of randomness.
@@ -119,7 +119,7 @@ class LiveBlinks:
         self._lids = np.zeros(0, np.float32)
 
     def lids(self, first: int, stop: int) -> np.ndarray:
-        """How far the lids are closed in frames `first` to `stop`, `(stop - first,)`; `first` never falls."""
+        """Return how far the lids are closed in frames `first` to `stop`, `(stop - first,)`; `first` never falls."""
         self._lids, self._first = self._lids[first - self._first :], first
         while len(self._lids) < stop - first:
             drawn = blink_curve(BLINK_FRAMES, self._generator)

@@ -14,7 +14,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 
 from osmnet.face.crop import CropBox, crop_box, extract, to_crop
-from osmnet.face.detection import DETECTION_SIZE, check_upright, choose_face, find_faces, fit_frame, look_again
+from osmnet.face.detection import DETECTION_SIZE, check_upright, choose_face, find_faces, fit_frame, refine_landmarks
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.motion_track import head_motion_of
 from osmnet.face.pose import similarity_from_pose
@@ -22,7 +22,7 @@ from osmnet.media.features import cut_windows, speech_features
 from osmnet.media.image import load_portrait
 from osmnet.media.recording import Recording
 from osmnet.models.osm_net.motion_codec import clip_frames
-from osmnet.models.osm_net.speech_encoder import BLOCK as ENCODED_AT_ONCE
+from osmnet.models.osm_net.speech_encoder import CELL as ENCODED_AT_ONCE
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 from osmnet.pipelines.options import (
     DEFAULT_SIZE,
@@ -150,7 +150,7 @@ class OSMNetPipeline(OSMNetComponents):
                 picture, box = fit_frame(picture, box)
                 landmarks = landmarks * (picture.shape[1] / width)
             square = extract(picture, box, DETECTION_SIZE)
-            landmarks = look_again(landmarker, square, box, landmarks)
+            landmarks = refine_landmarks(landmarker, square, box, landmarks)
             check_upright(landmarker, square, self.face_model, landmarks)
         side = box.side if full_frame else (picture_options.size or DEFAULT_SIZE)
         fit = self.face_model.fit(to_crop(landmarks, box, side), side)
@@ -197,7 +197,7 @@ class OSMNetPipeline(OSMNetComponents):
 
             def encode(start: int, stop: int) -> np.ndarray:
                 with span("speech"):
-                    return encoder.hear(recording, start, stop)
+                    return encoder.encode(recording, start, stop)
 
             features = LazyRows((len(activity), encoder.config.hidden_dim), ENCODED_AT_ONCE, encode)
         return Speech(recording, mel, activity, torch.cat(list(in_order(weights, parts))), features)

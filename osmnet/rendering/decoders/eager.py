@@ -10,7 +10,7 @@ import torch
 
 from osmnet.models.osm_net.video_generator import VideoGenerator
 
-WARM_UP = 3  # runs before the capture: what cuDNN and cuBLAS set up at first use cannot be captured
+WARM_UP = 3  # runs before the capture, because cuDNN's and cuBLAS's set-up at first use cannot be captured
 
 Pictures = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -22,8 +22,8 @@ class EagerDecoder:
         network (`VideoGenerator`): Of either geometry.
         source_image (`torch.Tensor` of shape `(1, 3, H, W)`): The source, in [-1, 1].
         dtype (`torch.dtype`): Of the copy's weights and maps; frames are blended in float32.
-        batch (`int`): Frames at a time. Fewer are filled up with earlier ones, more are computed in parts, so that all
-            batches have one shape, which on a GPU is captured once and replayed. 0 takes any number at a time.
+        batch (`int`): Frames at a time. Fewer are padded, more are split, so that all batches have one shape, which on
+            a GPU is captured once and replayed. 0 takes any number at a time.
     """
 
     def __init__(self, network: VideoGenerator, source_image: torch.Tensor, dtype: torch.dtype, batch: int = 0):
@@ -43,35 +43,28 @@ class EagerDecoder:
     def __call__(
         self, vectors: torch.Tensor, warped: torch.Tensor | None = None, guide: torch.Tensor | None = None
     ) -> Pictures:
-        """Draw frames.
-
-        Args:
-            vectors (`torch.Tensor` of shape `(n, vector_dim)`): From the network's `driving_encoder`.
-            warped (`torch.Tensor` of shape `(n, 3, H, W)`, *optional*): The warped source, in [-1, 1].
-            guide (`torch.Tensor` of shape `(n, guide_channels, H, W)`, *optional*): See `VideoGenerator.forward`.
-
-        Returns:
-            `tuple`: float32: `residual` `(n, 3, H, W)` and `mask` `(n, 1, H, W)` or, with `geometry="none"`, `sample`
-            and `None`.
+        """Compute frames, see `Decoder`.
 
         Raises:
-            ValueError: If an input is missing, not wanted, or of another shape.
+            ValueError: If an input is missing, superfluous, or of another shape.
         """
+        # 1. Check the inputs.
         given = [x for x in (vectors, warped, guide) if x is not None]
         if not self.batch or not len(vectors):
-            return self._draw(vectors, warped, guide)
+            return self._compute(vectors, warped, guide)
         wanted, shapes = [x.shape[1:] for x in self._inputs], [x.shape[1:] for x in given]
         if shapes != wanted or len({len(x) for x in given}) > 1:
             raise ValueError(
                 f"A frame of the inputs must have the shapes {[tuple(shape) for shape in wanted]}, and all inputs as "
                 f"many frames; given were {[tuple(x.shape) for x in given]}."
             )
+        # 2. Compute equal batches; a short one keeps earlier frames in its remaining places.
         parts = []
         for start in range(0, len(vectors), self.batch):
             part = [x[start : start + self.batch] for x in given]
             count = len(part[0])
-            with self._lock:  # the captured batch has one place in memory
-                if self._free:  # the caller before may be in another stream
+            with self._lock:  # the captured batch is at one place in memory
+                if self._free:  # the last caller may be on another stream
                     torch.cuda.current_stream(self.device).wait_event(self._free)
                 for static, value in zip(self._inputs, part, strict=True):
                     static[:count].copy_(value, non_blocking=True)
@@ -82,7 +75,7 @@ class EagerDecoder:
         pictures, masks = zip(*parts, strict=True)
         return torch.cat(pictures), None if masks[0] is None else torch.cat(masks)
 
-    def _draw(
+    def _compute(
         self, vectors: torch.Tensor, warped: torch.Tensor | None = None, guide: torch.Tensor | None = None
     ) -> Pictures:
         output = self.network.decode(self.source_image, vectors, warped, guide)
@@ -90,20 +83,20 @@ class EagerDecoder:
 
     @torch.inference_mode()
     def _captured(self) -> Callable[[], Pictures]:
-        """What draws the batch that is in `_inputs`."""
+        """Return a function that computes the batch in `_inputs`."""
         if self.device.type != "cuda":
-            return lambda: self._draw(*self._inputs)
+            return lambda: self._compute(*self._inputs)
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         graph = torch.cuda.CUDAGraph()
-        # cuDNN may not choose its algorithms by timing them: each process would choose anew, and get other bits.
+        # cuDNN must not choose its algorithms by timing: each process would choose anew and get other bits.
         with torch.backends.cudnn.flags(enabled=True, deterministic=True):
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP):
-                    self._draw(*self._inputs)
+                    self._compute(*self._inputs)
             torch.cuda.current_stream(self.device).wait_stream(stream)
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                output = self._draw(*self._inputs)
+                output = self._compute(*self._inputs)
 
         def replay() -> Pictures:
             graph.replay()

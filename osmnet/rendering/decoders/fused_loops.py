@@ -1,10 +1,11 @@
-"""What lies between the convolutions of the video generator, fused: each step reads a map twice and writes it once.
+"""Compiled loops between the convolutions of the video generator; each reads a map twice and writes it once.
 
-PyTorch goes through a map about eight times between two convolutions (moments, normalisation, scale and shift, leaky
-ReLU, pooling or joining) and makes a new one nearly each time. Here the moments are one pass, everything else another.
+PyTorch passes over a map about eight times between two convolutions and allocates a new one nearly each time. Here
+moments are one pass and everything else another.
 
-Maps are C-contiguous arrays `(batch, height, width, channels)`, of float32, or of int16 with the bits of bfloat16
-(NumPy has no such type). Sums are taken in float32 or better. Calls share nothing, and free the interpreter.
+Maps are C-contiguous arrays `(n, h, w, c)` of float32, or of int16 with the bits of bfloat16, which NumPy lacks. Sums
+are taken in float32 or better. Calls share nothing and release the GIL. `modulation` `(n, numbers)`, float32, holds c
+factors from `first` on, and then c offsets.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ _compiled = compiled(fastmath=True)
 
 
 def _number(value):
-    """Return an entry of a map as float32; within compiled functions only."""
+    """Read an entry of a map as float32; in compiled functions only."""
     raise NotImplementedError
 
 
 def _entry(out, number):
-    """Return a float32 as an entry of the map `out`; bfloat16 is rounded to nearest, ties to even."""
+    """Convert a float32 to an entry of the map `out`; bfloat16 rounds to nearest, ties to even."""
     raise NotImplementedError
 
 
@@ -59,7 +60,7 @@ def _leaky(number):
 
 @_compiled
 def _affine(x, modulation, first):
-    """Factor and offset `(c,)` that normalise one sample `(h, w, c)` over all its numbers, scale and shift it."""
+    """Return factor and offset `(c,)` that normalise a sample `(h, w, c)`, then scale and shift it."""
     height, width, channels = x.shape
     total, squares = 0.0, 0.0
     for row in range(height):
@@ -82,15 +83,7 @@ def _affine(x, modulation, first):
 
 @_compiled
 def activate(x, modulation, first, out):
-    """Normalise, scale and shift a map, then apply the leaky ReLU.
-
-    Args:
-        x (`np.ndarray` of shape `(n, h, w, c)`): What a convolution made.
-        modulation (`np.ndarray` of shape `(n, numbers)`): float32; from `first` on, c numbers to scale the normalised
-            map by, and c to add to it.
-        first (`int`): Where they begin.
-        out (`np.ndarray` of shape `(n, h, w, c)`): Receives the result; may be `x`.
-    """
+    """Normalise, scale and shift `x` `(n, h, w, c)`, then apply the leaky ReLU; `out` may be `x`."""
     batch, height, width, channels = x.shape
     for i in range(batch):
         factor, offset = _affine(x[i], modulation[i], first)
@@ -103,7 +96,7 @@ def activate(x, modulation, first, out):
 
 @_compiled
 def activate_onto(x, modulation, first, out):
-    """Do what `activate` does, and add it to what is in `out` `(n, h, w, c)`: a residual link."""
+    """Add the result of `activate` to `out` `(n, h, w, c)`: a residual link."""
     batch, height, width, channels = x.shape
     for i in range(batch):
         factor, offset = _affine(x[i], modulation[i], first)
@@ -116,7 +109,7 @@ def activate_onto(x, modulation, first, out):
 
 @_compiled
 def activate_pooled(x, modulation, first, out):
-    """Do what `activate` does, and average 2×2 places: `out` is `(n, h / 2, w / 2, c)`."""
+    """Average the result of `activate` over 2×2 places: `out` is `(n, h / 2, w / 2, c)`."""
     batch, height, width, channels = out.shape
     for i in range(batch):
         factor, offset = _affine(x[i], modulation[i], first)
@@ -133,16 +126,7 @@ def activate_pooled(x, modulation, first, out):
 
 @_compiled
 def activate_joined(x, modulation, first, link, skip, out):
-    """Do what `activate` does, add a link at half the size, and put a skip beside it.
-
-    Args:
-        x (`np.ndarray` of shape `(n, h, w, c)`): What a convolution made.
-        modulation (`np.ndarray` of shape `(n, numbers)`): As in `activate`.
-        first (`int`): As in `activate`.
-        link (`np.ndarray` of shape `(n, h / 2, w / 2, c)`): Added, each entry to 2×2 places.
-        skip (`np.ndarray` of shape `(n, h, w, d)`): Becomes the last channels.
-        out (`np.ndarray` of shape `(n, h, w, c + d)`): Receives the result.
-    """
+    """Add `link` `(n, h / 2, w / 2, c)` to the result of `activate`, and append the channels of `skip`."""
     batch, height, width, channels = x.shape
     for i in range(batch):
         factor, offset = _affine(x[i], modulation[i], first)
@@ -157,15 +141,9 @@ def activate_joined(x, modulation, first, link, skip, out):
 
 @_compiled
 def activate_framed(x, modulation, first, top, left, out):
-    """Do what `activate` does within a box only, with a frame of one place around it for the next convolution.
+    """Compute `activate` within a box from `top`, `left` on, and one place around it for the next convolution.
 
-    Args:
-        x (`np.ndarray` of shape `(n, h, w, c)`): What a convolution made; all of it is normalised together.
-        modulation (`np.ndarray` of shape `(n, numbers)`): As in `activate`.
-        first (`int`): As in `activate`.
-        top (`int`): First row of the box.
-        left (`int`): First column of the box.
-        out (`np.ndarray` of shape `(n, rows + 2, columns + 2, c)`): Receives the box and its frame, 0 outside of `x`.
+    All of `x` `(n, h, w, c)` is normalised together. `out` is `(n, rows + 2, columns + 2, c)`, 0 outside `x`.
     """
     batch, height, width, channels = x.shape
     for i in range(batch):
@@ -183,7 +161,7 @@ def activate_framed(x, modulation, first, top, left, out):
 
 @_compiled
 def add(constant, out):
-    """Add a map `(h, w, c)`, float32, to each of `(n, h, w, c)`."""
+    """Add a float32 map `(h, w, c)` to each of `(n, h, w, c)`."""
     batch, height, width, channels = out.shape
     for i in range(batch):
         for row in range(height):
@@ -195,13 +173,10 @@ def add(constant, out):
 
 @_compiled
 def pack(pictures, stride, first, out):
-    """Make squares of pixels the channels of one place, as `torch.nn.functional.pixel_unshuffle` orders them.
+    """Make squares of pixels the channels of one place, in the order of `torch.nn.functional.pixel_unshuffle`.
 
-    Args:
-        pictures (`np.ndarray` of shape `(n, c, H, W)`): float32.
-        stride (`int`): Side of the squares.
-        first (`int`): First channel of `out` that they become.
-        out (`np.ndarray` of shape `(n, H / stride, W / stride, channels)`): Receives `c * stride**2` of its channels.
+    From `pictures` `(n, c, H, W)`, float32, to `c * stride**2` channels of `out` `(n, H / stride, W / stride, …)` from
+    `first` on.
     """
     batch, channels, height, width = pictures.shape
     for i in range(batch):
@@ -217,10 +192,9 @@ def pack(pictures, stride, first, out):
 
 @_compiled
 def painted_box(guide):
-    """Rows and columns of pixels that hold everything where channel 0 of `guide` `(n, d, H, W)` is not 0.
+    """Return first row, row after the last, first column, column after the last of all pixels to paint.
 
-    Returns:
-        `tuple[int, int, int, int]`: First row, row after the last, first column, column after the last; 0 if nothing.
+    They are those where channel 0 of `guide` `(n, d, H, W)` is not 0; zeros if there are none.
     """
     batch, _, height, width = guide.shape
     top, bottom, left, right = height, 0, width, 0
@@ -245,18 +219,11 @@ def painted_box(guide):
 
 @_compiled
 def blend(painted, warped, guide, stride, top, left, residual, mask):
-    """Make residual and mask (see `VideoGeneratorOutput`) within a box of what the last convolution made.
+    """Compute `residual` `(n, 3, H, W)` and `mask` `(n, 1, H, W)`, see `VideoGeneratorOutput`, within a box.
 
-    Args:
-        painted (`np.ndarray` of shape `(n, rows, columns, 4 * stride**2)`): float32: the hyperbolic tangent of the
-            colours and of half of the mask's logit, which makes a sigmoid of it.
-        warped (`np.ndarray` of shape `(n, 3, H, W)`): float32.
-        guide (`np.ndarray` of shape `(n, d, H, W)`): float32; channel 0 confines the mask, if there is one.
-        stride (`int`): Side of the squares of pixels that are one place.
-        top (`int`): First row of the box, in places.
-        left (`int`): First column of the box, in places.
-        residual (`np.ndarray` of shape `(n, 3, H, W)`): float32, receives mask × (colour − warped) there.
-        mask (`np.ndarray` of shape `(n, 1, H, W)`): float32, receives the mask there.
+    `painted` `(n, rows, columns, 4 * stride**2)` holds the hyperbolic tangent of the colours and of half of the mask's
+    logit, from which a sigmoid is made. Channel 0 of `guide` `(n, d, H, W)`, if there is one, confines the mask. `top`
+    and `left` are the box's first places.
     """
     batch, rows, columns, _ = painted.shape
     area, half = stride * stride, np.float32(0.5)

@@ -1,4 +1,4 @@
-"""Precision in which a video generator renders. `"auto"` on a CPU is measured once per machine and kept in a file."""
+"""Precision in which a video generator is executed. `"auto"` is measured once per machine and kept in a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TURNS = 3  # timed runs of each precision; the fastest counts
 GAIN = 0.9  # of float32's time; bfloat16 must stay below it, or the more exact one is taken
 PAINTED = 40 / 128, 84 / 128  # rows, columns of a mouth window, as fractions; median of held-out pictures
 
-_decided: dict[str, torch.dtype] = {}  # by `_key`; a process keeps its first answer, so that a seed keeps its frames
+_decided: dict[str, torch.dtype] = {}  # a process keeps its first answer, so that a seed keeps its frames
 _deciding = Lock()
 
 
@@ -40,14 +40,7 @@ if hasattr(os, "register_at_fork"):  # a process forked while a thread measures 
 
 
 def resolve_precision(video_generator: VideoGenerator, precision: str = "auto") -> torch.dtype:
-    """Return the precision in which frames are rendered where no runtime is named.
-
-    Args:
-        video_generator (`VideoGenerator`): On the device that renders.
-        precision (`str`): See `make_decoder`.
-
-    Returns:
-        `torch.dtype`: float32, bfloat16 or float16.
+    """Return the dtype that a precision, see `make_decoder`, stands for where no runtime is named.
 
     Raises:
         ValueError: If the name is unknown, or if it is float16 and the fused runtime of a CPU renders.
@@ -81,13 +74,14 @@ def own_precision(video_generator: VideoGenerator) -> torch.dtype:
 def fastest_precision(
     video_generator: VideoGenerator, timer: Callable[[VideoGenerator], dict[str, float]] | None = None
 ) -> torch.dtype:
-    """Return the faster of float32 and bfloat16 on this CPU, measuring it if it is not known yet.
+    """Return the faster of float32 and bfloat16 on this CPU, timing both if the answer is not known yet.
 
-    The answer is kept for the process, and in a file for later ones: CPUs with instructions for bfloat16 but without
-    AMX may be faster in float32, and only timing tells. Timing takes less than a second; on a machine where osmnet
-    never ran, some seconds more, in which Numba compiles both forms. It happens while the first renderer is set up,
-    before its first frame; `OSMNetPipeline.warm_up` does it ahead of the first request. Where the answer cannot be
-    kept, nothing is timed, because the next process might decide otherwise: AMX then decides.
+    Without AMX, float32 may be faster even where there are instructions for bfloat16. Timing takes less than a second,
+    and a few more where Numba has not compiled both forms. It happens while the first renderer is prepared, before any
+    frame, or in `OSMNetPipeline.warm_up`.
+
+    The answer holds for the process, and by a file for later ones, so that a seed keeps its frames. Where no file can
+    be written nothing is timed, because the next process might decide otherwise: AMX decides.
 
     Args:
         video_generator (`VideoGenerator`): With float32 weights, on the CPU.
@@ -113,14 +107,7 @@ def has_bfloat16() -> bool:
 
 
 def chunk_seconds(video_generator: VideoGenerator) -> dict[str, float]:
-    """Time one batch of frames in float32 and in bfloat16.
-
-    Args:
-        video_generator (`VideoGenerator`): On the CPU.
-
-    Returns:
-        `dict[str, float]`: By precision, the shortest processor time in seconds. Other programs hardly change it.
-    """
+    """Time a batch of frames on the CPU: the shortest processor time in seconds, by precision."""
     source_image, *inputs = _inputs(video_generator)
     decoder = FusedDecoder if can_fuse(video_generator) else EagerDecoder
     decoders = {name: decoder(video_generator, source_image, PRECISIONS[name]) for name in ("float32", "bfloat16")}
@@ -139,7 +126,7 @@ def chunk_seconds(video_generator: VideoGenerator) -> dict[str, float]:
 
 
 def _inputs(network: VideoGenerator) -> list[torch.Tensor]:
-    """Make a source picture and, for a batch of frames, driving vectors and what else the network takes."""
+    """Make a source picture, and driving vectors, warped pictures and guides of a batch."""
     config, size = network.config, network.config.image_size
     random = torch.Generator().manual_seed(0)  # the global generator stays as it is
     source_image = 2 * torch.rand(1, 3, size, size, generator=random) - 1
@@ -180,7 +167,7 @@ def _kept_or_measured(
 
 
 def _read(path: Path, machine: dict[str, Any]) -> str | None:
-    """Read a kept answer; anything else under that name is as good as nothing."""
+    """Read a kept answer; unreadable and foreign files count as missing."""
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -192,7 +179,7 @@ def _read(path: Path, machine: dict[str, Any]) -> str | None:
 
 
 def _machine(video_generator: VideoGenerator) -> dict[str, Any]:
-    """Everything that the answer depends on, in JSON types."""
+    """Return everything that the answer depends on, in JSON types."""
     shape = {name: value for name, value in video_generator.config.items() if not name.startswith("_")}
     return {
         "cpu": _cpu_model(),
@@ -211,6 +198,6 @@ def _cpu_model() -> str:
 
 
 def _capabilities() -> list[str]:
-    """Names of the instruction sets that PyTorch finds."""
+    """Return the names of the instruction sets that PyTorch finds."""
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in PyTorch 2.8
     return sorted(name for name, value in found.items() if value is True)

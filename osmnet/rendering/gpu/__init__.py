@@ -1,1 +1,1 @@
-"""The parts of the renderer in batched tensor operations, for a GPU."""
+"""Parts of the GPU renderer in batched tensor operations."""

@@ -1,7 +1,4 @@
-"""The mouth window in batched tensor operations: what `mouth.py` does frame by frame, for many at once on a GPU.
-
-Affine maps, whole numbers of pixels and everything else that is the same for every device come from there.
-"""
+"""The mouth window in batched tensor operations: `face/mouth.py` for many frames at once, on a GPU."""
 
 import cv2
 import numpy as np
@@ -12,14 +9,14 @@ from osmnet.face.mouth import PAINT_MARGIN, WINDOW_WIDTH, apply_affine, fade, gu
 from osmnet.face.topology import INNER_LIPS, OUTER_LIPS
 from osmnet.rendering.gpu.warp_gpu import to_device
 
-_INK = 1 << 16  # lines are drawn over one another in whole numbers, whose sum does not depend on the order
+_INK = 1 << 16  # units of a logarithm; lines add up in whole numbers, whose sum does not depend on the order
 
 
 class BatchedMouth:
-    """Cuts the mouth windows of one source, says what is to be painted in them, and paints them back.
+    """Cut, guide and paint the mouth windows of one source.
 
     Args:
-        source_px (`np.ndarray` of shape `(478, 2)`): Vertices of the source, in pixels of its own window.
+        source_px (`np.ndarray` of shape `(478, 2)`): The source's vertices in pixels of its own window.
         window_size (`int`): Side of the windows in pixels.
         device (`torch.device`): Where to compute.
     """
@@ -29,8 +26,8 @@ class BatchedMouth:
         self.device = device
         margin = PAINT_MARGIN / WINDOW_WIDTH * window_size
         element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(margin) + 1,) * 2)
-        self._reach = [int(row.sum()) // 2 for row in element]  # of a dilated pixel to either side, row by row
-        # A blur as OpenCV does it, as a matrix: each column is what becomes of one pixel.
+        self._reach = [int(row.sum()) // 2 for row in element]  # px to either side of a dilated pixel, row by row
+        # OpenCV's blur as a matrix: each column is the blur of one pixel.
         single = np.eye(window_size, dtype=np.float32)
         self._blur = to_device(cv2.GaussianBlur(single, (1, 0), sigmaX=1, sigmaY=margin / 2), device)
         self._fade = to_device(fade(window_size), device)
@@ -38,14 +35,9 @@ class BatchedMouth:
         self._profile = to_device(_line_profile(), device)
 
     def cut(self, frames: torch.Tensor, affine: np.ndarray) -> torch.Tensor:
-        """Cut one window out of each frame.
+        """Cut a window `(n, 3, window_size, window_size)` out of each frame `(n, 3, size, size)`, see `face/mouth.py`.
 
-        Args:
-            frames (`torch.Tensor` of shape `(n, 3, size, size)`): Whole numbers in [0, 255].
-            affine (`np.ndarray` of shape `(n, 2, 3)`): From pixels of a frame to those of its window.
-
-        Returns:
-            `torch.Tensor` of shape `(n, 3, window_size, window_size)`: Whole numbers in [0, 255].
+        Pictures are float32, whole numbers in [0, 255].
         """
         linear = np.linalg.inv(affine[:, :, :2])
         backward = np.concatenate([linear, -linear @ affine[:, :, 2:]], -1)
@@ -54,16 +46,11 @@ class BatchedMouth:
         return windows.round_().clamp_(0, 255)
 
     def guides(self, target_px: np.ndarray) -> torch.Tensor:
-        """What the video generator is told about mouths beside their pictures.
-
-        Args:
-            target_px (`np.ndarray` of shape `(n, 478, 2)`): Vertices wanted, in pixels of the windows.
-
-        Returns:
-            `torch.Tensor` of shape `(n, 4, window_size, window_size)`: As of `osmnet.face.mouth.guide`.
-        """
+        """Draw the guides `(n, 4, window_size, window_size)` of vertices `(n, 478, 2)`, see `face/mouth.py`."""
+        # 1. Draw the inside of the mouth and the lips.
         frames, size = len(target_px), self.window_size
         inner, lips = self._polygons(target_px[:, INNER_LIPS]), self._polygons(target_px[:, OUTER_LIPS])
+        # 2. Dilate the inside, row by row of the structuring element, blur it and fade it out.
         radius = len(self._reach) // 2
         around = F.pad(inner, (radius,) * 4)
         dilated = torch.zeros_like(inner)
@@ -74,25 +61,24 @@ class BatchedMouth:
         return torch.stack([paint, inner, lips, self._in_source.expand(frames, -1, -1)], 1)
 
     def paint(self, frames: torch.Tensor, painted: torch.Tensor, mask: torch.Tensor, affine: np.ndarray) -> None:
-        """Blend windows into their frames, in place.
+        """Blend windows into their frames `(n, 3, size, size)`, in place, see `face/mouth.py`.
 
-        Args:
-            frames (`torch.Tensor` of shape `(n, 3, size, size)`): Whole numbers in [0, 255], changed.
-            painted (`torch.Tensor` of shape `(n, 3, window_size, window_size)`): Colours in [0, 255] times `mask`.
-            mask (`torch.Tensor` of shape `(n, 1, window_size, window_size)`): How much is covered, in [0, 1].
-            affine (`np.ndarray` of shape `(n, 2, 3)`): From pixels of a frame to those of its window.
+        `painted` is `(n, 3, window_size, window_size)`, `mask` `(n, 1, window_size, window_size)`, `affine` `(n, 2,
+        3)`.
         """
         linear, window = affine[:, :, :2], self.window_size
         corners = np.array([[0, 0], [window, 0], [window, window], [0, window]], float) - affine[:, None, :, 2]
         corners = corners @ np.swapaxes(np.linalg.inv(linear), -1, -2)
-        # The part of the frames that some window reaches.
+        # 1. The region of the frames that some window reaches.
         x0, y0 = (int(low) for low in np.maximum(np.floor(corners.min((0, 1))), 0))
         x1, y1 = (int(high) for high in np.minimum(np.ceil(corners.max((0, 1))), frames.shape[-1]))
         if x1 <= x0 or y1 <= y0:
             return
+        # 2. Sample colours and masks there.
         layers = torch.cat([painted, mask], 1)
         to_window = np.concatenate([linear, apply_affine(affine, np.array([[x0, y0]], float)).swapaxes(1, 2)], -1)
         placed = self._sample(layers, to_window, (y1 - y0, x1 - x0), np.linalg.det(linear) < 1, "zeros")
+        # 3. Blend.
         region = frames[:, :, y0:y1, x0:x1]
         weight = placed[:, 3:].clamp(0, 1)
         region.copy_((region * (1 - weight) + placed[:, :3] + 0.5).clamp_(0, 255).floor_())
@@ -100,7 +86,7 @@ class BatchedMouth:
     def _sample(
         self, images: torch.Tensor, affine: np.ndarray, size: tuple[int, int], cubic: np.ndarray, beyond: str
     ) -> torch.Tensor:
-        """Look images `(n, channels, s, s)` up where maps from pixels of the result lead, cubically or linearly."""
+        """Sample images `(n, channels, s, s)` where maps from pixels of the result lead, cubically or linearly."""
         scale = 2 / images.shape[-1]
         a = to_device((affine * scale).astype(np.float32), self.device)[:, :, :, None, None]  # (n, 2, 3, 1, 1)
         y = torch.arange(size[0], device=self.device, dtype=torch.float32)[:, None] + 0.5
@@ -113,9 +99,9 @@ class BatchedMouth:
         return torch.where(to_device(cubic, self.device)[:, None, None, None], found[0], found[1])
 
     def _polygons(self, points: np.ndarray) -> torch.Tensor:
-        """Filled, smooth-edged polygons `(n, corners, 2)` px as OpenCV draws them: `(n, size, size)` in [0, 1].
+        """Draw filled, smooth-edged polygons `(n, corners, 2)` px as OpenCV does: `(n, size, size)` in [0, 1].
 
-        Its corners lie at sixteenths of a pixel across and at whole pixels down, pixels' centres at whole numbers.
+        Corners lie at sixteenths of a pixel across and at whole pixels down; pixel centres are whole numbers.
         """
         size, frames = self.window_size, len(points)
         fixed = np.round((points - 0.5) * 16) / 16
@@ -124,12 +110,12 @@ class BatchedMouth:
         end = start.roll(1, 1)
         along = torch.arange(size, device=self.device, dtype=torch.float32)  # every row, or column
 
-        # The outline: a line covers three pixels of each row, or column if it is flatter than 45°.
+        # 1. The outline: a line covers three pixels of each row, or column if it is flatter than 45°.
         steep = ((end - start)[..., 1].abs() >= (end - start)[..., 0].abs())[..., None]
         (t0, u0), (t1, u1) = (torch.where(steep, p.flip(-1), p)[..., None].unbind(2) for p in (start, end))
         step = torch.where(t0 == t1, 0.0, (u1 - u0) / (t1 - t0))
         place = u0 + (along - t0) * step + 0.5
-        # A line begins and ends in the middle of a pixel.
+        # A line starts and ends in the middle of a pixel.
         begun = ((along - torch.minimum(t0, t1) + 1) / 2).clamp(0, 1)
         left = ((torch.maximum(t0, t1) - along + 1) / 2).clamp(0, 1)
         strength = (begun + left - 1).clamp(min=0) * ((1 + step**2) / 2).sqrt()
@@ -144,12 +130,12 @@ class BatchedMouth:
         drawn.scatter_add_(1, pixel.flatten(1), ink.flatten(1))
         outline = 1 - torch.exp2(drawn.float() / -_INK)
 
-        # The inside: where an odd number of sides lies to the left.
+        # 2. The inside: pixels with an odd number of sides to their left.
         (x0, y0), (x1, y1) = start[..., None].unbind(2), end[..., None].unbind(2)
         crosses = (along >= torch.minimum(y0, y1)) & (along < torch.maximum(y0, y1))
         crossing = x0 + (along - y0) * torch.where(y0 == y1, 0.0, (x1 - x0) / (y1 - y0))
         inside = torch.zeros(frames, size, size, dtype=torch.bool, device=self.device)
-        for beyond in (crossing.ceil(), crossing.floor() + 1):  # a pixel on a side is inside, whichever side it is
+        for beyond in (crossing.ceil(), crossing.floor() + 1):  # a pixel on any side is inside
             pixel = (along * (size + 2) + beyond.clamp(0, size + 1)).long()
             sides = torch.zeros(frames, size * (size + 2), dtype=torch.int32, device=self.device)
             sides.scatter_add_(1, pixel.flatten(1), crosses.int().flatten(1))
@@ -158,10 +144,10 @@ class BatchedMouth:
 
 
 def _line_profile() -> np.ndarray:
-    """How strongly OpenCV's smooth lines cover a pixel, by its distance in steps of 1/32 from -1 to 2: `(96,)`.
+    """Measure how strongly OpenCV's smooth lines cover a pixel, by distance in steps of 1/32 from -1 to 2: `(96,)`.
 
-    The distance is from half a pixel before the line to the pixel; as measured on upright lines, which are drawn
-    twice and at 1/√2 of the strength of diagonal ones.
+    From half a pixel before the line to the pixel. Upright lines are drawn twice, at 1/√2 of the strength of diagonal
+    ones.
     """
     profile = np.empty(96, np.float32)
     for fraction in range(32):

@@ -20,12 +20,13 @@ import yaml
 
 from osmnet.data.dataset import Dataset
 from osmnet.evaluation.evaluate import evaluate
-from osmnet.evaluation.report import number as formatted
+from osmnet.evaluation.evaluation_report import number as formatted
 from osmnet.evaluation.summary import METRICS, Metric
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
-from osmnet.training.core.config import SETTINGS, find_config, load_config
+from osmnet.training.core.config import find_config
 from osmnet.training.osm_net.trained_components import COMPONENTS
-from osmnet.training.stages import stage_module
+from osmnet.training.stages import STAGES as ENTRIES
+from osmnet.training.stages import load_settings, train_stage
 from osmnet.utils.files import make_folder, write_whole
 
 STAGES = ("motion", "expression", "video")  # in the order in which they are trained
@@ -60,7 +61,7 @@ class Variant:
     @property
     def stages(self) -> list[str]:
         """Stages that are trained for this variant alone."""
-        return [stage for stage in STAGES if SETTINGS[stage].keys() & self.changes.keys()]
+        return [stage for stage in STAGES if ENTRIES[stage].settings.keys() & self.changes.keys()]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def load_ablation(path_or_name: str) -> AblationConfig:
         raise ValueError(
             f"'{path}' must hold the sections evaluation, shared and variants; see configs/ablation.yaml."
         )
-    known = {section for stage in STAGES for section in SETTINGS[stage]}
+    known = {section for stage in STAGES for section in ENTRIES[stage].settings}
     variants = []
     for name, entry in content["variants"].items():
         entry = dict(entry or {})
@@ -165,20 +166,19 @@ def ablate(
     return result
 
 
-def _stage_configs(config: AblationConfig, variant: Variant) -> dict[str, list[Any]]:
-    """Settings of every stage of a variant."""
-    configs: dict[str, list[Any]] = {}
+def _stage_configs(config: AblationConfig, variant: Variant) -> dict[str, dict[str, Any]]:
+    """Settings of every stage of a variant, by section."""
+    configs = {}
     for stage in STAGES:
-        module = stage_module(stage)
-        configs[stage] = []
-        for section, name in SETTINGS[stage].items():
+        overrides = {}
+        for section in ENTRIES[stage].settings:
             merged = _flat(config.shared.get(section, {})) | _flat(variant.changes.get(section, {}))
-            texts = [f"{key}={_text(value)}" for key, value in merged.items()]
-            try:
-                settings = load_config(None, getattr(module, name), section, texts)
-            except ValueError as error:
-                raise ValueError(f"Variant '{variant.name}', {section}: {error}") from None
-            configs[stage].append(dataclasses.replace(settings, split=config.split))
+            overrides[section] = [f"{key}={_text(value)}" for key, value in merged.items()]
+        try:
+            settings = load_settings(stage, None, overrides)
+        except ValueError as error:
+            raise ValueError(f"Variant '{variant.name}', {stage}: {error}") from None
+        configs[stage] = {name: dataclasses.replace(each, split=config.split) for name, each in settings.items()}
     return configs
 
 
@@ -192,7 +192,9 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _train(dataset: Any, base: Any, variant: Variant, configs: dict[str, list[Any]], folder: Path, full: Path) -> None:
+def _train(
+    dataset: Any, base: Any, variant: Variant, configs: dict[str, dict[str, Any]], folder: Path, full: Path
+) -> None:
     """Make the model of a variant, unless it is there; the trainer goes on where it was stopped."""
     model, training = folder / "model", folder / "training"
     done = folder / "trained.json"
@@ -206,8 +208,7 @@ def _train(dataset: Any, base: Any, variant: Variant, configs: dict[str, list[An
     base.save_pretrained(training)  # face model, landmarker, and components for whatever is not trained
     for stage in STAGES:
         if variant.name == FULL or stage in variant.stages:
-            module = stage_module(stage)
-            module.train(dataset, training, configs[stage][0], folder / "work" / stage, *configs[stage][1:])
+            train_stage(stage, dataset, training, configs[stage], folder / "work" / stage)
         else:
             for component in COMPONENTS[stage]:
                 shutil.copytree(full / component, training / component, dirs_exist_ok=True)
@@ -216,10 +217,10 @@ def _train(dataset: Any, base: Any, variant: Variant, configs: dict[str, list[An
     _save(done, json.dumps(wanted, indent=1) + "\n")
 
 
-def _described(variant: Variant, configs: dict[str, list[Any]]) -> dict[str, Any]:
+def _described(variant: Variant, configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Settings of the stages that were trained for a variant, as JSON reads them back."""
     trained = list(STAGES) if variant.name == FULL else variant.stages
-    described = {stage: [dataclasses.asdict(config) for config in configs[stage]] for stage in trained}
+    described = {stage: [dataclasses.asdict(config) for config in configs[stage].values()] for stage in trained}
     return json.loads(json.dumps(described))
 
 
@@ -240,7 +241,7 @@ def _evaluated(
     return report
 
 
-def _row(variant: Variant, configs: dict[str, list[Any]], report: dict[str, Any]) -> dict[str, Any]:
+def _row(variant: Variant, configs: dict[str, dict[str, Any]], report: dict[str, Any]) -> dict[str, Any]:
     means = report["mean_by_length"]
     sampled: dict[str, float] = next(
         (row for row in report["motion"].get("by_epsilon", []) if row["epsilon"] == 1.0), {}
@@ -250,7 +251,7 @@ def _row(variant: Variant, configs: dict[str, list[Any]], report: dict[str, Any]
         "variant": variant.name,
         "title": variant.title,
         "changes": variant.changes | ({"sampling": variant.sampling} if variant.sampling != "span" else {}),
-        "steps": {stage: [config.steps for config in configs[stage]] for stage in trained},
+        "steps": {stage: [config.steps for config in configs[stage].values()] for stage in trained},
         "metrics": {
             f"{method}.{name}": means[method][name] for method, name in COLUMNS if means[method].get(name) is not None
         },

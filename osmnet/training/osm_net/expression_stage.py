@@ -193,7 +193,7 @@ class ExpressionStage(Stage):
         said = []
         for clip in tqdm(some, desc="speech", unit="clip", leave=False):
             waveform = clip.speech()[: STANDARD_SECONDS * SAMPLING_RATE]
-            said.append(encoder.hear(waveform, 0, len(waveform) // SAMPLES_PER_FRAME))
+            said.append(encoder.encode(waveform, 0, len(waveform) // SAMPLES_PER_FRAME))
         all_said = np.concatenate(said)
         speech_input = cast(SpeechInput, network.speech_input)
         speech_input.mean.copy_(torch.from_numpy(all_said.mean(0)))

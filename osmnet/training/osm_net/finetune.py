@@ -1,10 +1,11 @@
-"""`osmnet train finetune`: adapt finished weights to one speaker or a few clips, and say what that changed.
+"""`osmnet train finetune`: adapt finished weights to one speaker or a few clips, and report what changed.
 
 1. Every fifth clip is held out; the model given is measured on these clips by the protocol of `osmnet evaluate`.
-2. The stages named in the configuration go on from that model, with small steps.
-3. After each stage, its own figure on the held-out clips decides: if it fell, the components from before stay.
-4. The result is exported, measured again, and reported: what got better, and what got worse.
+2. The stages named in the configuration train from that model, with small steps.
+3. After each stage, its own figure on the held-out clips decides: if it got worse, the old components stay.
+4. The result is exported, measured again, and reported: better and worse figures, and a model card.
 
+Under `accelerate launch`, all processes train; the main one does the rest while the others wait.
 docs/fine_tuning.md starts from raw clips.
 """
 
@@ -13,29 +14,33 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from tqdm import tqdm
 
-from osmnet.data.dataset import Clip, Dataset
+from osmnet.data.dataset import Dataset
 from osmnet.evaluation.protocol import ClipResult, MetricNetworks, evaluate_clip
 from osmnet.face.morphable import FaceModel
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
-from osmnet.training.core.config import SETTINGS, StageConfig, load_config
+from osmnet.training.core.config import StageConfig, load_config
+from osmnet.training.core.processes import join_processes, on_main
 from osmnet.training.osm_net import finetune_report
 from osmnet.training.osm_net import lip_amplitude as lips
 from osmnet.training.osm_net.export import export
+from osmnet.training.osm_net.finetune_card import find_card, write_card
 from osmnet.training.osm_net.pose_clip import evenly
 from osmnet.training.osm_net.speech_clip import heard_clip
 from osmnet.training.osm_net.trained_components import COMPONENTS, load_component, load_components, speech_encoder_for
-from osmnet.training.stages import stage_module
+from osmnet.training.stages import SECTIONS, STAGES, load_settings, train_stage
 from osmnet.utils.files import only_run_in
 
 MARKS = "fine-tuning"  # around the table of a page, see `osmnet/utils/marked.py`
 
-MEASURED_BY = {  # the figure by which each stage is judged, and whether higher is better
+MEASURED_BY = {  # the figure that decides whether a stage is kept, and whether higher is better
     "motion": ("KL(w_m ‖ w_a)", False),
     "expression": ("correlation of mouth opening + width", True),
     "video": ("L1 inside of the mouth", False),
@@ -77,133 +82,152 @@ class FinetuneConfig:
 
 def finetune(
     dataset: Dataset, model: str | None, out: Path, work: Path, config: FinetuneConfig,
-    stage_configs: dict[str, list[StageConfig]],
+    stage_configs: Mapping[str, Mapping[str, StageConfig]],
 ) -> dict[str, Any]:  # fmt: skip
     """Adapt a model to the clips of a dataset.
 
     Args:
         dataset (`Dataset`): Made by `osmnet prepare`; at least two clips with speech.
-        model (`str`, *optional*): What to start from: a folder or a Hub id; the weights in the package if not given.
+        model (`str`, *optional*): Starting model: a folder or a Hub id; the weights in the package if not given.
         out (`Path`): Folder of the adapted model, which `OSMNetPipeline.from_pretrained` loads; also receives
-            `finetune.json`, `finetune.md` and `finetune.png`.
-        work (`Path`): For checkpoints, curves and pictures; a run that was stopped goes on from there.
+            `finetune.json`, `finetune.md`, `finetune.png` and a model card.
+        work (`Path`): For checkpoints, curves and pictures; a run that was stopped resumes from there.
         config (`FinetuneConfig`): Settings of the whole.
-        stage_configs (`dict[str, list[StageConfig]]`): Settings of each stage of `config.stages`, in the order of its
-            sections; `init` and `split` are set here.
+        stage_configs (`dict[str, dict[str, StageConfig]]`): Settings of each stage of `config.stages` by section;
+            `init` and `split` are set here.
 
     Returns:
-        `dict`: What `finetune.json` says.
+        `dict`: The content of `finetune.json`, in every process.
 
     Raises:
-        ValueError: If the clips or the model cannot be used, `work` is of a run with others or another run is at work
+        ValueError: If the clips or the model cannot be used, `work` is of a run with others or another run is active
             in it, or something cannot be written.
     """
     training, held_out = dataset.split(speech=True, by=cast(Any, config.split))
     if {clip.name for clip in training} & {clip.name for clip in held_out}:
         raise ValueError(
-            f"No speaker in '{dataset.where}' is held out, so there is nothing to judge by; prepare clips of more "
+            f"No speaker in '{dataset.where}' is held out, so there is nothing to measure by; prepare clips of more "
             "people, or hold out every fifth clip (--set split=clip)."
         )
-    pipe = OSMNetPipeline.from_pretrained(model)
-    with only_run_in(work):
-        return _finetune(dataset, evenly(held_out, config.evaluate_clips), pipe, out, work, config, stage_configs)
+    processes = join_processes()
+    run = _Finetuning(dataset, out, work, config)
+    with ExitStack() as held:
+        on_main(processes, lambda: held.enter_context(only_run_in(work)))
+        on_main(processes, lambda: run.begin(model))
+        for stage in config.stages:
+            configs = {
+                section: dataclasses.replace(each, init=str(run.before), split=config.split)
+                for section, each in stage_configs[stage].items()
+            }
+            on_main(processes, lambda: run.prepare(stage, configs))  # noqa: B023 (called at once)
+            train_stage(stage, dataset, run.trained, configs, work / stage)
+            on_main(processes, lambda: run.decide(stage, configs))  # noqa: B023
+        return on_main(processes, run.report)
 
 
-def _finetune(
-    dataset: Dataset, clips: list[Clip], pipe: OSMNetPipeline, out: Path, work: Path, config: FinetuneConfig,
-    stage_configs: dict[str, list[StageConfig]],
-) -> dict[str, Any]:  # fmt: skip
-    before, trained = work / "before", work / "model"
-    name = pipe.name
-    pipe.save_pretrained(before)
-    networks = MetricNetworks.load()
-    measured = {"before": _measure(pipe, clips, networks, config.evaluate_seconds, "before")}
-    for component in pipe.components:
-        _copy(before / component, trained / component)
+class _Finetuning:
+    """The main process's part of a run."""
 
-    stages = {}
-    for stage in config.stages:
-        module = stage_module(stage)
-        settings = [dataclasses.replace(each, init=str(before), split=config.split) for each in stage_configs[stage]]
+    def __init__(self, dataset: Dataset, out: Path, work: Path, config: FinetuneConfig):
+        self.dataset, self.out, self.work, self.config = dataset, out, work, config
+        self.before, self.trained = work / "before", work / "model"
+        self.stages: dict[str, dict[str, Any]] = {}
+        self.measured: dict[str, list[ClipResult]] = {}
+
+    def begin(self, model: str | None) -> None:
+        """Load and measure the starting model."""
+        pipe = OSMNetPipeline.from_pretrained(model)
+        self.model, self.name, self.card = model, pipe.name, find_card(model)
+        pipe.save_pretrained(self.before)
+        self.clips = evenly(self.dataset.split(speech=True, by=self.config.split)[1], self.config.evaluate_clips)
+        self.networks = MetricNetworks.load()
+        self._measure(pipe, "before")
+        for component in pipe.components:
+            self._reset(component)
+
+    def prepare(self, stage: str, configs: Mapping[str, StageConfig]) -> None:
+        """Put the starting components in place, and take the figure of a stage."""
         for component in COMPONENTS[stage]:
-            _copy(before / component, trained / component)  # of a run that was stopped: its checkpoint knows better
-        figure_before = _figure(stage, dataset, trained, settings, work / stage)
-        module.train(dataset, trained, settings[0], work / stage, *settings[1:])
-        figure_after = _figure(stage, dataset, trained, settings, work / stage)
+            self._reset(component)  # a stopped run may have left its own; its checkpoint has them, too
+        self.figure = self._figure(stage, configs)
+
+    def decide(self, stage: str, configs: Mapping[str, StageConfig]) -> None:
+        """Keep the trained components if they are better."""
+        after = self._figure(stage, configs)
         figure, higher = MEASURED_BY[stage]
-        kept = figure_after > figure_before if higher else figure_after < figure_before
+        kept = after > self.figure if higher else after < self.figure
         if not kept:
             for component in COMPONENTS[stage]:
-                _copy(before / component, trained / component)
-        stages[stage] = {
-            "steps": settings[-1].steps, "figure": figure, "better": "↑" if higher else "↓",
-            "before": figure_before, "after": figure_after, "kept": kept,
+                self._reset(component)
+        self.stages[stage] = {
+            "steps": list(configs.values())[-1].steps, "figure": figure, "better": "↑" if higher else "↓",
+            "before": self.figure, "after": after, "kept": kept,
         }  # fmt: skip
 
-    export(trained, before / "face_landmarker.task", out)
-    after = OSMNetPipeline.from_pretrained(out)
-    measured["after"] = _measure(after, clips, networks, config.evaluate_seconds, "after")
-    report = {
-        "model": name,
-        "dataset": dataset.where,
-        "held_out": [result.name for result in measured["after"]],
-        "seconds": config.evaluate_seconds,
-        "judge": "osmnet SyncJudge" if networks.sync is not None else None,
-        "stages": stages,
-        "figures": finetune_report.compare(measured["before"], measured["after"]),
-    }
-    finetune_report.write(report, measured, out)
-    return report
+    def report(self) -> dict[str, Any]:
+        """Export and measure the result; write the report and the card."""
+        export(self.trained, self.before / "face_landmarker.task", self.out)
+        self._measure(OSMNetPipeline.from_pretrained(self.out), "after")
+        report = {
+            "model": self.name,
+            "dataset": self.dataset.where,
+            "held_out": [result.name for result in self.measured["after"]],
+            "seconds": self.config.evaluate_seconds,
+            "judge": "osmnet SyncJudge" if self.networks.sync is not None else None,
+            "stages": self.stages,
+            "figures": finetune_report.compare(self.measured["before"], self.measured["after"]),
+        }
+        finetune_report.write(report, self.measured, self.out)
+        training, held_out = self.dataset.split(speech=True, by=self.config.split)
+        write_card(self.out, report, self.model, self.card, training, held_out)
+        return report
 
-
-def _copy(source: Path, target: Path) -> None:
-    """Put one component in place of another."""
-    try:
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    except (OSError, shutil.Error) as error:
-        raise ValueError(f"'{target}' cannot be written ({error}); free space, or give another --work.") from error
-
-
-def _measure(
-    pipe: OSMNetPipeline, clips: list[Clip], networks: MetricNetworks, seconds: float, when: str
-) -> list[ClipResult]:
-    """Results of the protocol for the clips that can be measured."""
-    results, reason = [], ""
-    for clip in tqdm(clips, desc=f"evaluation {when}", unit="clip", leave=False):
+    def _reset(self, component: str) -> None:
+        """Put a component of the starting model in place."""
+        target = self.trained / component
         try:
-            results.append(evaluate_clip(pipe, clip, networks, seconds))
-        except (ValueError, OSError) as error:
-            reason = str(error)
-            tqdm.write(f"{clip.name}: not measured, {reason}", file=sys.stderr)
-    if not results:
-        raise ValueError(f"None of the held-out clips can be measured; {clips[-1].name}: {reason}")
-    return results
+            shutil.copytree(self.before / component, target, dirs_exist_ok=True)
+        except (OSError, shutil.Error) as error:
+            raise ValueError(f"'{target}' cannot be written ({error}); free space, or give another --work.") from error
+
+    def _measure(self, pipe: OSMNetPipeline, when: str) -> None:
+        """Apply the protocol to the clips that can be measured."""
+        results, reason = [], ""
+        for clip in tqdm(self.clips, desc=f"evaluation {when}", unit="clip", leave=False):
+            try:
+                results.append(evaluate_clip(pipe, clip, self.networks, self.config.evaluate_seconds))
+            except (ValueError, OSError) as error:
+                reason = str(error)
+                tqdm.write(f"{clip.name}: not measured, {reason}", file=sys.stderr)
+        if not results:
+            raise ValueError(f"None of the held-out clips can be measured; {self.clips[-1].name}: {reason}")
+        self.measured[when] = results
+
+    def _figure(self, stage: str, configs: Mapping[str, Any]) -> float:
+        """The stage's own figure on held-out clips, see `MEASURED_BY`."""
+        dataset, model, config = self.dataset, self.trained, configs.get(stage)
+        networks = load_components(model, COMPONENTS[stage])
+        if stage == "expression":
+            # Not the stage's own `validate`: that measures the clips by which it chose its best step.
+            face_model = load_component(FaceModel, model, "face_model")
+            held_out = dataset.split(speech=True, by=self.config.split)[1]
+            encoder = speech_encoder_for(networks["expression_extractor"], model)
+            speech_clips = (heard_clip(clip, face_model, encoder) for clip in held_out)
+            result = lips.measure(networks["expression_extractor"], face_model, speech_clips)
+            return result["opening"] + result["width"]
+        if stage == "video":
+            from osmnet.training.osm_net.video_stage import VideoStage
+
+            measuring = VideoStage(config, dataset, model, self.work / stage)
+            error = measuring.validate(networks)["l1"]
+            measuring.finish(networks)  # deletes its pictures
+            return error
+        from osmnet.training.osm_net.audio_motion_stage import AudioMotionStage
+
+        return AudioMotionStage(configs["audio-motion"], dataset, model, rescale=False).validate(networks)["kl"]
 
 
-def _figure(stage: str, dataset: Dataset, model: Path, configs: list[Any], work: Path) -> float:
-    """The stage's own figure on held-out clips, see `MEASURED_BY`."""
-    networks = load_components(model, COMPONENTS[stage])
-    if stage == "expression":
-        # Not the stage's own `validate`: that measures the clips by which it chose its best step.
-        face_model = load_component(FaceModel, model, "face_model")
-        held_out = dataset.split(speech=True, by=configs[0].split)[1]
-        encoder = speech_encoder_for(networks["expression_extractor"], model)
-        speech_clips = (heard_clip(clip, face_model, encoder) for clip in held_out)
-        result = lips.measure(networks["expression_extractor"], face_model, speech_clips)
-        return result["opening"] + result["width"]
-    if stage == "video":
-        from osmnet.training.osm_net.video_stage import VideoStage
-
-        judge = VideoStage(configs[0], dataset, model, work)
-        error = judge.validate(networks)["l1"]
-        judge.finish(networks)  # deletes its pictures
-        return error
-    from osmnet.training.osm_net.audio_motion_stage import AudioMotionStage
-
-    return AudioMotionStage(configs[1], dataset, model, rescale=False).validate(networks)["kl"]
-
-
-def load_configs(path_or_name: str, settings: list[str]) -> tuple[FinetuneConfig, dict[str, list[StageConfig]]]:
+def load_configs(path_or_name: str, settings: list[str]) -> tuple[FinetuneConfig, dict[str, dict[str, StageConfig]]]:
     """Read the settings of the whole and of each of its stages.
 
     Args:
@@ -211,25 +235,19 @@ def load_configs(path_or_name: str, settings: list[str]) -> tuple[FinetuneConfig
         settings (`list[str]`): `NAME=VALUE` of section `finetune`, or `SECTION.NAME=VALUE` of a stage's.
 
     Returns:
-        `tuple[FinetuneConfig, dict[str, list[StageConfig]]]`: For each stage the settings of its sections.
+        `tuple[FinetuneConfig, dict[str, dict[str, StageConfig]]]`: For each stage the settings of its sections.
 
     Raises:
         ValueError: If a file, section, setting or value is wrong.
     """
-    sections = [section for stage in MEASURED_BY for section in SETTINGS[stage]]
-    parted: dict[str, list[str]] = {section: [] for section in ("finetune", *sections)}
+    sections = [section for stage in MEASURED_BY for section in STAGES[stage].settings]
+    overrides: dict[str, list[str]] = {section: [] for section in ("finetune", *sections)}
     for setting in settings:
         head, dot, rest = setting.partition(".")
         if dot and head in sections and "=" not in head:
-            parted[head].append(rest)
+            overrides[head].append(rest)
         else:
-            parted["finetune"].append(setting)
-    config: FinetuneConfig = load_config(path_or_name, cast(Any, FinetuneConfig), "finetune", parted["finetune"])
-    stage_configs = {}
-    for stage in config.stages:
-        module = stage_module(stage)
-        stage_configs[stage] = [
-            load_config(path_or_name, getattr(module, name), section, parted[section])
-            for section, name in SETTINGS[stage].items()
-        ]
-    return config, stage_configs
+            overrides["finetune"].append(setting)
+    kind = cast(Any, FinetuneConfig)
+    config: FinetuneConfig = load_config(path_or_name, kind, "finetune", overrides["finetune"], SECTIONS)
+    return config, {stage: load_settings(stage, path_or_name, overrides) for stage in config.stages}

@@ -76,10 +76,10 @@ def _change(before: float, after: float) -> str:
 
 
 def text(report: dict[str, Any]) -> str:
-    """Say what was done and what it changed, as Markdown that reads well in a terminal.
+    """Describe what was done and what it changed, as Markdown that reads well in a terminal.
 
     Args:
-        report (`dict`): What `finetune.json` holds.
+        report (`dict`): The content of `finetune.json`.
 
     Returns:
         `str`: Lines, the last ended.
@@ -94,25 +94,11 @@ def table(report: dict[str, Any]) -> str:
         f"Measured on {len(clips)} held-out clip{'s' * (len(clips) > 1)} ({', '.join(clips)}; at most {seconds:g} s "
         "of each), which nothing was trained on.",
         "",
+        stage_lines(report),
     ]
-    for stage, row in report["stages"].items():
-        what = "kept" if row["kept"] else "NOT BETTER: the components from before stay"
-        figure = f"{row['figure']} ({row['better']}) {row['before']:.3f} → {row['after']:.3f}"
-        lines.append(f"- {stage}, {row['steps']} steps: {figure} on held-out clips; {what}.")
     if not any(row["kept"] for row in report["stages"].values()):
-        lines += ["", "Nothing was kept: this model is the one it began with. Record more, or take fewer steps."]
-    width = max((len(row["label"]) for row in report["figures"]), default=6)
-    lines += ["", f"| {'figure':{width}} | better | before | after | |", f"|{'-' * (width + 2)}|---|---|---|---|"]
-    for row in report["figures"]:
-        mark = {"better": "better", "same": "same", "worse": "WORSE"}[row["change"]]
-        before, after = (f"{row[when]:.{row['digits']}f}" for when in ("before", "after"))
-        lines.append(f"| {row['label']:{width}} | {row['better']} | {before} | {after} | {mark} |")
-    lines += ["", *_sentences(report), ""]
-    return "\n".join(lines)
-
-
-def _sentences(report: dict[str, Any]) -> list[str]:
-    lines = []
+        lines += ["", "Nothing was kept: this is the starting model. Record more, or take fewer steps."]
+    lines += ["", figure_table(report), ""]
     for change in ("better", "worse"):
         labels = [row["label"] for row in report["figures"] if row["change"] == change]
         lines.append(
@@ -120,7 +106,28 @@ def _sentences(report: dict[str, Any]) -> list[str]:
             if labels
             else f"No figure is {change} than before."
         )
-    return lines
+    return "\n".join([*lines, ""])
+
+
+def stage_lines(report: dict[str, Any]) -> str:
+    """A Markdown list of the stages and their own figures."""
+    lines = []
+    for stage, row in report["stages"].items():
+        outcome = "kept" if row["kept"] else "NOT BETTER: the components from before stay"
+        figure = f"{row['figure']} ({row['better']}) {row['before']:.3f} → {row['after']:.3f}"
+        lines.append(f"- {stage}, {row['steps']} steps: {figure} on held-out clips; {outcome}.")
+    return "\n".join(lines)
+
+
+def figure_table(report: dict[str, Any]) -> str:
+    """A Markdown table of the figures before and after."""
+    width = max((len(row["label"]) for row in report["figures"]), default=6)
+    lines = [f"| {'figure':{width}} | better | before | after | |", f"|{'-' * (width + 2)}|---|---|---|---|"]
+    for row in report["figures"]:
+        mark = {"better": "better", "same": "same", "worse": "WORSE"}[row["change"]]
+        before, after = (f"{row[when]:.{row['digits']}f}" for when in ("before", "after"))
+        lines.append(f"| {row['label']:{width}} | {row['better']} | {before} | {after} | {mark} |")
+    return "\n".join(lines)
 
 
 def write(report: dict[str, Any], measured: Mapping[str, Sequence[ClipResult]], out: Path) -> None:

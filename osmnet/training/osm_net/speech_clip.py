@@ -117,12 +117,12 @@ class SpeechClip:
         """
         rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
         waveform, frames = self.sound.waveform, np.arange(len(self))
-        self.said = [encoder.hear(waveform, 0, len(self)).astype(np.float16)]
+        self.said = [encoder.encode(waveform, 0, len(self)).astype(np.float16)]
         for _ in range(copies):
             change = Disturbance.draw(ranges, rng)
             faster = 2 ** (change.pitch / 12)
             piece = rerecorded(waveform, self.sound.level, change)
-            self.said.append(encoder.hear_piece(piece, (frames + 0.5) / faster - 0.5).astype(np.float16))
+            self.said.append(encoder.encode_piece(piece, (frames + 0.5) / faster - 0.5).astype(np.float16))
 
 
 def heard_clip(

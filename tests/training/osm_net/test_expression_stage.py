@@ -218,10 +218,10 @@ def test_speed_moves_mouth_and_sound_together(shipped: FaceModel, speed: float):
 class LoudnessEncoder:
     """Says of a frame how loud it is: what a speech encoder does, without weights."""
 
-    def hear(self, sound: np.ndarray, begin: int, end: int) -> np.ndarray:
-        return self.hear_piece(sound, np.arange(begin, end))
+    def encode(self, sound: np.ndarray, begin: int, end: int) -> np.ndarray:
+        return self.encode_piece(sound, np.arange(begin, end))
 
-    def hear_piece(self, waveform: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    def encode_piece(self, waveform: np.ndarray, frames: np.ndarray) -> np.ndarray:
         smooth = np.convolve(np.abs(waveform), np.full(640, 1 / 640), "same")
         at = np.clip(np.rint((frames + 0.5) * 640).astype(int), 0, len(smooth) - 1)
         return smooth[at, None].repeat(4, axis=1)

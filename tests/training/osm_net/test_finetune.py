@@ -1,36 +1,44 @@
-"""Fine-tuning: what is trained, what stays, and what is said about it; on a made-up speaker and a tiny model."""
+"""Fine-tuning: what is trained, kept and reported; on a made-up speaker and a tiny model."""
 
 import math
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
+from huggingface_hub import metadata_load
 from PIL import Image
 from safetensors.torch import load_file
 
 from osmnet import OSMNetPipeline
 from osmnet.cli import main
-from osmnet.cli.train import main as train
+from osmnet.cli.push import check_model, choose_files
 from osmnet.evaluation.protocol import STRIP_SIDE, ClipResult
 from osmnet.loading.model import WEIGHTS_NAME
-from osmnet.training.core.processes import Stopped
+from osmnet.loading.packaged import packaged_weights
 from osmnet.training.osm_net import finetune_report
 from osmnet.training.osm_net.finetune import FinetuneConfig, load_configs
 from osmnet.utils.files import only_run_in
 from osmnet.utils.marked import read_marked
+from tests.support import quick_finetune
+from tests.support.clips import dataset_of
 from tests.support.dummies import edit_tensors, read_json
-
-pytest.importorskip("accelerate")
+from tests.support.launch import two_processes
 
 FAST = [
     "evaluate_clips=1", "evaluate_seconds=1", "expression.frames=20", "expression.batch_size=4", "video.batch_size=2",
     "video.min_size=64", "expression.amplitude=0", "audio-motion.batch_size=8",
 ]  # fmt: skip
+LEARN = ["expression.steps=60", "expression.learning_rate=1e-2", "expression.warm_up=5"]
+
+
+def arguments(data, model, out, *settings) -> list[str]:
+    folders = ["--data", str(data), "--model", str(model), "--out", str(out)]
+    return ["finetune", *folders, *(part for each in [*FAST, *settings] for part in ("--set", each))]
 
 
 def finetune(data, model, out, *settings, options=()) -> int:
-    arguments = ["train", "finetune", "--data", str(data), "--model", str(model), "--out", str(out)]
-    return main([*arguments, *options, *(part for each in [*FAST, *settings] for part in ("--set", each))])
+    return main(["train", *arguments(data, model, out, *settings), *options])
 
 
 def weights(folder, component) -> dict:
@@ -41,14 +49,13 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
 
 
-LEARN = ["expression.steps=60", "expression.learning_rate=1e-2", "expression.warm_up=5"]
-
-
 @pytest.fixture(scope="module")
 def start(tiny_folder, tmp_path_factory):
-    """A model whose lips know nothing, and whose video generator paints nothing: two steps do not better it."""
+    """A model with untrained lips, and a video generator that paints nothing, which two steps do not improve."""
     folder = tmp_path_factory.mktemp("start") / "model"
     shutil.copytree(tiny_folder, folder)
+    for name in ("README.md", "LICENSE", "NOTICE"):
+        shutil.copy(packaged_weights() / name, folder / name)
 
     def close_mask(state):
         state["conv_out.weight"].zero_()
@@ -70,6 +77,13 @@ def tuned(dataset_folder, start, tmp_path_factory):
     return out, read_json(out / "finetune.json")
 
 
+@pytest.fixture
+def quick_protocol(monkeypatch):
+    """Skip the evaluation, which takes seconds."""
+    monkeypatch.setattr("osmnet.training.osm_net.finetune.evaluate_clip", quick_finetune.no_figures)
+
+
+@pytest.mark.integration
 def test_a_stage_that_helps_is_kept_and_one_that_does_not_is_undone(tuned, start):
     out, report = tuned
     lips, video, motion = (report["stages"][name] for name in ("expression", "video", "motion"))
@@ -82,6 +96,7 @@ def test_a_stage_that_helps_is_kept_and_one_that_does_not_is_undone(tuned, start
     assert changed == {"expression_extractor", "audio_motion_encoder"}
 
 
+@pytest.mark.integration
 def test_the_result_is_a_pipeline_and_the_report_says_what_changed(tuned, start):
     out, report = tuned
     assert OSMNetPipeline.from_pretrained(out).name == str(out)
@@ -106,17 +121,60 @@ def test_the_result_is_a_pipeline_and_the_report_says_what_changed(tuned, start)
         assert picture.height == 3 * STRIP_SIDE + 14  # real, before, after
 
 
-def test_a_finished_run_that_is_started_again_ends_with_the_same_weights(tuned, dataset_folder, start, monkeypatch):
-    out, _ = tuned
+@pytest.mark.integration
+def test_the_result_has_a_model_card_and_can_be_pushed(tuned, start, capsys):
+    out, report = tuned
+    metadata = metadata_load(out / "README.md")
+    assert {name: metadata[name] for name in ("license", "license_name", "license_link")} == {
+        "license": "other", "license_name": "non-commercial-research", "license_link": "LICENSE",
+    }  # fmt: skip
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert finetune_report.figure_table(report) in card and finetune_report.stage_lines(report) in card
+    assert str(start.parent) not in card and report["held_out"][0] not in card  # no paths, no names of people
+    for name in ("LICENSE", "NOTICE"):
+        assert (out / name).read_bytes() == (start / name).read_bytes()
+    check_model(out)
+    sent, kept = (set(map(str, files)) for files in choose_files(out))
+    assert {"README.md", "LICENSE", "NOTICE", "model_index.json", "face_landmarker.task"} < sent
+    assert "finetune.png" in kept  # frames of the clips
+    assert not any(name.startswith("work/") for name in sent)
+    assert main(["push", "someone/tuned", "--model", str(out)]) == 0
+    assert "Nothing was sent" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_two_processes_fine_tune_and_resume_with_equal_weights(
+    dataset_folder, start, tmp_path, subprocess_environment
+):
+    launch, environment = two_processes(subprocess_environment)
+
+    out = tmp_path / "out"
+    settings = [
+        "expression.steps=6", "expression.checkpoint_every=2", "stages=expression", "expression.keep_checkpoints=9",
+        "expression.learning_rate=1e-2",
+    ]  # fmt: skip
+    command = [*launch, quick_finetune.__file__, *arguments(dataset_folder, start, out, *settings)]
+
+    def tune():
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    done = tune()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("# Fine-tuned from") == 1  # the main process reports
     first = weights(out, "expression_extractor")
-    checkpoints = sorted((out / "work" / "expression").glob("checkpoint-*"))
-    strips = dict.fromkeys(("real", "ours"), np.zeros((6, STRIP_SIDE, STRIP_SIDE, 3), np.uint8))
-    measured = ClipResult("clip", 1.0, {name: {} for name in ("ours", "oracle", "real")}, {}, strips, {})
-    monkeypatch.setattr("osmnet.training.osm_net.finetune.evaluate_clip", lambda *_: measured)  # that takes long
-    assert finetune(dataset_folder, start, out, *LEARN, "stages=expression") == 0
+    assert read_json(out / "finetune.json")["stages"]["expression"]["kept"]
+    assert not same(first, weights(start, "expression_extractor"))
+    # As a run that was killed after step 2 leaves it.
+    for step in (4, 6):
+        shutil.rmtree(out / "work" / "expression" / f"checkpoint-{step:06d}")
+    shutil.rmtree(out / "expression_extractor")
+    done = tune()
+    assert done.returncode == 0 and "resuming from" in done.stderr, done.stderr
     assert same(weights(out, "expression_extractor"), first)
-    assert sorted((out / "work" / "expression").glob("checkpoint-*")) == checkpoints
-    assert list(read_json(out / "finetune.json")["stages"]) == ["expression"]
+    # What the main process refuses, it reports once, and nobody waits for it.
+    with only_run_in(out / "work"):
+        done = tune()
+    assert done.returncode != 0 and done.stderr.count("osmnet: ") == 1 and "Another run is at work" in done.stderr
 
 
 def result(name="clip", **figures) -> ClipResult:
@@ -147,15 +205,27 @@ def test_only_clips_and_figures_that_are_there_both_times_count():
     assert (row["metric"], row["before"], row["after"]) == ("ssim", 0.5, 0.6)
 
 
+def test_a_finished_run_that_is_started_again_ends_with_the_same_weights(
+    dataset_folder, start, tmp_path, quick_protocol
+):
+    out, settings = tmp_path / "out", ["expression.steps=4", "expression.learning_rate=1e-2", "stages=expression"]
+    assert finetune(dataset_folder, start, out, *settings) == 0
+    first, checkpoints = weights(out, "expression_extractor"), sorted((out / "work").rglob("checkpoint-*"))
+    assert finetune(dataset_folder, start, out, *settings) == 0
+    assert same(weights(out, "expression_extractor"), first)
+    assert sorted((out / "work").rglob("checkpoint-*")) == checkpoints
+    assert list(read_json(out / "finetune.json")["stages"]) == ["expression"]
+
+
 def test_the_packaged_configuration_has_small_steps_and_loses_no_setting():
     config, stages = load_configs("finetune", ["video.weights.rec=2", "evaluate_seconds=3", "stages=video,motion"])
     assert config.stages == ("video", "motion") and config.evaluate_seconds == 3.0
-    assert stages["video"][0].weights["rec"] == 2.0 and stages["video"][0].weights["feature"] > 0
+    assert stages["video"]["video"].weights["rec"] == 2.0 and stages["video"]["video"].weights["feature"] > 0
     _, stages = load_configs("finetune", [])
     assert [len(each) for each in stages.values()] == [1, 1]
-    for stage in stages.values():
-        default = type(stage[0])()
-        assert stage[0].steps < default.steps and stage[0].learning_rate < default.learning_rate
+    for stage, configs in stages.items():
+        config, default = configs[stage], type(configs[stage])()
+        assert config.steps < default.steps and config.learning_rate < default.learning_rate
 
 
 @pytest.mark.parametrize(
@@ -177,16 +247,10 @@ def test_wrong_settings_are_refused_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
-def test_several_processes_are_refused(dataset_folder, tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="finetune runs in one process; start it with `osmnet train finetune`"):
-        train(["finetune", "--data", str(dataset_folder), "--model", str(tiny_folder), "--out", str(tmp_path / "out")])
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_run_goes_on_with_its_own_clips_and_weights_alone(talking, dataset_folder, start, tmp_path, capsys):
-    """Held-out clips are every fifth: with another clip among them, some would be judged by that were trained on."""
-    from tests.support.clips import dataset_of
+def test_a_run_resumes_with_its_own_clips_and_weights_alone(
+    talking, dataset_folder, start, tmp_path, capsys, quick_protocol
+):
+    """Held-out clips are every fifth: with one clip more, some of them would have been trained on."""
 
     def tune(data, model, out):
         settings = ["expression.steps=2", "stages=expression"]
@@ -197,7 +261,7 @@ def test_a_run_goes_on_with_its_own_clips_and_weights_alone(talking, dataset_fol
     assert tune(dataset_folder, start, out)[0] == 0
     moved = out.rename(tmp_path / "moved")
     status, said = tune(dataset_folder, start, moved)
-    assert status == 0 and "going on from" in said
+    assert status == 0 and "resuming from" in said
     others = dataset_of(talking, tmp_path / "set", ("ann-voice", "ann-voice-2", "bob"))
     status, said = tune(others, start, moved)
     assert status == 2 and "belongs to another dataset; delete it to train anew, or give another folder" in said
@@ -211,21 +275,7 @@ def test_a_run_goes_on_with_its_own_clips_and_weights_alone(talking, dataset_fol
     assert status == 2 and "Another run is at work" in said
 
 
-@pytest.mark.parametrize(
-    "stop", [KeyboardInterrupt(), Stopped("stopped after step 3; run the same command again to go on", 2)]
-)
-def test_who_stops_it_is_told_how_to_go_on(monkeypatch, capsys, stop):
-    def stopped(_):
-        raise stop
-
-    monkeypatch.setattr("osmnet.cli.finetune.main", stopped)
-    assert main(["train", "finetune"]) == 130
-    assert capsys.readouterr().err.endswith("run the same command again to go on.\n")
-
-
-def test_nobody_to_judge_by_is_refused(talking, tiny_folder, tmp_path, capsys):
-    from tests.support.clips import dataset_of
-
+def test_a_split_that_holds_nobody_out_is_refused(talking, tiny_folder, tmp_path, capsys):
     data = dataset_of(talking, tmp_path / "set", ("ann-voice", "bob-voice"))
     assert finetune(data, tiny_folder, tmp_path / "out", "split=speaker") == 2
     assert "No speaker in" in capsys.readouterr().err
@@ -233,8 +283,6 @@ def test_nobody_to_judge_by_is_refused(talking, tiny_folder, tmp_path, capsys):
 
 
 def test_one_clip_is_not_enough(talking, tiny_folder, tmp_path, capsys):
-    from tests.support.clips import dataset_of
-
     data = dataset_of(talking, tmp_path / "set", ("ann-voice",))
     assert finetune(data, tiny_folder, tmp_path / "out") == 2
     assert "single clip" in capsys.readouterr().err

@@ -168,7 +168,7 @@ def test_wrong_files_are_named_in_a_sentence(tmp_path: Path, monkeypatch: pytest
 CLIENT = """
 import contextlib, io, json, sys
 from pathlib import Path
-from tests.loading.test_loading import REPO_ID
+from tests.support.loadable import REPO_ID
 from osmnet.data.dataset import Dataset
 from osmnet.training.osm_net.perceptual import find_vgg
 from osmnet.training.osm_net.video_stage import VideoConfig, VideoStage
@@ -193,9 +193,9 @@ print(json.dumps(results))
 
 @pytest.mark.hub
 def test_hub_gives_the_file_or_training_goes_without(tmp_path: Path, dataset_folder: Path):
-    from tests.loading.test_loading import REPO_ID
     from tests.support.dummies import FACE_MODEL
     from tests.support.hub_server import Hub, run_client
+    from tests.support.loadable import REPO_ID
 
     folder = tmp_path / "repository"
     folder.mkdir()

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from osmnet.cli import checks, main
-from osmnet.evaluation.evaluate import clock
+from osmnet.cli import argument_checks, main
 from tests.support.dummies import PORTRAIT
 
 HEAVY = ("torch", "diffusers", "scipy", "mediapipe", "numba", "matplotlib")
@@ -80,11 +79,11 @@ def test_wrong_arguments_are_refused_at_once(refused, arguments):
 
 
 def test_what_is_right_passes(tmp_path, repository):
-    checks.check_files([PORTRAIT, None])
-    checks.check_output_folder(tmp_path / "new" / "folder")
-    checks.check_dataset("https://example.org/set")
+    argument_checks.check_files([PORTRAIT, None])
+    argument_checks.check_output_folder(tmp_path / "new" / "folder")
+    argument_checks.check_dataset("https://example.org/set")
     for model in (None, "name/model", repository / "weights_card"):
-        checks.check_model(model)
+        argument_checks.check_model(model)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -92,10 +91,3 @@ def test_a_number_of_a_basis_that_is_not_there_is_refused(tiny_folder, tmp_path,
     arguments = ["--model", str(tiny_folder), "--portrait", str(PORTRAIT), "--bases", "0,6"]
     assert main(["bases", "--out", str(tmp_path / "out"), *arguments]) == 2
     assert "There are 6 bases, 0 to 5" in capsys.readouterr().err and not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(0.2, "1 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (3600 + 300, "1 h 5 min")]
-)
-def test_durations_are_written_as_people_say_them(seconds, said):
-    assert clock(seconds) == said
