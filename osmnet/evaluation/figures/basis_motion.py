@@ -83,12 +83,13 @@ def name_motion(head_pose: np.ndarray) -> str:
 
     The rules, for each of yaw, pitch and roll, in degrees:
 
-    - An angle that goes at least 2° one way and at least 2° back is a *shake* (yaw), a *nod* (pitch) or a *sway* (roll).
+    - An angle that goes at least 2° one way and at least 2° back is a *shake* (yaw), a *nod* (pitch) or a *sway*
+      (roll).
     - Otherwise, an angle that moves by at least 2° in the second half of the path, and at least 4° in all, is a *turn
       right*, *turn left*, *up*, *down*, *tilt right* or *tilt left*.
     - Otherwise the head is *still*.
-    - A mean angle (of a still head: in the second half) of 4° or more is named as well: *tilted left still*, *turned right
-      nod*.
+    - A mean angle (of a still head: in the second half) of 4° or more is named as well: *tilted left still*, *turned
+      right nod*.
     - Motions smaller than half of the strongest one are left out.
 
     Raises:

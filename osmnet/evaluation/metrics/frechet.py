@@ -16,8 +16,8 @@ def frechet_distance(
         ValueError: If means `(dim,)` and covariances `(dim, dim)` do not fit or a number is not finite.
 
     Source:
-        Dowson, Landau, "The Fréchet distance between multivariate normal distributions", 1982, Eq. 4; Heusel et al. 2017
-        (FID), Eq. 6.
+        Dowson, Landau, "The Fréchet distance between multivariate normal distributions", 1982, Eq. 4; Heusel et al.
+        2017 (FID), Eq. 6.
     """
     mean_a, mean_b, covariance_a, covariance_b = (
         np.asarray(array, np.float64) for array in (mean_a, mean_b, covariance_a, covariance_b)

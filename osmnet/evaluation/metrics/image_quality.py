@@ -1,8 +1,8 @@
 """Image quality of frames: similarity to the real frame (SSIM, PSNR) and sharpness (CPBD, Laplacian energy).
 
 Convention:
-    Frames are uint8 RGB `(frames, height, width, 3)`; `real` and `fake` have one shape. Every metric uses their luma
-    (ITU-R BT.601, 0 … 255), returns float64 `(frames,)`, and raises `ValueError` for other frames.
+    Frames are uint8 RGB `(frames, height, width, 3)`; `real` and `fake` have one shape. Metrics use their luma
+    (ITU-R BT.601, 0 … 255), return one float64 a frame, and raise `ValueError` for other frames.
 """
 
 import cv2
@@ -30,8 +30,8 @@ def ssim(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
     """Compute the structural similarity to the real frames, 1 for equal ones; frames are at least 11 pixels wide.
 
     Source:
-        Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to structural similarity", 2004:
-        luma, Gaussian window of 11 pixels and σ 1.5, K₁ 0.01, K₂ 0.03, means over all windows inside the frame.
+        Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to structural similarity",
+        2004: luma, Gaussian window of 11 pixels and σ 1.5, K₁ 0.01, K₂ 0.03, means over all windows inside the frame.
     """
     _check_pair(real, fake)
     return np.array(
@@ -70,16 +70,16 @@ def sharpness_ratio(real: np.ndarray, fake: np.ndarray) -> float:
 def cpbd(frames: np.ndarray) -> np.ndarray:
     """Compute the cumulative probability of blur detection: the share of edges too narrow for noticeable blur.
 
-    Vertical edges (Sobel, thinned) are followed to either side for as long as the luma falls or rises. An edge is sharp
-    when the probability of noticing its blur, `1 - exp(-(width / JNB) ** 3.6)`, is at most 63 %. Blocks of 64 pixels
-    without edges (Canny) and pixels beyond whole blocks do not count. A frame without a single edge scores 0.
+    Vertical edges (Sobel, thinned) are followed to either side for as long as the luma falls or rises. An edge is
+    sharp when the probability of noticing its blur, `1 - exp(-(width / JNB) ** 3.6)`, is at most 63 %. Blocks of 64
+    pixels without edges (Canny) and pixels beyond whole blocks do not count. A frame without a single edge scores 0.
 
-    The paper leaves the edge detectors' thresholds open. These are those of the Python port (`cpbd` 1.0.7 on PyPI), with
-    which published talking-head figures were computed; results agree with it to the last digit.
+    The paper leaves the edge detectors' thresholds open. These are those of the Python port (`cpbd` 1.0.7 on PyPI),
+    with which published talking-head figures were computed; results agree with it to the last digit.
 
     Source:
-        Narvekar, Karam, "A No-Reference Image Blur Metric Based on the Cumulative Probability of Blur Detection (CPBD)",
-        IEEE Transactions on Image Processing 20(9), 2011; edge width: Marziliano et al. 2002.
+        Narvekar, Karam, "A No-Reference Image Blur Metric Based on the Cumulative Probability of Blur Detection
+        (CPBD)", IEEE Transactions on Image Processing 20(9), 2011; edge width: Marziliano et al. 2002.
     """
     _check_frames(frames)
     height, width = frames.shape[1:3]

@@ -72,12 +72,12 @@ def window_features(head_pose: np.ndarray) -> np.ndarray:
     """Compute six harmonics of each angle in windows of two seconds.
 
     The discrete cosine transform resembles a principal component analysis of real windows, whose vectors are nearly
-    cosines, but is the same for every dataset, so distances of different reports compare. The mean angle of a window is
-    left out, since it depends on the portrait.
+    cosines, but is the same for every dataset, so distances of different reports compare. The mean angle of a window
+    is left out, since it depends on the portrait.
 
     Returns:
-        `np.ndarray` of shape `(windows, 18)`: Degrees. The squares of a row sum to the angles' variance within the window
-        between 0.25 and 1.5 Hz. Windows start every 12 frames; a track below two seconds has none.
+        `np.ndarray` of shape `(windows, 18)`: Degrees. The squares of a row sum to the angles' variance within the
+        window between 0.25 and 1.5 Hz. Windows start every 12 frames; a track below two seconds has none.
     """
     turn = angles_deg(head_pose)
     starts = np.arange(0, len(turn) - WINDOW + 1, HOP)
@@ -87,7 +87,7 @@ def window_features(head_pose: np.ndarray) -> np.ndarray:
 
 
 def halves(groups: Sequence[str], number: int) -> np.ndarray:
-    """Choose the clips of a random first half of the speakers, or of the clips if there is one speaker: `(clips,)` bool.
+    """Choose the clips `(clips,)` of a random half of the speakers, or half of the clips of a single speaker.
 
     Args:
         groups (`Sequence[str]`): Speaker of every clip.

@@ -79,8 +79,8 @@ def lip_shapes(landmarks_px: np.ndarray) -> np.ndarray:
     """Return the outline of the lips in the head's own axes, minus its mean over the frames.
 
     Convention:
-        Axes: right along the outer eye corners, down along the nose, away from the camera; origin: the base of the nose;
-        unit: 3D distance of the outer eye corners. The result is invariant to pose, position and scale.
+        Axes: right along the outer eye corners, down along the nose, away from the camera; origin: the base of the
+        nose; unit: 3D distance of the outer eye corners. The result is invariant to pose, position and scale.
 
     Args:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices of a clip in pixels.

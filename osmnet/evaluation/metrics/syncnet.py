@@ -133,9 +133,9 @@ def load_syncnet(path: str | Path) -> SyncNet:
 def syncnet_crops(frames: np.ndarray, landmarks_px: np.ndarray) -> np.ndarray:
     """Crop the face as SyncNet's released pipeline does.
 
-    There a face detector (S3FD) gives the box, forehead to chin; here it is the bounding box of the face oval. With s half
-    its longer side, steadied by a median over 13 frames, the square reaches 1.4 s to either side, s above and 1.8 s below
-    the box's centre. It is grey (110) beyond the picture.
+    There a face detector (S3FD) gives the box, forehead to chin; here it is the bounding box of the face oval. With s
+    half its longer side, steadied by a median over 13 frames, the square reaches 1.4 s to either side, s above and 1.8
+    s below the box's centre. It is grey (110) beyond the picture.
 
     Args:
         frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
@@ -162,9 +162,9 @@ def syncnet_crops(frames: np.ndarray, landmarks_px: np.ndarray) -> np.ndarray:
 def mfcc(waveform: np.ndarray) -> np.ndarray:
     """Compute cepstra of 16 kHz speech as `python_speech_features.mfcc` does with its defaults, which SyncNet expects.
 
-    16-bit samples, pre-emphasis 0.97, rectangular windows of 25 ms every 10 ms, 512-point power spectrum, 26 triangular
-    filters from 0 to 8000 Hz on HTK's mel scale with edges on whole bins, logarithm, orthonormal DCT, lifter 22. The first
-    cepstrum is the logarithm of the window's energy.
+    16-bit samples, pre-emphasis 0.97, rectangular windows of 25 ms every 10 ms, 512-point power spectrum, 26
+    triangular filters from 0 to 8000 Hz on HTK's mel scale with edges on whole bins, logarithm, orthonormal DCT,
+    lifter 22. The first cepstrum is the logarithm of the window's energy.
 
     Returns:
         `np.ndarray` of shape `(steps, 13)`: float64; step `j` starts at sample `160 j`.
