@@ -2,9 +2,7 @@
 
 import ast
 import re
-import runpy
 import shutil
-import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -164,13 +162,3 @@ def test_usage_in_the_scripts_own_docstrings_names_files_that_exist():
             for path in re.findall(r"python ([\w/]+\.py)", described):
                 assert (REPOSITORY / path).is_file(), f"{name_of(script)}: {path}"
                 assert path == name_of(script)
-
-
-def test_animation_of_the_readme_can_be_made_again(monkeypatch):
-    """The script's parser has the defaults by which docs/takes.webp was made."""
-    monkeypatch.setattr(sys, "argv", ["takes_animation.py"])
-    script = runpy.run_path(str(REPOSITORY / "scripts" / "takes_animation.py"))
-    arguments = script["build_parser"]().parse_args([])
-    assert arguments.portrait.is_file() and arguments.speech.is_file()
-    first, end = arguments.frames
-    assert end - first == 100 and arguments.takes == 4
