@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--takes", type=int, default=4)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--size", type=int, default=200, help="side of each take in pixels")
-    parser.add_argument("--frames", type=int, nargs=2, default=(78, 178), metavar=("FIRST", "END"))
+    parser.add_argument("--frames", type=int, nargs=2, default=(92, 192), metavar=("FIRST", "END"))
     parser.add_argument("--output", type=Path, default=Path("takes.webp"))
     return parser
 

@@ -28,12 +28,9 @@ def crop_box(landmarks_px: np.ndarray, height: int, width: int, scale: float = C
     Args:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)` or `(478, 3)`): Vertices in pixels of the picture; the
             square holds the head in all frames.
-        height (`int`): Height of the picture in pixels.
-        width (`int`): Width of the picture in pixels.
+        height (`int`): Of the picture in pixels.
+        width (`int`): Of the picture in pixels.
         scale (`float`): Side in heights of the face.
-
-    Returns:
-        `CropBox`: The square.
     """
     oval = np.atleast_3d(landmarks_px.reshape(-1, *landmarks_px.shape[-2:]))[:, OVAL, :2]
     extent = np.median(np.ptp(oval, axis=1).max(axis=1))
@@ -49,15 +46,9 @@ def crop_box(landmarks_px: np.ndarray, height: int, width: int, scale: float = C
 
 
 def extract(image: np.ndarray, box: CropBox, size: int | None = None) -> np.ndarray:
-    """Cut the square out of a picture and resize it.
+    """Cut the square out of a picture `(height, width, 3)` and resize it: `(size, size, 3)`, uint8.
 
-    Args:
-        image (`np.ndarray` of shape `(height, width, 3)`): uint8.
-        box (`CropBox`): The square; parts outside the picture repeat its edge.
-        size (`int`, *optional*): Side of the result in pixels; that of the square if not given.
-
-    Returns:
-        `np.ndarray` of shape `(size, size, 3)`: uint8.
+    Parts outside the picture repeat its edge. `size` is the square's own side if not given.
     """
     height, width = image.shape[:2]
     left, top, side = box

@@ -54,15 +54,12 @@ def _face_distance(face: np.ndarray, other: np.ndarray) -> float:
 
 
 def choose_face(faces: list[np.ndarray], face: int | None, size: tuple[int, int]) -> np.ndarray:
-    """Choose a face, refusing one that is too small or cut off.
+    """Choose a face `(478, 3)`, refusing one that is too small or cut off.
 
     Args:
         faces (`list[np.ndarray]`): Vertices `(478, 3)` in pixels, largest face first.
         face (`int`, *optional*): Index; the largest, with a warning about others, if not given.
         size (`tuple[int, int]`): Height and width of the picture.
-
-    Returns:
-        `np.ndarray` of shape `(478, 3)`: Vertices of the chosen face.
 
     Raises:
         ValueError: If there is no such face or it cannot be used.

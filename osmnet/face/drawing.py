@@ -255,15 +255,10 @@ def draw(
     far: float,
     frames: np.ndarray,
 ) -> None:
-    """Draw frames `(frames, height, width, 3)`, uint8, one after the other.
+    """Fill frames `(frames, height, width, 3)`, uint8, one after the other.
 
-    Args:
-        picture (`np.ndarray`): From `padded`.
-        points (`np.ndarray` of shape `(frames, n, 3)`): See `rasterise`, as for `triangles` and `origins`.
-        triangles (`np.ndarray` of shape `(triangles, 3)`): int32.
-        origins (`np.ndarray` of shape `(frames, n, 2)`): float64.
-        far (`float`): See `soften`.
-        frames (`np.ndarray` of shape `(frames, height, width, 3)`): Filled.
+    `picture` is from `padded`, `far` as of `soften`; the others are as of `rasterise`, but `points` `(frames, n, 3)`
+    and `origins` `(frames, n, 2)`.
     """
     height, width = frames.shape[1:3]
     grid, depth = np.empty((2, height, width), np.float32), np.empty((height, width), np.float32)

@@ -17,8 +17,8 @@ _stderr_lock = threading.Lock()
 def _native_notices_hidden() -> Iterator[None]:
     """Redirect file descriptor 2 to the null device for a moment.
 
-    MediaPipe and TensorFlow Lite write start-up notices straight to it, which no setting of theirs prevents and which
-    would tear our progress bar. Errors still arrive as exceptions.
+    MediaPipe and TensorFlow Lite write start-up notices to it, which no setting prevents and which would tear our
+    progress bar. Errors still arrive as exceptions.
     """
     with _stderr_lock:  # a second thread would take the first one's null device for the real one
         try:
@@ -50,13 +50,12 @@ class FaceLandmarker:
 
     Convention:
         Vertices are (x, y, z) in pixels of the picture: x right, y down, z away from the camera, relative to the
-        head's
-        centre (absolute depth is unknown). The first pixel covers [0, 1), so its centre is at 0.5.
+        head's centre. The first pixel covers [0, 1), so its centre is at 0.5.
 
     Args:
         bundle (`str | os.PathLike`): A `.task` file: the one in the weights folder, or Google's own.
-        mode (`"image" | "video"`): `"video"` tracks from frame to frame, in order of time: faster and steadier.
-        num_faces (`int`): The most faces to return for one picture.
+        mode (`"image" | "video"`): `"video"` tracks from frame to frame, faster and steadier.
+        num_faces (`int`): The most faces to return.
 
     Raises:
         ValueError: If the bundle is missing or invalid, or if MediaPipe cannot start.

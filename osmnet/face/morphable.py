@@ -24,7 +24,7 @@ class FaceFit:
         identity (`np.ndarray` of shape `(40,)`): α in standard deviations.
         expression (`np.ndarray` of shape `(..., 64)`): β in standard deviations.
         head_pose (`np.ndarray` of shape `(..., 6)`): yaw, pitch, roll [rad], tx, ty, tz [head units].
-        similarity (`Similarity`): The pose as a map from head units to pixels.
+        similarity (`Similarity`): Head units to pixels.
     """
 
     shape: np.ndarray
@@ -68,15 +68,7 @@ class FaceModel(OSMNetModel):
         return self.geometry[name].detach().cpu().float().numpy()
 
     def forward(self, identity: torch.Tensor, expression: torch.Tensor) -> torch.Tensor:
-        """Compute shapes from coefficients, Eq. 6.
-
-        Args:
-            identity (`torch.Tensor` of shape `(..., identity_dim)`): α.
-            expression (`torch.Tensor` of shape `(..., expression_dim)`): β.
-
-        Returns:
-            `torch.Tensor` of shape `(..., 478, 3)`: Vertices without pose, head units.
-        """
+        """Compute shapes `(..., 478, 3)` from α `(..., identity_dim)` and β `(..., expression_dim)`; Eq. 6."""
         by_identity = torch.einsum("...k,kvc->...vc", identity, self.geometry["identity_basis"])  # (..., 478, 3)
         return self.geometry["mean_shape"] + by_identity + self.expression_offset(expression)
 
@@ -85,14 +77,10 @@ class FaceModel(OSMNetModel):
         return torch.einsum("...k,kvc->...vc", expression, self.geometry["expression_basis"])
 
     def move(self, shape: np.ndarray, change: np.ndarray) -> np.ndarray:
-        """Give a shape `(478, 3)` other expressions.
+        """Give a shape `(478, 3)` other expressions: `(frames, 478, 3)`.
 
-        Args:
-            shape (`np.ndarray` of shape `(478, 3)`): A head's own shape.
-            change (`np.ndarray` of shape `(frames, expression_dim)`): Wanted β minus the shape's β.
-
-        Returns:
-            `np.ndarray` of shape `(frames, 478, 3)`; lips touch where the linear model would have them cross.
+        `change` `(frames, expression_dim)` is the wanted β minus the shape's. Lips touch where the linear model would
+        have them cross.
         """
         basis = self.array("expression_basis").reshape(change.shape[-1], -1)
         # Not by a BLAS, whose waiting threads would take processors from other renderings.
@@ -111,14 +99,11 @@ class FaceModel(OSMNetModel):
         return moved
 
     def fit(self, landmarks_px: np.ndarray, size: int) -> FaceFit:
-        """Fit identity, expression and pose to a single picture.
+        """Fit identity, expression and pose to a picture: the most probable α and β under unit normal priors.
 
         Args:
             landmarks_px (`np.ndarray` of shape `(478, 3)`): Vertices in pixels of the crop.
             size (`int`): Side of the crop in pixels.
-
-        Returns:
-            `FaceFit`: α and β are the most probable ones under unit normal priors.
         """
         # 1. Pose, from vertices that move with the skull.
         similarity = fit_similarity(self.array("mean_shape")[STABLE], landmarks_px[STABLE])
@@ -141,9 +126,6 @@ class FaceModel(OSMNetModel):
         Args:
             landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels of the crop.
             size (`int`): Side of the crop in pixels.
-
-        Returns:
-            `FaceFit`: With `frames` as the leading dimension, except for `identity`.
         """
         # 1. Poses, and the neutral face.
         similarity = fit_similarity(self.array("mean_shape")[STABLE], landmarks_px[:, STABLE])

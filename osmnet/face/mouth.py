@@ -64,12 +64,11 @@ def cut_window(image: np.ndarray, affine: np.ndarray, window_size: int) -> np.nd
 
 
 def paint_window(image: np.ndarray, painted: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> None:
-    """Blend one window into a picture, in place.
+    """Blend one window into a picture `(size, size, 3)`, uint8, in place.
 
     Args:
-        image (`np.ndarray` of shape `(size, size, 3)`): uint8, changed.
-        painted (`np.ndarray` of shape `(window_size, window_size, 3)`): float32, colours in [0, 255] times `mask`; 0
-            wherever that is 0.
+        image (`np.ndarray` of shape `(size, size, 3)`): Changed.
+        painted (`np.ndarray` of shape `(window_size, window_size, 3)`): float32, colours in [0, 255] times `mask`.
         mask (`np.ndarray` of shape `(window_size, window_size)`): float32 in [0, 1]; coverage.
         affine (`np.ndarray` of shape `(2, 3)`): From the picture to the window.
     """

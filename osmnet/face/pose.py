@@ -33,13 +33,7 @@ class Similarity(NamedTuple):
 
 
 def rotation_from_euler(angles: np.ndarray) -> np.ndarray:
-    """Return rotation matrices from yaw, pitch and roll; convention at the top of this file.
-
-    Args:
-        angles (`np.ndarray` of shape `(..., 3)`): Yaw, pitch, roll in **radians**.
-
-    Returns:
-        `np.ndarray` of shape `(..., 3, 3)`.
+    """Return rotation matrices `(..., 3, 3)` from yaw, pitch and roll `(..., 3)` in **radians**.
 
     Raises:
         ValueError: If the last dimension is not 3.
@@ -66,14 +60,7 @@ def euler_from_rotation(rotation: np.ndarray) -> np.ndarray:
 
 
 def fit_similarity(shape: np.ndarray, points_px: np.ndarray) -> Similarity:
-    """Fit the least-squares similarity from a shape to observed points.
-
-    Args:
-        shape (`np.ndarray` of shape `(n, 3)`): Points of the head, head units.
-        points_px (`np.ndarray` of shape `(..., n, 3)`): The same points in pixels.
-
-    Returns:
-        `Similarity`: One for each leading index of `points_px`.
+    """Fit the least-squares similarities from a shape `(n, 3)` in head units to points `(..., n, 3)` in pixels.
 
     Source:
         S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991,
@@ -93,11 +80,7 @@ def fit_similarity(shape: np.ndarray, points_px: np.ndarray) -> Similarity:
 
 
 def pose_from_similarity(similarity: Similarity, size: int) -> np.ndarray:
-    """Return the six pose numbers of a placed head.
-
-    Args:
-        similarity (`Similarity`): Head units to pixels of the crop.
-        size (`int`): Side of the crop in pixels.
+    """Return the six pose numbers of a placed head in a crop of `size` pixels.
 
     Returns:
         `np.ndarray` of shape `(..., 6)`: yaw, pitch, roll [rad], tx, ty, tz [head units]; tx and ty from the centre of

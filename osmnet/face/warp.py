@@ -127,11 +127,7 @@ class MeshWarp:
         self._follows = 1 - (1 - NECK_FOLLOWS) * np.clip(down, 0, 1)[:, None]
 
     def points(self, shape: np.ndarray, similarity: Similarity) -> tuple[np.ndarray, np.ndarray]:
-        """Place all mesh points for some frames.
-
-        Args:
-            shape (`np.ndarray` of shape `(frames, 478, 3)`): The head's shapes, head units.
-            similarity (`Similarity`): Their poses.
+        """Place all mesh points for some frames: shapes `(frames, 478, 3)` in head units and their poses.
 
         Returns:
             `tuple[np.ndarray, np.ndarray]`: Targets `(frames, points, 3)` and origins of the texture in the source

@@ -25,7 +25,7 @@ class ResidualMLP(nn.Module):
 class MelWindowEncoder(nn.Module):
     """Encode each frame's mel window by itself: 2-D convolutions over time steps × bands.
 
-    Windows are not normalised: loudness tells speech from silence, and silence must close the mouth.
+    Windows are not normalised: loudness tells speech from silence, which must close the mouth.
     """
 
     def __init__(self, mel_bins: int = 16, mel_window: int = 16, hidden_dim: int = 128) -> None:

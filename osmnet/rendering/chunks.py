@@ -12,23 +12,18 @@ Chunk = tuple[int, int]  # first frame, and the one after the last
 
 
 def chunk_length(frame_size: tuple[int, int], device: str = "cpu") -> int:
-    """Return the frames of a chunk: fewer large ones, because chunks of several takes are in memory at a time.
+    """Return the frames of a chunk, of height and width `frame_size`, on a type of device.
 
-    Args:
-        frame_size (`tuple[int, int]`): Height and width in pixels.
-        device (`str`): Type of the device that renders; a GPU takes more at a time.
+    Fewer large frames, because chunks of several takes are in memory at a time; more on a GPU.
     """
     longest, most_bytes = CPU_CHUNK if device == "cpu" else GPU_CHUNK
     return min(longest, max(most_bytes // (3 * frame_size[0] * frame_size[1]), 1))
 
 
 def chunk_bounds(frames: int, length: int, begin: int = 0) -> list[Chunk]:
-    """Divide frames `begin … frames − 1` into chunks. Chunk edges do not depend on `begin`.
+    """Divide frames `begin … frames − 1` into chunks of `length`, the take's first one shorter.
 
-    Args:
-        frames (`int`): Length of the take.
-        length (`int`): Length of a chunk; the first of the take is shorter.
-        begin (`int`): First frame.
+    Edges do not depend on `begin`.
 
     Returns:
         `list[tuple[int, int]]`: First frame of each chunk and the one after its last.
@@ -45,7 +40,6 @@ def render_chunks(
 
     Args:
         render (`Callable`): Gets take, first frame, and the frame after the last; returns `(n, height, width, 3)`.
-            Called from several threads.
         num_videos (`int`): Number of takes.
         chunks (sequence of `(int, int)`): As from `chunk_bounds`.
         workers (`int`): Number of threads.

@@ -7,13 +7,9 @@ import numba
 
 
 def compiled(**options: Any) -> Callable[[Callable], Callable]:
-    """Compile a function at its first call, without the GIL, and cache the result on disk where that is possible.
+    """Decorate a function to be compiled at its first call, without the GIL, and cached on disk if possible.
 
-    Args:
-        **options: Further ones of `numba.njit`.
-
-    Returns:
-        `Callable`: A decorator.
+    `options` are further ones of `numba.njit`.
     """
 
     def decorate(function: Callable) -> Callable:

@@ -43,10 +43,10 @@ def in_order(
     """Run jobs on worker threads and yield their results in the order of the jobs.
 
     Args:
-        function (`Callable`): Does a job; called from several threads.
+        function (`Callable`): Does a job.
         jobs (iterable): Taken one by one as there is room, so it may be endless.
         workers (`int`, *optional*): Number of threads; `default_workers()` if not given.
-        ahead (`int`): Number of results that may wait for the consumer; then no further job begins.
+        ahead (`int`): Number of results that may wait for the consumer before jobs stop starting.
 
     Yields:
         Results of `function`.

@@ -2,9 +2,7 @@
 
 import ast
 import re
-import runpy
 import shutil
-import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -147,13 +145,6 @@ def test_options_in_the_text_exist(page, parse_only, capsys):
             assert re.search(rf"(?<![\w-]){option}(?![\w-])", known), f"`{' '.join(words)}`: no option {option}"
 
 
-def test_ci_runs_the_test_command_of_the_readme():
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
-    command = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
-    assert ".venv/bin/pytest" in command
-    assert command in readme
-
-
 def test_table_of_options_in_the_readme_names_options_of_generate(capsys):
     from osmnet.cli.generate import build_parser
 
@@ -171,13 +162,3 @@ def test_usage_in_the_scripts_own_docstrings_names_files_that_exist():
             for path in re.findall(r"python ([\w/]+\.py)", described):
                 assert (REPOSITORY / path).is_file(), f"{name_of(script)}: {path}"
                 assert path == name_of(script)
-
-
-def test_animation_of_the_readme_can_be_made_again(monkeypatch):
-    """The script's parser has the defaults by which docs/takes.webp was made."""
-    monkeypatch.setattr(sys, "argv", ["takes_animation.py"])
-    script = runpy.run_path(str(REPOSITORY / "scripts" / "takes_animation.py"))
-    arguments = script["build_parser"]().parse_args([])
-    assert arguments.portrait.is_file() and arguments.speech.is_file()
-    first, end = arguments.frames
-    assert end - first == 100 and arguments.takes == 4

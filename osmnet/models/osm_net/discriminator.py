@@ -80,11 +80,8 @@ def feature_matching_loss(
 
     Args:
         real (sequence of `torch.Tensor`): Feature maps of real pictures, detached here.
-        fake (sequence of `torch.Tensor`): Feature maps of generated pictures, of the same shapes.
+        fake (sequence of `torch.Tensor`): Feature maps of generated pictures.
         weight (`torch.Tensor` of shape `(batch, 1, H, W)`, *optional*): Weight of each place, at any resolution.
-
-    Returns:
-        `torch.Tensor`: A scalar.
 
     Raises:
         ValueError: If there are no maps, or not equally many.

@@ -59,10 +59,9 @@ class SpeechInput(nn.Module):
 class ExpressionExtractor(OSMNetModel):
     """Predict the expression coefficients β of every frame from its speech and the identity of the source face.
 
-    The paper works frame by frame (`context_layers=0`). Context layers let a mouth begin to open before the sound,
-    which measured better. A frame depends on `context_frames` frames to either side, so chunks with that much context
-    give the result of the whole. `output_scale` and `output_bias` (64,) map outputs to coefficients. `speech_dim=0`
-    uses mel windows alone.
+    The paper works frame by frame (`context_layers=0`); context layers let a mouth open before the sound, which
+    measured better. Chunks with `context_frames` frames of context give the result of the whole. `output_scale` and
+    `output_bias` (64,) map outputs to coefficients. `speech_dim=0` uses mel windows alone.
     """
 
     _keep_in_fp32_modules = ["output_scale", "output_bias", "mean", "spread"]
@@ -163,9 +162,9 @@ class ExpressionExtractor(OSMNetModel):
             mel_windows (`np.ndarray` of shape `(frames, mel_window, mel_bins)`): The whole recording.
             identity (`np.ndarray` of shape `(identity_dim,)`): α of the face.
             begin (`int`): First frame.
-            end (`int`, *optional*): Frame after the last; the recording's end if not given.
-            speech (`Callable`, *optional*): Gets a first frame and the one after the last and returns their features
-                `(frames, speech_dim)`, as `SpeechEncoder.encode` does.
+            end (`int`, *optional*): Frame after the last.
+            speech (`Callable`, *optional*): Returns features `(frames, speech_dim)` from a first frame to before
+                another, as `SpeechEncoder.encode` does.
 
         Returns:
             `np.ndarray` of shape `(end - begin, expression_dim)`: β, float32.
@@ -195,9 +194,6 @@ def expression_loss(
         component_weights (`torch.Tensor` of shape `(expression_dim,)`, *optional*): Factors of the differences; not in
             the paper.
 
-    Returns:
-        `torch.Tensor`: A scalar.
-
     Raises:
         ValueError: If the shapes differ.
     """
@@ -209,15 +205,12 @@ def expression_loss(
 
 
 def landmark_loss(landmarks: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return the weighted distance of projected landmarks; arXiv 2309.16148, Eq. 9.
+    """Return 1/N Σ ω_n ‖p̃_n − p_n‖₂, averaged over the leading dimensions; arXiv 2309.16148, Eq. 9.
 
     Args:
         landmarks (`torch.Tensor` of shape `(..., num_landmarks, 2 or 3)`): Predicted points.
         target (`torch.Tensor` of the same shape): True points, in the same unit.
-        weights (`torch.Tensor` of shape `(num_landmarks,)`): ω of each landmark, see `landmark_weights`.
-
-    Returns:
-        `torch.Tensor`: A scalar: 1/N Σ ω_n ‖p̃_n − p_n‖₂, averaged over the leading dimensions.
+        weights (`torch.Tensor` of shape `(num_landmarks,)`): ω, from `landmark_weights`.
 
     Raises:
         ValueError: If the shapes do not fit.
@@ -234,16 +227,7 @@ def landmark_loss(landmarks: torch.Tensor, target: torch.Tensor, weights: torch.
 def landmark_weights(
     num_landmarks: int, inner_mouth: Sequence[int], nose: Sequence[int], weight: float = 20.0
 ) -> torch.Tensor:
-    """Return ω of Eq. 9: `weight` for landmarks of the inner mouth and the nose, 1 for all others.
-
-    Args:
-        num_landmarks (`int`): Number of landmarks N.
-        inner_mouth (sequence of `int`): Indices of the inner mouth.
-        nose (sequence of `int`): Indices of the nose.
-        weight (`float`): Their weight; 20 in the paper.
-
-    Returns:
-        `torch.Tensor` of shape `(num_landmarks,)`, float32.
+    """Return ω of Eq. 9, `(num_landmarks,)`: `weight` at the indices of inner mouth and nose, 1 elsewhere.
 
     Raises:
         ValueError: If an index is outside `0 … num_landmarks − 1`.

@@ -22,8 +22,8 @@ from osmnet.utils.checks import check_positive
 class MotionEncoder(OSMNetModel):
     """Encode a clip of relative head poses into one motion feature (E_m of the paper).
 
-    The paper encodes the clip's frames; this encoder takes the six pose numbers measured on them, which hold all head
-    motion. Poses are divided by `pose_scale` (6,), the spread of each number in the training clips.
+    The paper encodes the clip's frames; the six pose numbers measured on them hold all head motion. Poses are divided
+    by `pose_scale` (6,), the spread of each number in the training clips.
     """
 
     _keep_in_fp32_modules = ["pose_scale"]
@@ -105,10 +105,10 @@ class AudioMotionEncoder(OSMNetModel):
 
 
 class MotionDecoder(OSMNetModel):
-    """Decode a motion feature into the head poses of its clip.
+    """Decode a motion feature into the head poses of its clip, scaled by `pose_scale` (6,), see `MotionEncoder`.
 
     In the paper it is the first part of the video generator; separate, it gives the motion before anything is
-    rendered. `pose_scale` (6,) is the spread of each pose number in the training clips.
+    rendered.
     """
 
     _keep_in_fp32_modules = ["pose_scale"]
@@ -147,11 +147,11 @@ def clip_frames(num_frames: int, clip_length: int) -> np.ndarray:
     """Divide frames into clips; the last frame of a clip is the first of the next (see `compose_clips`).
 
     Args:
-        num_frames (`int`): Frames to cover, at least 1.
+        num_frames (`int`): At least 1.
         clip_length (`int`): Frames of a clip T, at least 2.
 
     Returns:
-        `np.ndarray` of shape `(clips, clip_length)`: Frame numbers; the last frame is repeated beyond the end.
+        `np.ndarray` of shape `(clips, clip_length)`: Frame numbers; the last one is repeated beyond the end.
     """
     clips = max(math.ceil((num_frames - 1) / (clip_length - 1)), 1)
     index = np.arange(clips)[:, None] * (clip_length - 1) + np.arange(clip_length)
@@ -161,12 +161,12 @@ def clip_frames(num_frames: int, clip_length: int) -> np.ndarray:
 def compose_clips(clips: torch.Tensor, pull: float = 0.15, smoothing: float = 2.0) -> torch.Tensor:
     """Join clips of relative poses into one path; the last pose of a clip is the first of the next.
 
-    A plain sum drifts like a random walk. So the pose in which a clip starts fades by `pull` over the clip's frames.
+    A plain sum drifts like a random walk, so the pose in which a clip starts fades by `pull` over its frames.
     Smoothing removes the jerk at the joints.
 
     Args:
-        clips (`torch.Tensor` of shape `(num_videos, clips, clip_length, pose_dim)`): Poses relative to the first of
-            each clip.
+        clips (`torch.Tensor` of shape `(num_videos, clips, clip_length, pose_dim)`): Poses relative to the clip's
+            first.
         pull (`float`): Share of the distance from rest that each clip takes back, in [0, 1].
         smoothing (`float`): Standard deviation of a Gaussian over the path, in frames; 0 does not smooth.
 

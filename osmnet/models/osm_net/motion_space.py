@@ -20,7 +20,7 @@ from osmnet.utils.checks import check_positive
 
 NEAR = 0.35  # fraction of fresh noise when resampling near a take; ~1/3 of the usual distance between takes
 CHUNK = 1024  # clips; bounds the memory on an hour of speech
-# Heads rest, move, and are livelier at times: a factor scales the prior's steps (docs/notes/experiments.md). Its logarithm
+# Heads rest, move, and are livelier at times: a factor scales the steps (docs/notes/experiments.md). Its logarithm
 # sums two autoregressions, (standard deviation, correlation from clip to clip) each, and the share of speech.
 MOOD, BURST = (0.25, 0.985), (0.65, 0.55)  # last some ten seconds, and a third of a second
 VOICE = 0.7  # change of the logarithm from silence to speech
@@ -33,8 +33,7 @@ BALL_CORRELATION = 0.8  # of neighbouring draws with "ball"
 class MotionSpace(OSMNetModel):
     """The learned bases b_i of natural head motion, and the ball around a centre in which takes are drawn.
 
-    Everything is computed in float32 whatever the dtype of the other networks: sixteen bits would move the samples.
-    `kappa` is the scaling term κ of Eq. 2.
+    Always float32: sixteen bits would move the samples. `kappa` is the scaling term κ of Eq. 2.
 
     Three buffers describe how real clips follow one another (`fit_prior` in `training/osm_net/motion_prior.py`):
     `prior_axes` (D, S), mixtures of the bases along which clips lie around their centre, one standard deviation long;
@@ -66,13 +65,7 @@ class MotionSpace(OSMNetModel):
         self.register_buffer("prior_innovation", 0.6 * torch.eye(width))
 
     def log_attention(self, feature: torch.Tensor) -> torch.Tensor:
-        """Return log w_m, the logarithm of `attention` without underflow.
-
-        Args:
-            feature (`torch.Tensor` of shape `(..., motion_dim)`): Motion features F_m.
-
-        Returns:
-            `torch.Tensor` of shape `(..., num_bases)`, float32.
+        """Return log w_m `(..., num_bases)`, float32, of motion features F_m `(..., motion_dim)`, without underflow.
 
         Raises:
             ValueError: If the last dimension is not `motion_dim`.
@@ -86,17 +79,11 @@ class MotionSpace(OSMNetModel):
         return F.log_softmax(self.config.kappa * cosine, dim=-1)
 
     def attention(self, feature: torch.Tensor) -> torch.Tensor:
-        """Return the weights w_m of the bases for features `(..., motion_dim)`: `(..., num_bases)`, sum 1; Eq. 1-2."""
+        """Return the weights w_m `(..., num_bases)`, sum 1, of features `(..., motion_dim)`; Eq. 1-2."""
         return self.log_attention(feature).exp()
 
     def reconstruct(self, weights: torch.Tensor) -> torch.Tensor:
-        """Mix the bases, `w · B` (Section III-A.1).
-
-        Args:
-            weights (`torch.Tensor` of shape `(..., num_bases)`): Weights of the bases.
-
-        Returns:
-            `torch.Tensor` of shape `(..., motion_dim)`, float32: Motion features.
+        """Mix the bases, `w · B` (Section III-A.1): weights `(..., num_bases)` to features `(..., motion_dim)`.
 
         Raises:
             ValueError: If the last dimension is not `num_bases`.
@@ -110,10 +97,7 @@ class MotionSpace(OSMNetModel):
         return self.reconstruct(weights), weights
 
     def basis_loss(self, feature: torch.Tensor) -> torch.Tensor:
-        """Return the distance of features from their reconstruction; arXiv 2309.16148, Eq. 3.
-
-        The mean, not the sum, of the absolute differences, so that the loss weight does not depend on `motion_dim`.
-        """
+        """Return the mean absolute difference of features and their reconstruction; arXiv 2309.16148, Eq. 3."""
         return F.l1_loss(self.reconstruct(self.attention(feature)), feature.float())
 
     @torch.no_grad()
@@ -133,14 +117,14 @@ class MotionSpace(OSMNetModel):
 
         Args:
             center (`torch.Tensor` of shape `(clips, motion_dim)` or `(num_videos, clips, motion_dim)`): F_c.
-            epsilon (`float`): Radius ε ≥ 0; 0 returns the centre.
+            epsilon (`float`): Radius ε ≥ 0.
             generator (`torch.Generator` or a list of `num_videos` of them, *optional*): Source of the noise; a single
-                one is drawn from take by take. Random if not given.
+                one is drawn from take by take.
             num_videos (`int`): Number of takes.
             sampling (`str`): `"span"` walks within the span of the bases, see `MotionWalk`; `"ball"` draws uniformly
                 in all dimensions, most of which the decoder ignores.
             activity (`torch.Tensor` of shape `(clips,)`, *optional*): Share of speech in each clip, 0 to 1, for
-                `"span"`: heads move less in silence. The usual share if not given.
+                `"span"`: heads move less in silence.
 
         Returns:
             `torch.Tensor` of shape `(num_videos, clips, motion_dim)`, float32, on the device of `center`.
@@ -172,13 +156,13 @@ class MotionSpace(OSMNetModel):
         """Draw one take around the centres `w · B`, at most 1024 clips at a time: features of an hour take 46 MB.
 
         Args:
-            weights (`torch.Tensor` of shape `(clips, num_bases)`): Weights of the bases that the speech asks for.
+            weights (`torch.Tensor` of shape `(clips, num_bases)`): Weights of the bases.
             epsilon (`float`): See `sample`, as for `generator`, `sampling` and `activity`.
             generator (`torch.Generator`, *optional*): Source of the noise.
             sampling (`str`): `"span"` or `"ball"`.
-            activity (`torch.Tensor` of shape `(clips,)`, *optional*): Share of speech in each clip.
+            activity (`torch.Tensor` of shape `(clips,)`, *optional*): Share of speech.
             near (sequence of `torch.Generator`): Draw near the take of the first one, moved a little by each further
-                one and then by `generator`. The distribution of the draws stays the same, so ε holds, too.
+                one and then by `generator`; the distribution, and so ε, stays the same.
 
         Returns:
             Iterator of `torch.Tensor` of shape `(n, motion_dim)`: `sample` around `reconstruct(weights)`, in order.
@@ -214,17 +198,14 @@ class MotionSpace(OSMNetModel):
     def around(
         self, center: torch.Tensor, steps: torch.Tensor, epsilon: float, sampling: str = "span"
     ) -> torch.Tensor:
-        """Return features `(clips, motion_dim)` within ε of their centres.
+        """Return features `(clips, motion_dim)` within ε of their centres F_c, float32, on the device of `center`.
 
         Args:
             center (`torch.Tensor` of shape `(clips, motion_dim)`): F_c, float32.
-            steps (`torch.Tensor` of shape `(clips, D)`): From `MotionWalk`, on the CPU; steps beyond ε are cut to the
-                sphere. With `"ball"`: `(clips, motion_dim + 1)`, standard normal, the last column draws the radius.
+            steps (`torch.Tensor` of shape `(clips, D)`): From `MotionWalk`, on the CPU; cut to the sphere. With
+                `"ball"`: `(clips, motion_dim + 1)`, standard normal, the last column for the radius.
             epsilon (`float`): Radius ε.
-            sampling (`str`): `"span"` or `"ball"`, see `sample`.
-
-        Returns:
-            `torch.Tensor` of shape `(clips, motion_dim)`, float32, on the device of `center`.
+            sampling (`str`): `"span"` or `"ball"`.
         """
         # 1. Direction and radius of each draw, within the unit ball.
         if sampling == "span":
@@ -281,16 +262,14 @@ class MotionSpace(OSMNetModel):
 
 
 class MotionWalk:
-    """Random walk from clip to clip that moves as real heads do.
+    """Random walk from clip to clip that moves as real heads do, the same however many clips are advanced at a time.
 
     A vector autoregression within the span of the bases (see `MotionSpace`): a movement lasts some clips and swings
-    back. Its size follows a slow mood, short bursts, and the share of speech, so there are rests. The walk does not
-    depend on how many clips are advanced at a time.
+    back. Its size follows a slow mood, short bursts, and the share of speech, so there are rests.
 
     Args:
         space (`MotionSpace`): With the learned prior.
-        *generators (`torch.Generator` or `None`): Source of randomness; with several, the walk is near that of the
-            first, moved a little by each further one.
+        *generators (`torch.Generator` or `None`): Source of randomness; see `near` of `MotionSpace.sample_chunks`.
     """
 
     def __init__(self, space: MotionSpace, *generators: torch.Generator | None):
@@ -304,12 +283,11 @@ class MotionWalk:
         self.advance(WARM_UP)
 
     def advance(self, clips: int, activity: torch.Tensor | None = None) -> torch.Tensor:
-        """Advance the walk.
+        """Advance the walk by some clips.
 
         Args:
             clips (`int`): Number of clips.
-            activity (`torch.Tensor` of shape `(clips,)`, *optional*): Share of speech in each clip, 0 to 1; the usual
-                one if not given.
+            activity (`torch.Tensor` of shape `(clips,)`, *optional*): Share of speech in each clip, 0 to 1.
 
         Returns:
             `torch.Tensor` of shape `(clips, D)`: Position along each of the prior's axes; float32, on the CPU.
@@ -351,9 +329,6 @@ def kl_loss(log_weights: torch.Tensor, log_weights_audio: torch.Tensor) -> torch
     Args:
         log_weights (`torch.Tensor` of shape `(..., num_bases)`): log w_m, from `MotionSpace.log_attention`.
         log_weights_audio (`torch.Tensor` of shape `(..., num_bases)`): log w_a, from `AudioMotionEncoder`.
-
-    Returns:
-        `torch.Tensor`: A scalar of at least 0.
 
     Raises:
         ValueError: If the shapes differ.

@@ -122,7 +122,7 @@ class SpeechEncoder(OSMNetModel):
 
     @torch.inference_mode()
     def encode(self, sound: Sound, begin: int, end: int) -> np.ndarray:
-        """Encode frames of a recording of any length.
+        """Encode frames `begin … end − 1` of a recording of any length.
 
         Args:
             sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz; silent beyond its end.
@@ -130,8 +130,7 @@ class SpeechEncoder(OSMNetModel):
             end (`int`): Frame after the last.
 
         Returns:
-            `np.ndarray` of shape `(end - begin, hidden_dim)`: float32, interpolated between steps at the frames'
-            middles.
+            `np.ndarray` of shape `(end - begin, hidden_dim)`: float32, interpolated at the frames' middles.
         """
         features = np.empty((max(end - begin, 0), self.config.hidden_dim), np.float32)
         for cell in range(begin // CELL, -(-end // CELL)):

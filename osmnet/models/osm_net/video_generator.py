@@ -22,14 +22,13 @@ GEOMETRIES = ("mesh", "none")
 
 @dataclass
 class VideoGeneratorOutput(BaseOutput):
-    """Output of `VideoGenerator`.
+    """Output of `VideoGenerator`; `mask` and `residual` are `None` with `geometry="none"`.
 
     Args:
         sample (`torch.Tensor` of shape `(batch, 3, H, W)`): The frame, in [-1, 1].
-        mask (`torch.Tensor` of shape `(batch, 1, H, W)`, *optional*): Share of each pixel that the network painted, in
-            [0, 1]; `None` with `geometry="none"`.
+        mask (`torch.Tensor` of shape `(batch, 1, H, W)`, *optional*): Share of the pixel that was painted, in [0, 1].
         residual (`torch.Tensor` of shape `(batch, 3, H, W)`, *optional*): `sample − warped_image`, which may be added
-            to the same warp at a higher resolution; `None` with `geometry="none"`.
+            to the same warp at a higher resolution.
     """
 
     sample: torch.Tensor
@@ -65,14 +64,13 @@ class DrivingEncoder(nn.Module):
         """Encode all windows of a sequence at once, as a convolution: the same numbers for a fraction of the work.
 
         Args:
-            driving (`torch.Tensor` of shape `(batch, frames + window − 1, driving_dim)`): The sequence with k frames
-                of context on either side.
+            driving (`torch.Tensor` of shape `(batch, frames + window − 1, driving_dim)`): With k frames of context.
 
         Returns:
             `torch.Tensor` of shape `(batch, frames, out_dim)`: Entry i is `forward(driving[:, i : i + window])`.
 
         Raises:
-            ValueError: If the shape does not fit or the sequence is shorter than a window.
+            ValueError: If the shape does not fit.
         """
         if driving.ndim != 3 or driving.shape[2] != self.driving_dim or driving.shape[1] < self.window:
             raise ValueError(
@@ -93,16 +91,14 @@ class VideoGenerator(OSMNetModel):
     """Generate a frame from the source picture and a window of driving numbers.
 
     A conditional auto-encoder: convolutions with average pooling, residual blocks, and up-sampling residual blocks
-    with transposed convolutions and concatenated skips. The driving vector enters after every convolution.
+    with concatenated skips. The driving vector enters after every convolution.
 
     `geometry="none"` is the paper's: the auto-encoder makes every pixel. With `geometry="mesh"` it also gets the
-    source warped by the face mesh and paints over it: it predicts a colour and a blending mask, which channel 0 of
-    `guide` (in [0, 1]) confines. Where that is 0 the frame is the warped picture, exactly. `guide_channels=0` confines
-    nothing.
+    warped source and predicts a colour and a blending mask, which channel 0 of `guide` confines; where that is 0 the
+    frame is the warped picture, exactly. `guide_channels=0` confines nothing.
 
-    `stem_stride=2` works at half the resolution with 2×2 pixels as channels, three times as fast as 1; not in the
-    paper. Pictures of any size divisible by `stem_stride · 2**num_down` work; `image_size` is the one to train and
-    render at.
+    `stem_stride=2` works at half the resolution with 2×2 pixels as channels, three times as fast; not in the paper.
+    Pictures of any size divisible by `stem_stride · 2**num_down` work; `image_size` is the one to train and render at.
     """
 
     @register_to_config
@@ -167,12 +163,12 @@ class VideoGenerator(OSMNetModel):
 
         Args:
             source_image (`torch.Tensor` of shape `(batch, 3, H, W)` or `(1, 3, H, W)`): The source, in [-1, 1].
-            driving_window (`torch.Tensor` of shape `(batch, window, driving_dim)`): Pose and expression numbers around
-                each frame.
+            driving_window (`torch.Tensor` of shape `(batch, window, driving_dim)`): Pose and expression around each
+                frame.
             warped_image (`torch.Tensor` of shape `(batch, 3, H, W)`, *optional*): The source warped to each frame's
                 pose and expression, in [-1, 1]; with `geometry="mesh"` only.
-            guide (`torch.Tensor` of shape `(batch, guide_channels, H, W)`, *optional*): Channel 0: where the network
-                may paint, in [0, 1]. The others: what else the warp knows.
+            guide (`torch.Tensor` of shape `(batch, guide_channels, H, W)`, *optional*): Where to paint, in [0, 1],
+                then what else the warp knows.
 
         Returns:
             `VideoGeneratorOutput`: The frames, in the dtype of the pictures given.

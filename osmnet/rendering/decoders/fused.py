@@ -32,8 +32,7 @@ class FusedDecoder:
     Args:
         network (`VideoGenerator`): On the CPU.
         source_image (`torch.Tensor` of shape `(1, 3, H, W)`): The source, in [-1, 1].
-        dtype (`torch.dtype`): float32 or bfloat16, of convolutions and maps; moments, the last convolution and the
-            blending stay in float32.
+        dtype (`torch.dtype`): float32 or bfloat16, of convolutions and maps; everything else is float32.
 
     Raises:
         ValueError: If the network has another geometry.

@@ -26,7 +26,7 @@ TURNS = 3  # timed runs of each precision; the fastest counts
 GAIN = 0.9  # of float32's time; bfloat16 must stay below it, or the more exact one is taken
 PAINTED = 40 / 128, 84 / 128  # rows, columns of a mouth window, as fractions; median of held-out pictures
 
-_decided: dict[str, torch.dtype] = {}  # by `_key`; a process keeps its first answer, so that a seed keeps its frames
+_decided: dict[str, torch.dtype] = {}  # a process keeps its first answer, so that a seed keeps its frames
 _deciding = Lock()
 
 
@@ -40,14 +40,7 @@ if hasattr(os, "register_at_fork"):  # a process forked while a thread measures 
 
 
 def resolve_precision(video_generator: VideoGenerator, precision: str = "auto") -> torch.dtype:
-    """Return the precision of frames for which no runtime is named.
-
-    Args:
-        video_generator (`VideoGenerator`): On the device that renders.
-        precision (`str`): See `make_decoder`.
-
-    Returns:
-        `torch.dtype`: float32, bfloat16 or float16.
+    """Return the dtype that a precision, see `make_decoder`, stands for where no runtime is named.
 
     Raises:
         ValueError: If the name is unknown, or if it is float16 and the fused runtime of a CPU renders.
@@ -84,8 +77,8 @@ def fastest_precision(
     """Return the faster of float32 and bfloat16 on this CPU, timing both if the answer is not known yet.
 
     Without AMX, float32 may be faster even where there are instructions for bfloat16. Timing takes less than a second,
-    and a few more where Numba has not compiled both forms before. It happens while the first renderer is prepared,
-    before any frame; `OSMNetPipeline.warm_up` does it ahead of the first request.
+    and a few more where Numba has not compiled both forms. It happens while the first renderer is prepared, before any
+    frame, or in `OSMNetPipeline.warm_up`.
 
     The answer holds for the process, and by a file for later ones, so that a seed keeps its frames. Where no file can
     be written nothing is timed, because the next process might decide otherwise: AMX decides.

@@ -20,7 +20,7 @@ GPU_BATCH = 32  # frames
 
 
 class Decoder(Protocol):
-    """Executes a `VideoGenerator` for one source picture, from driving vectors on; several threads may call it."""
+    """Executes a `VideoGenerator` for one source picture; several threads may call it."""
 
     def __call__(
         self, vectors: torch.Tensor, warped: torch.Tensor | None, guide: torch.Tensor | None
@@ -33,8 +33,7 @@ class Decoder(Protocol):
             guide (`torch.Tensor` of shape `(n, guide_channels, H, W)`): See `VideoGenerator.forward`; likewise.
 
         Returns:
-            `tuple`: float32: `residual` `(n, 3, H, W)` and `mask` `(n, 1, H, W)` or, with `geometry="none"`, `sample`
-            and `None`.
+            `tuple`: float32: `residual` `(n, 3, H, W)` and `mask` `(n, 1, H, W)`; without a mesh `sample` and `None`.
         """
 
 
@@ -44,16 +43,15 @@ def make_decoder(
     runtime: str = "auto",
     precision: str = "auto",
 ) -> Decoder:
-    """Prepare a video generator for one source picture. It is copied, so later changes of it have no effect.
+    """Prepare a copy of a video generator for one source picture.
 
     Args:
         video_generator (`VideoGenerator`): On the device that renders.
         source_image (`torch.Tensor` of shape `(1, 3, H, W)`): The source, in [-1, 1].
-        runtime (`str`): `"fused"` for a CPU and `geometry="mesh"` only; `"eager"` is PyTorch alone, on a GPU captured
-            as a graph; `"auto"` is the fused one where it is possible.
-        precision (`str`): `"float32"`, `"bfloat16"` or, not for the fused one, `"float16"`. `"auto"` is the network's
-            own (float32 for one in float16 on a CPU); for one in float32, float16 on a GPU, and on a CPU the faster of
-            float32 and bfloat16, see `fastest_precision`.
+        runtime (`str`): `"fused"`, for a CPU and `geometry="mesh"`; `"eager"`, PyTorch alone, on a GPU as a graph; or
+            `"auto"`, the fused one where it is possible.
+        precision (`str`): `"float32"`, `"bfloat16"`, `"float16"` (not fused) or `"auto"`: the network's own (float32
+            for one in float16 on a CPU); for one in float32, float16 on a GPU and `fastest_precision` on a CPU.
 
     Returns:
         `Decoder`: The same bits for the same inputs on the same machine, however many threads call it.

@@ -35,14 +35,9 @@ class BatchedMouth:
         self._profile = to_device(_line_profile(), device)
 
     def cut(self, frames: torch.Tensor, affine: np.ndarray) -> torch.Tensor:
-        """Cut one window out of each frame.
+        """Cut a window `(n, 3, window_size, window_size)` out of each frame `(n, 3, size, size)`, see `face/mouth.py`.
 
-        Args:
-            frames (`torch.Tensor` of shape `(n, 3, size, size)`): Whole numbers in [0, 255].
-            affine (`np.ndarray` of shape `(n, 2, 3)`): From pixels of a frame to those of its window.
-
-        Returns:
-            `torch.Tensor` of shape `(n, 3, window_size, window_size)`: Whole numbers in [0, 255].
+        Pictures are float32, whole numbers in [0, 255].
         """
         linear = np.linalg.inv(affine[:, :, :2])
         backward = np.concatenate([linear, -linear @ affine[:, :, 2:]], -1)
@@ -66,13 +61,10 @@ class BatchedMouth:
         return torch.stack([paint, inner, lips, self._in_source.expand(frames, -1, -1)], 1)
 
     def paint(self, frames: torch.Tensor, painted: torch.Tensor, mask: torch.Tensor, affine: np.ndarray) -> None:
-        """Blend windows into their frames, in place.
+        """Blend windows into their frames `(n, 3, size, size)`, in place, see `face/mouth.py`.
 
-        Args:
-            frames (`torch.Tensor` of shape `(n, 3, size, size)`): Whole numbers in [0, 255], changed.
-            painted (`torch.Tensor` of shape `(n, 3, window_size, window_size)`): Colours in [0, 255] times `mask`.
-            mask (`torch.Tensor` of shape `(n, 1, window_size, window_size)`): Coverage, in [0, 1].
-            affine (`np.ndarray` of shape `(n, 2, 3)`): From pixels of a frame to those of its window.
+        `painted` is `(n, 3, window_size, window_size)`, `mask` `(n, 1, window_size, window_size)`, `affine` `(n, 2,
+        3)`.
         """
         linear, window = affine[:, :, :2], self.window_size
         corners = np.array([[0, 0], [window, 0], [window, window], [0, window]], float) - affine[:, None, :, 2]
