@@ -1,7 +1,7 @@
 """`Draft`: takes that were sampled but not rendered."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from osmnet.pipelines.options import MotionOptions
@@ -61,4 +61,4 @@ class RenderedTake:
     seed: int
     video: Path
     details: Path
-    turn: list[int]
+    turn: list[int] = field(repr=False)
