@@ -1,7 +1,7 @@
-"""`osmnet doctor`: check an installation and say how to mend what is wrong.
+"""`osmnet doctor`: check an installation and print the command that fixes each problem.
 
-Every check does the real thing (imports, loads, finds a face, writes a video), because an installed package proves
-little: most failures are a missing system library or a version that another package has pulled in.
+Every check does the real thing (imports, loads, finds a face, writes a video): most failures are a missing system
+library or a version that another package has pulled in, which an installed package does not show.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from osmnet.cli.parser import Parser, add_model
 
 TEST_PICTURE = Path(__file__).with_name("assets") / "face.jpg"  # from a NASA photograph, public domain
 
-# What is imported, by the name of its distribution.
+# Modules to import, by the name of their distribution.
 MODULES = {
     "torch": "torch",
     "diffusers": "diffusers",
@@ -44,12 +44,12 @@ REINSTALL = "pip install --force-reinstall osmnet, from where it came"
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """Result of one check.
 
     Args:
-        name (`str`): What was checked.
-        detail (`str`): The version or the result; what is wrong, if something is.
-        remedy (`str`, *optional*): The command or step that mends it; `None` means that all is well.
+        name (`str`): Subject of the check.
+        detail (`str`): The version, the result, or the problem.
+        remedy (`str`, *optional*): The command or step that fixes the problem; `None` if there is none.
     """
 
     name: str
@@ -69,7 +69,7 @@ def check_python() -> Finding:
 
 
 def check_package(name: str) -> Finding:
-    """Check that a package can be imported and has a version that osmnet was made for.
+    """Check that a package can be imported and has a supported version.
 
     Args:
         name (`str`): A distribution in `MODULES`.
@@ -82,7 +82,7 @@ def check_package(name: str) -> Finding:
         import_module(MODULES[name])
     except ModuleNotFoundError as error:
         return Finding(name, _one_line(error), f"pip install '{requirement or name}'")
-    except (ImportError, OSError) as error:  # a shared library that the system lacks
+    except (ImportError, OSError) as error:  # a missing shared library
         return Finding(name, _one_line(error), f"{SYSTEM_LIBRARIES}  (names on Debian and Ubuntu)")
     try:
         version = metadata.version(name)
@@ -95,7 +95,7 @@ def check_package(name: str) -> Finding:
 
 
 def _requirement(name: str) -> Requirement | None:
-    """Look up the range of versions that osmnet asks for; `None` in a checkout that is not installed."""
+    """Look up the versions that osmnet requires; `None` in a checkout that is not installed."""
     try:
         requirements = [Requirement(text) for text in metadata.requires("osmnet") or []]
     except metadata.PackageNotFoundError:
@@ -175,14 +175,14 @@ def check_video() -> Finding:
 
 
 def examine(model: str | None = None, revision: str | None = None) -> list[Finding]:
-    """Run every check; one that cannot run is a finding, too, and does not stop the others.
+    """Run every check; one that cannot run becomes a finding and does not stop the others.
 
     Args:
         model (`str`, *optional*): Weights to load: a folder or a Hub id.
         revision (`str`, *optional*): Branch, tag or commit of a Hub id.
 
     Returns:
-        `list[Finding]`: In the order of the table.
+        `list[Finding]`: Findings in the order of the table.
     """
     checks: list[tuple[str, Callable[[], Finding]]] = [("python", check_python)]
     checks += [(name, partial(check_package, name)) for name in MODULES]
@@ -197,21 +197,21 @@ def examine(model: str | None = None, revision: str | None = None) -> list[Findi
         try:
             findings.append(check())
         except (ImportError, OSError) as error:
-            findings.append(Finding(name, f"not checked: {_one_line(error)}", "see to the packages named above"))
+            findings.append(Finding(name, f"not checked: {_one_line(error)}", "fix the packages above first"))
     return findings
 
 
 def report(findings: list[Finding]) -> int:
-    """Print the table of the findings; returns 0 when all is well, else 1."""
+    """Print the findings; return 0 when all is well, else 1."""
     width = max(len(finding.name) for finding in findings)
     sys.stdout.write(f"osmnet {osmnet.__version__} in {Path(osmnet.__file__).parent}\n")
     for finding in findings:
         mark = "ok   " if finding.remedy is None else "WRONG"
         sys.stdout.write(f"  {mark}  {finding.name:<{width}}  {finding.detail}\n")
         if finding.remedy is not None:
-            sys.stdout.write(f"  {'':<5}  {'':<{width}}  mend it: {finding.remedy}\n")
+            sys.stdout.write(f"  {'':<5}  {'':<{width}}  fix: {finding.remedy}\n")
     wrong = sum(finding.remedy is not None for finding in findings)
-    sys.stdout.write("All is well.\n" if wrong == 0 else f"{wrong} of {len(findings)} checks went wrong.\n")
+    sys.stdout.write("All is well.\n" if wrong == 0 else f"{wrong} of {len(findings)} checks failed.\n")
     return 0 if wrong == 0 else 1
 
 

@@ -1,43 +1,38 @@
-"""`osmnet prepare`: raw videos to a dataset of tracked, cropped clips.
+"""`osmnet prepare`: turn raw videos into a dataset of tracked, cropped clips.
 
-Every video is prepared by itself (`osmnet.data.part`), on processes or on a Ray cluster; when all are done, their
-parts are packed into shards, and the manifest is written. See docs/preparing.md.
+Every video is prepared by itself (`osmnet.data.prepared_video`), on processes or on a Ray cluster; when all are done,
+the manifest is written. See docs/preparing.md.
 """
 
-import contextlib
 import csv
 import json
 import shutil
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from osmnet.data.cluster import WorkerKilled, on_processes, on_ray
-from osmnet.data.part import Job, load_face_model, part_files, part_head, prepare_video, write_part
+from osmnet.data.prepared_video import UNFINISHED, Job, load_face_model, prepare_video, read_records, write_record
 from osmnet.data.report import write_report
 from osmnet.data.segments import Known, Options, dropped
-from osmnet.data.shards import DATASET_FILE, MANIFEST, SHARDS, ShardWriter, read_manifest, write_manifest
+from osmnet.data.shards import DATASET_FILE, MANIFEST, SHARDS, read_manifest, write_manifest
 from osmnet.utils.files import only_run_in
-
-PARTS = ".parts"
 
 
 def read_table(path: Path) -> dict[str, Known]:
-    """Read what is known of the videos.
+    """Read the table of facts about videos that need not be measured.
 
     Args:
-        path (`Path`): CSV with the column `file` and any of `speech` (yes or no), `av_offset_frames` (by how many
-            frames the picture is late, a whole number) and `speaker`; others are not read, and empty cells are found
-            out.
+        path (`Path`): CSV with the column `file` and any of `speech` (yes or no), `av_offset_frames` (whole frames by
+            which the picture is late) and `speaker`; other columns are ignored, empty cells are measured.
 
     Returns:
         `dict[str, Known]`: By file name.
 
     Raises:
-        ValueError: If the table cannot be read or a cell is something else.
+        ValueError: If the table cannot be read or a cell has another value.
     """
     table = {}
     try:
@@ -68,16 +63,16 @@ def _known(row: dict[str, str | None]) -> Known:
 
 
 def find_videos(paths: list[Path]) -> list[Path]:
-    """List videos, and the files of folders by name.
+    """List the given videos, and the files in given folders by name.
 
     Args:
         paths (`list[Path]`): Files and folders.
 
     Returns:
-        `list[Path]`: At least one file; files in folders whose names begin with a dot are left out.
+        `list[Path]`: At least one; in folders, names that begin with a dot are left out.
 
     Raises:
-        ValueError: If a path is not there, there is no file, or two files would become one clip.
+        ValueError: If a path is missing, there is no file, or two files would become one clip.
     """
     missing = [path for path in paths if not path.exists()]
     if missing:
@@ -99,72 +94,73 @@ def find_videos(paths: list[Path]) -> list[Path]:
 
 
 def key_of(video: Path) -> str:
-    """The name of a video in the dataset: without its ending, and without dots, which end a key in WebDataset."""
+    """Name a video in the dataset: without its ending, and without dots, which end a key in WebDataset."""
     return video.stem.replace(".", "_")
 
 
-def _manifest_of(out: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that are there, after a look at the options; and nothing left of a run that was killed."""
-    for leftover in (*out.glob(f"{PARTS}/.*.tmp"), *out.glob(".*.part"), *out.glob(f"{SHARDS}/.*.part")):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    rows = []
-    if (out / DATASET_FILE).exists() and (out / MANIFEST).exists():
-        rows = read_manifest(out)
-        before = json.loads((out / DATASET_FILE).read_text(encoding="utf-8")).get("prepared_with") or {}
-        for name, value in options.items():
-            if name in before and before[name] != value:
-                raise ValueError(
-                    f"'{out}' was prepared with {name} {before[name]}, not {value}; give the same, or another --out."
-                )
-    named = {row["shard"] for row in rows if row["status"] == "kept"}
-    for shard in out.glob(f"{SHARDS}/shard-*.tar"):
-        if f"{SHARDS}/{shard.name}" not in named:  # of a run that was killed before it could name them
-            shard.unlink()
+def _rows_before(out: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Read the manifest, if there is one, and refuse other options."""
+    if not ((out / DATASET_FILE).exists() and (out / MANIFEST).exists()):
+        return []
+    rows = read_manifest(out)
+    before = json.loads((out / DATASET_FILE).read_text(encoding="utf-8")).get("prepared_with") or {}
+    for name, value in options.items():
+        if name in before and before[name] != value:
+            raise ValueError(
+                f"'{out}' was prepared with {name} {before[name]}, not {value}; give the same, or another --out."
+            )
     return rows
 
 
-def _drop_strange_parts(parts: Path, options: dict[str, Any]) -> None:
-    """Remove the parts that an unfinished run with other options left."""
-    strange = 0
-    for part in parts.glob("*.tar"):
-        with contextlib.suppress(tarfile.TarError, KeyError, ValueError):
-            if part_head(part)["prepared_with"] == options:
-                continue
-        part.unlink()
-        strange += 1
+def _jobs_to_do(
+    jobs: list[Job], rows: list[dict[str, Any]], options: dict[str, Any]
+) -> tuple[list[Job], list[dict[str, Any]]]:
+    """Leave out jobs that are done. Returns the others, and the rows without those of videos prepared again."""
+    out = jobs[0].out
+    records = read_records(out)
+    strange = [key for key, record in records.items() if record["prepared_with"] != options]
     if strange:
-        _say(f"{strange} videos of an unfinished run with other options are not used; give them again.")
-
-
-def _jobs_to_do(jobs: list[Job], rows: list[dict[str, Any]]) -> tuple[list[Job], list[dict[str, Any]]]:
-    """Leave out what is done; drop the rows of what is done again because its file has changed."""
+        _say(f"{len(strange)} videos of an unfinished run with other options are not used; give them again.")
     of_video: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         of_video.setdefault(row.get("video", ""), []).append(row)
-    todo = []
+    todo, again = [], set(strange)
     for job in jobs:
-        done = of_video.get(job.key)
-        stamp = job.stamp()
-        if done is not None:
-            if all(done[0].get(name) == value for name, value in stamp.items()):
-                job.part.unlink(missing_ok=True)  # packed already
+        done, record, stamp = of_video.get(job.key), records.get(job.key), job.stamp()
+        if done is not None and all(done[0].get(name) == value for name, value in stamp.items()):
+            continue
+        if done is not None and any(row["status"] == "kept" for row in done):
+            _say(
+                f"{job.video.name} is not the file that was prepared before; its old clips stay. Prepare it under "
+                "another name, or into another folder."
+            )
+            continue
+        if record is not None and job.key not in strange:
+            if record["digest"] == job.digest() and all(record[name] == value for name, value in stamp.items()):
                 continue
-            if any(row["status"] == "kept" for row in done):
-                _say(
-                    f"{job.video.name} is not the file that was prepared before; its old clips stay. Prepare it under "
-                    "another name, or into another folder."
-                )
-                continue
-            rows = [row for row in rows if row.get("video") != job.key]
-        if job.part.exists():
-            with contextlib.suppress(tarfile.TarError, KeyError, ValueError):
-                head = part_head(job.part)
-                if head["digest"] == job.digest() and all(head[name] == value for name, value in stamp.items()):
-                    continue
             _say(f"{job.video.name} or its options have changed since the last run; it is prepared again.")
-            job.part.unlink()
+        again.add(job.key)
         todo.append(job)
-    return todo, rows
+    for key in again & records.keys():
+        (out / UNFINISHED / f"{key}.json").unlink()
+    return todo, [row for row in rows if row.get("video") not in {job.key for job in todo}]
+
+
+def _sweep(out: Path, rows: list[dict[str, Any]]) -> None:
+    """Remove what a killed run has left half-written, and shards of no row."""
+    named = {row["shard"] for row in rows if row["status"] == "kept"}
+    for leftover in (path for folder in (out, out / UNFINISHED, out / SHARDS) for path in folder.glob(".*.part")):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    for shard in out.glob(f"{SHARDS}/*.[0-9][0-9][0-9].tar"):
+        if f"{SHARDS}/{shard.name}" not in named:
+            shard.unlink()
+
+
+def _with_records(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add the rows of finished videos that the manifest does not have yet."""
+    there = {row.get("video") for row in rows}
+    rows = rows + [row for key, record in read_records(out).items() if key not in there for row in record["rows"]]
+    return sorted(rows, key=lambda row: (row.get("video", ""), row.get("first_frame", -1)))
 
 
 def _say(sentence: str) -> None:
@@ -173,37 +169,15 @@ def _say(sentence: str) -> None:
 
 def _run(jobs: list[Job], workers: int, ray: str | None) -> None:
     results = on_ray(jobs, prepare_video, ray) if ray else on_processes(jobs, prepare_video, workers)
-    kept = lost = 0
-    frames = 0
+    kept = lost = frames = 0
     with tqdm(total=len(jobs), desc="prepare", unit="video", file=sys.stderr, dynamic_ncols=True) as bar:
         for job, result in results:
             if isinstance(result, WorkerKilled):
-                write_part(job, [job.stamp() | dropped(str(result), 0.0)], {})
-                result = {"frames": 0, "kept": 0, "dropped": 1, "reason": str(result)}
+                write_record(job, [dropped(str(result), 0.0)])
+                result = {"frames": 0, "kept": 0, "dropped": 1}
             kept, lost, frames = kept + result["kept"], lost + result["dropped"], frames + result["frames"]
-            if result["reason"]:
-                _say(f"{job.video.name}: dropped, {result['reason']}")
             bar.update()
             bar.set_postfix(kept=kept, dropped=lost, fps=f"{frames / max(bar.format_dict['elapsed'], 1e-3):.0f}")
-
-
-def _pack(out: Path, rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Pack the parts, by name, into shards; then write the manifest; then remove the parts.
-
-    Killed before the manifest is there, the parts are packed again; after it, they are known to be done.
-    """
-    parts = sorted((out / PARTS).glob("*.tar"))
-    rows = list(rows)
-    with ShardWriter(out) as writer:
-        for part in tqdm(parts, desc="pack", unit="video", file=sys.stderr, dynamic_ncols=True, leave=False):
-            files = part_files(part)
-            for row in part_head(part)["rows"]:
-                rows.append(row | writer.add(row["key"], files[row["key"]]) if row["status"] == "kept" else row)
-    rows.sort(key=lambda row: (row.get("video", ""), row.get("first_frame", -1)))
-    write_manifest(out, rows, prepared_with=options)
-    for part in parts:
-        part.unlink()
-    return rows
 
 
 def prepare(
@@ -223,33 +197,35 @@ def prepare(
         out (`Path`): The dataset.
         model (`Path`): Folder of the face model and the expression extractor.
         bundle (`Path`): The face landmarker.
-        options (`Options`, *optional*): What is kept.
-        table (`dict[str, Known]`, *optional*): What is known, by file name.
+        options (`Options`, *optional*): What to keep.
+        table (`dict[str, Known]`, *optional*): Known facts by file name, see `read_table`.
         workers (`int`): Processes.
-        ray (`str`, *optional*): Address of a Ray cluster to be used in their place.
+        ray (`str`, *optional*): Address of a Ray cluster to use instead.
 
     Returns:
         `list[dict]`: All rows of the manifest.
 
     Raises:
         ValueError: If the folder holds a dataset of another version or of other options.
-        OSError: If it cannot be written; finished videos are kept for the next run.
+        OSError: If it cannot be written; the next run uses the finished videos.
     """
     options = options or Options()
     about = options.as_dict() | {"face_model": load_face_model(model)[1]}
-    parts = out.resolve() / PARTS
-    with only_run_in(parts, out.resolve()):
-        rows = _manifest_of(out, about)
-        _drop_strange_parts(parts, about)
-        jobs = [
-            Job(video.resolve(), key_of(video), parts / f"{key_of(video)}.tar", model.resolve(), bundle.resolve(),
-                options, (table or {}).get(video.name, Known()))
-            for video in videos
-        ]  # fmt: skip
-        todo, rows = _jobs_to_do(jobs, rows)
+    out = out.resolve()
+    jobs = [
+        Job(
+            video.resolve(), key_of(video), out, model.resolve(), bundle.resolve(), options,
+            (table or {}).get(video.name, Known()),
+        )
+        for video in videos
+    ]  # fmt: skip
+    with only_run_in(out / UNFINISHED, out):
+        todo, rows = _jobs_to_do(jobs, _rows_before(out, about), about)
+        _sweep(out, _with_records(out, rows))
         if todo:
             _run(todo, workers, ray)
-        rows = _pack(out, rows, about)
+        rows = _with_records(out, rows)
+        write_manifest(out, rows, prepared_with=about)
         write_report(out, rows, about)
-    shutil.rmtree(parts, ignore_errors=True)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return rows

@@ -4,7 +4,7 @@ import io
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,6 @@ class Segment:
         fit (`FaceFit`): Of the face model, in pixels of the stored crop.
         measured (`dict`): Sharpness, size and turn, for the manifest.
         reason (`str`): Why it is dropped; empty if it is not.
-        files (`dict[str, bytes]`): Contents by ending.
     """
 
     run: FaceRun
@@ -99,7 +98,6 @@ class Segment:
     fit: FaceFit
     measured: dict[str, Any]
     reason: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def landmarks_px(self) -> np.ndarray:
@@ -230,16 +228,21 @@ def _segment(run: FaceRun, tracking: Tracking, verdict: Verdict, options: Option
     return Segment(run, box, size, verdict, fit, measured, reason)
 
 
-def crop_segments(video: Path, tracking: Tracking, segments: list[Segment], options: Options, folder: Path) -> None:
-    """Cut the crops out of the video in one pass: the files `mp4` and `jpg` of each segment, and its sharpness.
+def crop_segments(
+    video: Path, tracking: Tracking, segments: list[Segment], options: Options, folder: Path
+) -> Iterator[tuple[Segment, dict[str, bytes]]]:
+    """Cut the crops out of the video, in one pass, and measure their sharpness; a blurred segment gets a reason.
 
     Args:
         video (`Path`): The video.
-        tracking (`Tracking`): What was seen in it.
-        segments (`list[Segment]`): In order of time; those that have a reason get a strip of pictures only. One that
-            is not sharp gets a reason.
-        options (`Options`): What is kept.
+        tracking (`Tracking`): Its faces.
+        segments (`list[Segment]`): In order of time.
+        options (`Options`): What to keep.
         folder (`Path`): For temporary files.
+
+    Yields:
+        `tuple[Segment, dict[str, bytes]]`: Each segment, and its files by ending: `jpg`, and `mp4` unless it had a
+        reason before.
 
     Raises:
         ValueError: If the video does not decode a second time.
@@ -256,15 +259,18 @@ def crop_segments(video: Path, tracking: Tracking, segments: list[Segment], opti
         )
         windows |= dict.fromkeys(range(segment.run.first, segment.run.first + len(segment.run)), window)
     frames = enumerate(read_frames(video, window=windows.get))
-    with tempfile.TemporaryDirectory(prefix=".crop-", suffix=".tmp", dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".crop-", suffix=".part", dir=folder) as temporary:
         for segment in segments:
-            _crop_segment(segment, frames, windows[segment.run.first], Path(temporary) / "crop.mp4")
+            files = _crop_segment(segment, frames, windows[segment.run.first], Path(temporary) / "crop.mp4")
             least = options.min_sharpness
             if not segment.reason and segment.measured["sharpness"] < least:
                 segment.reason = f"blurred: sharpness {segment.measured['sharpness']}, less than {least:g}"
+            yield segment, files
 
 
-def _crop_segment(segment: Segment, frames: Iterator[tuple[int, np.ndarray]], window: Window, path: Path) -> None:
+def _crop_segment(
+    segment: Segment, frames: Iterator[tuple[int, np.ndarray]], window: Window, path: Path
+) -> dict[str, bytes]:
     size, count, landmarks = segment.size, len(segment.run), segment.landmarks_px
     inside = CropBox(segment.box.left - window[0], segment.box.top - window[1], segment.box.side)
     pictured = {int(k) for k in np.linspace(0, count - 1, 5)[1:4]}
@@ -290,12 +296,10 @@ def _crop_segment(segment: Segment, frames: Iterator[tuple[int, np.ndarray]], wi
         if isinstance(cause := error.__cause__, OSError | av.FFmpegError):
             raise OSError(cause.errno, cause.strerror) from error
         raise
-    if not segment.reason:
-        segment.files["mp4"] = path.read_bytes()
+    segment.measured["sharpness"] = round(float(np.median(sharpness)), 2)
     picture = io.BytesIO()
     Image.fromarray(np.hstack(strip)).save(picture, "JPEG", quality=80)
-    segment.files["jpg"] = picture.getvalue()
-    segment.measured["sharpness"] = round(float(np.median(sharpness)), 2)
+    return {"jpg": picture.getvalue()} | ({} if segment.reason else {"mp4": path.read_bytes()})
 
 
 def sharpness_of(crop: np.ndarray, landmarks_px: np.ndarray) -> float:

@@ -1,20 +1,24 @@
-"""Prepared clips on disk: WebDataset tar shards, the manifest that says where in them each clip lies.
+"""Prepared clips on disk: WebDataset tar shards, and the manifest with the place of each clip in them.
 
-    DATASET/dataset.json             what the folder is: format, version, frames a second, sampling rate
-    DATASET/manifest.jsonl           one line a clip that was kept, one a video or stretch that was dropped and why
-    DATASET/shards/shard-00000.tar   KEY.mp4 (crop), KEY.npz (track), KEY.json (the manifest's line), KEY.wav (speech),
-                                     KEY.jpg (three frames, to look at)
+    DATASET/dataset.json           format, version, frames per second, sampling rate
+    DATASET/manifest.jsonl         a line a clip that was kept, and a line with a reason for everything dropped
+    DATASET/shards/VIDEO.000.tar   KEY.mp4 (crop), KEY.npz (track), KEY.json (the manifest's line), KEY.wav (speech),
+                                   KEY.jpg (three frames for the report)
 
-Any WebDataset reader streams the shards; with the offsets in the manifest a single clip is read from a file or over
-HTTP without reading what lies before it.
+Any WebDataset reader streams the shards; by the offsets in the manifest a single clip is read from a file or over HTTP
+without what lies before it.
 """
 
+import contextlib
 import io
 import json
+import re
 import tarfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
 from typing import Any
 
 import fsspec
@@ -22,18 +26,17 @@ import numpy as np
 
 from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.media.audio import FPS, SAMPLING_RATE
+from osmnet.utils.files import put_in_place, temporary_path
 
 DATASET_FORMAT, DATASET_VERSION = "osmnet-dataset", 1
 DATASET_FILE, MANIFEST, SHARDS = "dataset.json", "manifest.jsonl", "shards"
 NEEDED = {"key", "speaker", "shard", "files", "frames", "size"}  # of the line of a clip that was kept
 MAX_SHARD_BYTES = 256 * 2**20
-SUBPIXELS = (
-    32  # landmarks are stored as whole multiples of 1/32 pixel: half the bytes, a tenth of the landmarker's noise
-)
+SUBPIXELS = 32  # parts of a pixel in which landmarks are stored: half the bytes, a tenth of the landmarker's noise
 
 
 def fingerprint(face_model: FaceModel) -> str:
-    """Say which face model coefficients belong to: the same for equal geometry, eight hexadecimal digits."""
+    """Digest the geometry of a face model to eight hexadecimal digits: the coefficients of a clip belong to one."""
     digest = 0
     for name in ("mean_shape", "identity_basis", "expression_basis"):
         digest = zlib.crc32(np.ascontiguousarray(face_model.array(name)).tobytes(), digest)
@@ -41,11 +44,11 @@ def fingerprint(face_model: FaceModel) -> str:
 
 
 def encode_track(landmarks_px: np.ndarray, fit: FaceFit, face_model: str) -> bytes:
-    """Make the `npz` member of a clip.
+    """Encode the `npz` member of a clip.
 
     Args:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels of the crop, within ±1023.
-        fit (`FaceFit`): What `FaceModel.fit_track` says of them.
+        fit (`FaceFit`): Result of `FaceModel.fit_track` for them.
         face_model (`str`): `fingerprint` of that face model.
 
     Returns:
@@ -63,92 +66,97 @@ def encode_track(landmarks_px: np.ndarray, fit: FaceFit, face_model: str) -> byt
 
 
 class ShardWriter:
-    """Writes tar shards; each appears under its name only when it is whole.
+    """Write the clips of one video into tar shards. They appear when the block ends, or not at all.
+
+    Their bytes depend on nothing but the clips: neither on the time nor on the user.
 
     Args:
-        folder (`Path`): The dataset; shards go to `folder/shards`, numbered on from those that are there.
-        max_bytes (`int`): A shard that has reached this size is closed and another one begun.
+        folder (`Path`): The dataset.
+        name (`str`): The video; its shards are `shards/NAME.000.tar` and so on, see `shard_name`.
+        max_bytes (`int`): After a shard of this size another one is begun.
+
+    Example:
+        >>> with ShardWriter(folder, "ann-1") as writer:
+        ...     writer.add(row, {"mp4": ..., "npz": ..., "json": ...})
     """
 
-    def __init__(self, folder: Path, max_bytes: int = MAX_SHARD_BYTES):
-        self.folder, self.max_bytes = folder, max_bytes
-        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-        numbers = [int(file.stem.rpartition("-")[2]) for file in (folder / SHARDS).glob("shard-*.tar")]
-        self._number = max(numbers, default=-1) + 1
-        self._tar: tarfile.TarFile | None = None
+    def __init__(self, folder: Path, name: str, max_bytes: int = MAX_SHARD_BYTES):
+        self.shards, self.name, self.max_bytes = folder / SHARDS, shard_name(name), max_bytes
+        self._rows: list[dict[str, Any]] = []
+        self._tar: Any = None  # the shard being written, its clips' bytes, and how many there are before it
+        self._bytes = self._count = 0
 
-    @property
-    def _name(self) -> str:
-        return f"{SHARDS}/shard-{self._number:05d}.tar"
+    def __enter__(self) -> "ShardWriter":
+        self.shards.mkdir(parents=True, exist_ok=True)
+        self._temporary = TemporaryDirectory(prefix=".", suffix=".part", dir=self.shards)
+        return self
 
-    def add(self, key: str, files: dict[str, bytes]) -> dict[str, Any]:
+    def add(self, row: dict[str, Any], files: dict[str, bytes]) -> None:
         """Add a clip.
 
         Args:
-            key (`str`): Its name, without a dot.
-            files (`dict[str, bytes]`): Contents by ending, e.g. `{"mp4": ..., "npz": ..., "json": ...}`.
-
-        Returns:
-            `dict`: `shard` (name of the file) and `files` (ending to `[offset, bytes]` in it), for the manifest.
+            row (`dict`): Its line of the manifest, with its `key`. When the block ends it gets `shard` (the file) and
+                `files` (`[offset, bytes]` there by ending).
+            files (`dict[str, bytes]`): Contents by ending.
 
         Raises:
-            ValueError: If the key holds a dot or a slash, which WebDataset readers split names at.
-            OSError: If the disk is full; nothing of the shard being written is left.
+            ValueError: If the key holds a dot or a slash, at which WebDataset readers split names.
+            OSError: If the disk is full.
         """
+        key = row["key"]
         if not key or "." in key or "/" in key:
             raise ValueError(f"A clip cannot be called '{key}': its name must hold neither a dot nor a slash.")
-        try:
-            if self._tar is None:
-                self._tar = tarfile.open(self._part, "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
-            places = {}
-            for ending, content in sorted(files.items()):
-                info = tarfile.TarInfo(f"{key}.{ending}")
-                info.size, info.mode = len(content), 0o644
-                self._tar.addfile(info, io.BytesIO(content))
-                # A member's data is padded to whole blocks, and the end of it is where the file stands now.
-                padded = -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                places[ending] = [self._tar.offset - padded, len(content)]
-        except BaseException:
-            self.discard()
-            raise
-        row = {"shard": self._name, "files": places}
-        if self._tar.offset >= self.max_bytes:
-            self.close()
-        return row
-
-    @property
-    def _part(self) -> Path:
-        path = self.folder / self._name
-        return path.with_name(f".{path.name}.part")
-
-    def discard(self) -> None:
-        """Drop the shard being written."""
-        if self._tar is not None:
-            self._tar.fileobj.close()  # not the archive: closing it would write its end
-            self._tar = None
-        self._part.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Finish the shard being written; closing twice does no harm."""
+        if self._tar is not None and self._bytes >= self.max_bytes:
+            self._close()
         if self._tar is None:
-            return
-        try:
-            self._tar.close()
-            self._part.replace(self.folder / self._name)
-        except BaseException:
-            self.discard()
-            raise
-        self._tar = None
-        self._number += 1
+            self._tar = _tar_writer(Path(self._temporary.name) / f"{self.name}.{self._count:03d}.tar")
+        self._bytes += self._tar.write({"__key__": key, **files})
+        self._rows.append(row)
 
-    def __enter__(self) -> "ShardWriter":
-        return self
+    def _close(self) -> None:
+        tar, self._tar = self._tar, None
+        self._bytes, self._count = 0, self._count + 1
+        tar.close()
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.discard()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._temporary:
+            if kind is None:
+                if self._tar is not None:
+                    self._close()
+                self._put_in_place()
+            elif self._tar is not None:
+                with contextlib.suppress(OSError):  # a full disk is what ended the block
+                    self._close()
+
+    def _put_in_place(self) -> None:
+        places: dict[str, dict[str, Any]] = {}
+        finished = sorted(Path(self._temporary.name).iterdir())
+        for path in finished:
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    key, _, ending = member.name.rpartition(".")
+                    place = places.setdefault(key, {"shard": f"{SHARDS}/{path.name}", "files": {}})
+                    place["files"][ending] = [member.offset_data, member.size]
+        for path in finished:
+            put_in_place(path, self.shards / path.name)
+        for row in self._rows:
+            row |= places[row["key"]]
+
+
+def shard_name(name: str) -> str:
+    """Spell the name of a video so that it can stand in any address: what it loses a checksum makes up for."""
+    safe = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:100]
+    return safe if safe == name else f"{safe}-{zlib.crc32(name.encode()):08x}"
+
+
+def _tar_writer(path: Path) -> Any:
+    try:
+        from webdataset import TarWriter
+    except ImportError as error:
+        raise ValueError("Shards need the package 'webdataset'; install osmnet with its extra 'train'.") from error
+    return TarWriter(str(path), encoder=False, user="", group="", mode=0o644, mtime=0, format="GNU_FORMAT")
 
 
 def write_manifest(folder: Path, rows: Iterable[dict[str, Any]], **about: Any) -> None:
@@ -157,19 +165,22 @@ def write_manifest(folder: Path, rows: Iterable[dict[str, Any]], **about: Any) -
     Args:
         folder (`Path`): The dataset.
         rows (iterable of `dict`): One a clip, kept or dropped; see `docs/preparing.md`.
-        **about: What else `dataset.json` should say, e.g. the options used.
+        **about: Further entries of `dataset.json`, for example the options used.
+
+    Raises:
+        OSError: If the disk is full.
     """
     described = {
         "format": DATASET_FORMAT, "version": DATASET_VERSION, "fps": FPS, "sampling_rate": SAMPLING_RATE, **about,
     }  # fmt: skip
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     for name, text in ((DATASET_FILE, json.dumps(described, indent=1) + "\n"), (MANIFEST, lines)):
-        part = folder / f".{name}.part"
+        temporary = temporary_path(folder / name)
         try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(folder / name)
+            temporary.write_text(text, encoding="utf-8")
+            put_in_place(temporary, folder / name)
         finally:
-            part.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def read_manifest(source: str | Path) -> list[dict[str, Any]]:
@@ -210,7 +221,7 @@ def read_manifest(source: str | Path) -> list[dict[str, Any]]:
 
 
 def read_range(address: str, start: int, size: int) -> bytes:
-    """Read a part of a file at a path or an address.
+    """Read `size` bytes from `start` on of a file at a path or an address.
 
     Raises:
         ValueError: If the file is missing or too short, or cannot be reached.

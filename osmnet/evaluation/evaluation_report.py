@@ -1,4 +1,4 @@
-"""report.json, report.html and report.md of an evaluation; each appears under its name only when it is whole."""
+"""The files of an evaluation: report.json, report.html and report.md."""
 
 import base64
 import json
@@ -19,12 +19,12 @@ FIGURES = (("diversity", 2), ("spread", 2), ("speed", 3), ("jerk", 3))  # of hea
 
 
 def write_report(folder: Path, report: dict[str, Any], results: Sequence[ClipResult]) -> list[Path]:
-    """Write the three files.
+    """Write the three files; each appears under its name only when it is complete.
 
     Args:
-        folder (`Path`): There already.
-        report (`dict`): Of `osmnet.evaluation.evaluate`, without NaN.
-        results (`Sequence[ClipResult]`): The clips' curves and strips, for the plots.
+        folder (`Path`): An existing folder.
+        report (`dict`): From `osmnet.evaluation.evaluate`, without NaN.
+        results (`Sequence[ClipResult]`): Curves and strips of the clips, for the plots.
 
     Returns:
         `list[Path]`: report.json, report.html, report.md.
@@ -43,7 +43,7 @@ def write_report(folder: Path, report: dict[str, Any], results: Sequence[ClipRes
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The tables in Markdown, as for a model card."""
+    """Return the tables in Markdown, as for a model card."""
     split, count = report["settings"]["split"], len(report["clips"])
     lines = [
         f"{count} clips ({split}), {report['seconds']:.0f} seconds; mean by length.",
@@ -94,14 +94,13 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def aims(report: dict[str, Any]) -> list[tuple[str, str, float | None, int, bool | None]]:
-    """Compare a report with what the shipped weights are meant to reach on speakers never seen.
+    """Compare a report with the aims of the shipped weights for unseen speakers.
 
     Args:
-        report (`dict`): Of `osmnet.evaluation.evaluate`.
+        report (`dict`): From `osmnet.evaluation.evaluate`.
 
     Returns:
-        `list` of `(name, aim, figure, digits, reached)`: The figure and whether it is within the aim; `None` where it
-        was not measured.
+        `list` of `(name, aim, figure, digits, reached)`: Figure and `reached` are `None` if not measured.
     """
     ours, static, oracle, real = (report["mean_by_length"][method] for method in METHODS)
     motion = report["motion"]
@@ -138,7 +137,7 @@ def _within(low: float | None, high: float | None, digits: int) -> str:
 
 
 def html(report: dict[str, Any], results: Sequence[ClipResult]) -> str:
-    """The whole report as one page that needs nothing else."""
+    """Return the whole report as one self-contained page."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "image": _data_address}
     motion = report["motion"]
@@ -171,7 +170,7 @@ def _plain(report: dict[str, Any], metric: Metric) -> dict[str, float | None]:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure for a table; a dash where there is none."""
+    """Format a figure for a table; `None` becomes a dash."""
     if value is None:
         return "—"
     text = f"{value:.{digits}f}"

@@ -9,7 +9,7 @@ from PIL import Image
 
 from osmnet.media.audio import FPS
 
-# Okabe and Ito: colours that also differ in lightness.
+# Colours of Okabe and Ito, which also differ in lightness.
 COLOURS = {"real": "#1c2330", "ours": "#d55e00", "oracle": "#0072b2", "static": "#8a93a3"}
 ANGLES = (("yaw", "#0072b2"), ("pitch", "#d55e00"), ("roll", "#009e73"))
 TAKES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00", "#8a93a3")
@@ -17,7 +17,7 @@ _GRID, _DPI = "#e3e7ed", 110
 
 
 def _axes(columns: int = 1, rows: int = 1, width: float = 10.0, height: float = 2.4) -> tuple[Any, np.ndarray]:
-    """A figure and its axes; without pyplot: no window system, no global state."""
+    """Make a figure and its axes without pyplot, so without a window system and global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -33,7 +33,7 @@ def _axes(columns: int = 1, rows: int = 1, width: float = 10.0, height: float = 
 
 
 def _legend_above(axes: Any) -> None:
-    """A legend in one line over the axes, where it hides no curve."""
+    """Add a one-line legend above the axes, where it hides no curve."""
     axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=9, frameon=False)
 
 
@@ -44,7 +44,7 @@ def _png(figure: Any) -> bytes:
 
 
 def opening_plot(curves: dict[str, np.ndarray]) -> bytes:
-    """The mouth's opening over time: real, ours and oracle."""
+    """Plot the mouth's opening over time: real, ours and oracle."""
     figure, ((axes,),) = _axes(height=1.9)
     for method in ("real", "oracle", "ours"):
         curve = np.asarray(curves[method])
@@ -58,7 +58,7 @@ def opening_plot(curves: dict[str, np.ndarray]) -> bytes:
 
 
 def takes_plot(takes: Sequence[Any], real: Sequence[Any]) -> bytes:
-    """Yaw, pitch and roll [°] of takes of one speech, and of the real head, relative to the first frame."""
+    """Plot yaw, pitch and roll [°] from the first frame, of takes of one speech and of the real head."""
     figure, axes = _axes(rows=3, height=4.6)
     for index, (name, _) in enumerate(ANGLES):
         axis = axes[index, 0]
@@ -77,7 +77,7 @@ def takes_plot(takes: Sequence[Any], real: Sequence[Any]) -> bytes:
 
 
 def epsilon_plot(rows: Sequence[dict[str, float]], real: dict[str, float]) -> bytes:
-    """Spread within and distance between takes by ε, and the ratios to real heads."""
+    """Plot spread within and distance between takes by ε, and their ratios to real heads."""
     figure, axes = _axes(columns=2, height=2.8)
     epsilon = [row["epsilon"] for row in rows]
 
@@ -101,7 +101,7 @@ def epsilon_plot(rows: Sequence[dict[str, float]], real: dict[str, float]) -> by
 
 
 def drift_plot(long: Sequence[Any], real_99: Sequence[float | None]) -> bytes:
-    """Angles [°] over a long speech, with lines as far out as 99 % of real heads go."""
+    """Plot angles [°] over a long speech, with lines at the 99th percentile of real heads."""
     figure, ((axes,),) = _axes(height=2.4)
     curve = np.asarray(long)
     for index, (name, colour) in enumerate(ANGLES):
@@ -117,7 +117,7 @@ def drift_plot(long: Sequence[Any], real_99: Sequence[float | None]) -> bytes:
 
 
 def strip(frames: np.ndarray) -> bytes:
-    """Frames `(n, height, width, 3)` side by side."""
+    """Encode frames `(n, height, width, 3)` side by side as JPEG."""
     file = io.BytesIO()
     Image.fromarray(np.concatenate(list(frames), 1)).save(file, format="JPEG", quality=88)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Sampled head motion of a model, by ε, against the real heads of a dataset: nothing is rendered."""
+"""Sampled head motion of a model against the real heads of a dataset, by ε, without rendering."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 EPSILONS = (0.0, 0.25, 0.5, 1.0, 2.0)
 MAX_CLIPS = 64  # of a large dataset, evenly over the names
-MAX_FRAMES = 30 * FPS  # of a clip
+MAX_FRAMES = 30 * FPS  # of each clip
 
 
 def motion_clips(clips: Sequence[Clip], count: int = MAX_CLIPS) -> list[Clip]:
-    """Clips whose head motion is looked at: with speech, at least four seconds long, at most `count`, by name."""
+    """Choose at most `count` clips with speech that are at least four seconds long, evenly over their names."""
     long = [clip for clip in clips if clip.has_speech and clip.frames >= STRETCH]
     return [long[i] for i in np.unique(np.linspace(0, len(long) - 1, min(count, len(long))).astype(int))]
 
@@ -50,23 +50,23 @@ def measure_takes(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure what `sample_motion` makes of the sound of clips.
+    """Measure head motion sampled for the sound of clips.
 
     Args:
         pipe (`OSMNetPipeline`): The model.
-        clips (`Sequence[Clip]`): Of `motion_clips`.
+        clips (`Sequence[Clip]`): From `motion_clips`.
         takes (`int`): Takes of every clip and ε.
-        epsilons (`Sequence[float]`): The ε that are measured; 1 is among them.
-        minutes (`float`): Length of the speech on which drift is measured, made of the clips' sound; 0 leaves it out.
-        max_frames (`int`): Only so many first frames of a clip.
+        epsilons (`Sequence[float]`): Values of ε, with 1 among them.
+        minutes (`float`): Length of the speech for drift, joined from the clips' sound; 0 skips drift.
+        max_frames (`int`): Largest number of frames of a clip.
         sampling (`"span"` or `"ball"`): How the ball is sampled.
-        seed (`int`): Of the takes.
-        progress (`Callable`, *optional*): Called with the name of every clip done.
+        seed (`int`): Seed of the takes.
+        progress (`Callable`, *optional*): Called with the name of every finished clip.
 
     Returns:
         `dict`: `real` and, for each ε, a row of `by_epsilon` with the figures of docs/evaluation.md; `drift`;
-        `curves` (angles in degrees of the takes of one clip, and of the long speech once a second); `skipped`: clips
-        that could not be read and why.
+        `curves` (angles in degrees: takes of one clip, and the long speech once a second); `skipped`, clips that could
+        not be read, with reasons.
     """
     tracks, speakers, names, sounds, skipped = [], [], [], [], []
     sampled: dict[float, list[np.ndarray]] = {epsilon: [] for epsilon in epsilons}
@@ -94,7 +94,7 @@ def measure_takes(
     if not tracks:
         return result
 
-    # 1. Real heads, and generated ones in their units.
+    # 1. Compare generated with real heads.
     features = [window_features(track) for track in tracks]
     real = {name: _mean([figure(track) for track in tracks]) for name, figure in _FIGURES.items()}
     result["real"] = real | {"frechet": motion_frechet(features, features, speakers)}
@@ -113,7 +113,7 @@ def measure_takes(
     if not minutes:
         return result
 
-    # 2. A long speech.
+    # 2. Measure drift on a long speech.
     longest = max(range(len(tracks)), key=lambda i: len(tracks[i]))
     sound = np.resize(np.concatenate(sounds), round(minutes * 60 * SAMPLING_RATE))
     speech = pipe.encode_speech(sound, SAMPLING_RATE)

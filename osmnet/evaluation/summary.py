@@ -1,4 +1,4 @@
-"""What the figures of an evaluation are called, which way they should go, and their means over clips."""
+"""Names of the metrics, their better direction, and their means over clips."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ ARROWS = {"higher": "↑", "lower": "↓", "one": "→ 1", "zero": "→ 0", "rea
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of the protocol.
+    """A metric of the protocol.
 
     Attributes:
-        name (`str`): Its key in report.json.
-        label (`str`): Its name in tables.
-        unit (`str`): Empty for plain numbers.
-        better (`str`): Which way it should go: up, down, towards 1 or 0, or towards that of the real video.
-        meaning (`str`): What it is, in a line of the report; docs/evaluation.md says it exactly.
-        digits (`int`): Behind the point in tables.
+        name (`str`): Key in report.json.
+        label (`str`): Name in tables.
+        unit (`str`): Unit; empty for plain numbers.
+        better (`str`): Better direction: up, down, towards 1 or 0, or towards the real video's value.
+        meaning (`str`): Short definition; docs/evaluation.md has the exact one.
+        digits (`int`): Decimals in tables.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """Which way it should go, as a sign."""
+        """Sign of the better direction."""
         return ARROWS[self.better]
 
 
@@ -81,14 +81,14 @@ METRICS = (
 
 
 def mean_metrics(results: Sequence[ClipResult], by_length: bool) -> dict[str, dict[str, float]]:
-    """Mean of every metric over the clips that have it.
+    """Average every metric over the clips that have it.
 
     Args:
-        results (`Sequence[ClipResult]`): Clips.
-        by_length (`bool`): Weigh each by its seconds.
+        results (`Sequence[ClipResult]`): Results of the clips.
+        by_length (`bool`): Weight clips by their length.
 
     Returns:
-        `dict[str, dict[str, float]]`: Method to metric to mean; metrics that no clip has are left out.
+        `dict[str, dict[str, float]]`: Means by method and metric; metrics that no clip has are left out.
     """
     means: dict[str, dict[str, float]] = {}
     for method in METHODS:
@@ -103,7 +103,7 @@ def mean_metrics(results: Sequence[ClipResult], by_length: bool) -> dict[str, di
 
 
 def rows(means: dict[str, dict[str, Any]]) -> list[tuple[Metric, dict[str, Any]]]:
-    """Metrics that some method has, in order, each with its figure by method (`None` where there is none)."""
+    """Return the metrics that some method has, in order, each with its value by method (`None` if missing)."""
     return [
         (metric, {method: means[method].get(metric.name) for method in METHODS})
         for metric in METRICS
@@ -112,7 +112,7 @@ def rows(means: dict[str, dict[str, Any]]) -> list[tuple[Metric, dict[str, Any]]
 
 
 def jsonable(value: Any) -> Any:
-    """The same with NaN and infinity as `None` and NumPy's numbers and arrays as Python's."""
+    """Replace NaN and infinity by `None`, and NumPy's numbers and arrays by Python's."""
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What was measured with what: fingerprints of weights, files and datasets, and the versions of what computes."""
+"""Provenance of measurements: fingerprints of weights and files, and versions of packages."""
 
 import hashlib
 import platform
@@ -12,7 +12,7 @@ import osmnet
 from osmnet.loading.model import OSMNetModel
 from osmnet.utils.versions import commit
 
-# What has a say in the figures. OpenCV comes under several names, of which one is installed.
+# Packages that influence results. OpenCV has several names, of which one is installed.
 PACKAGES = (
     "torch", "numpy", "scipy", "numba", "mediapipe", "diffusers", "scikit-image", "av", "soundfile",
     "opencv-python", "opencv-contrib-python", "opencv-python-headless",
@@ -20,7 +20,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of osmnet, Python and the packages that compute; with the commit, if osmnet runs from a checkout."""
+    """Return versions of osmnet, Python and `PACKAGES`, and the commit of a checkout."""
     found = {"osmnet": osmnet.__version__, "python": platform.python_version()}
     if commit():
         found["commit"] = commit()
@@ -31,7 +31,7 @@ def versions() -> dict[str, str]:
 
 
 def weights_fingerprint(networks: Mapping[str, OSMNetModel]) -> str:
-    """Say which weights these are: eight hexadecimal digits, the same for equal tensors on any device."""
+    """Fingerprint weights: eight hexadecimal digits, the same for equal tensors on any device."""
     digest = 0
     for name, network in sorted(networks.items()):
         for key, tensor in sorted(network.state_dict().items()):
@@ -41,7 +41,7 @@ def weights_fingerprint(networks: Mapping[str, OSMNetModel]) -> str:
 
 
 def file_record(path: str | Path | None) -> dict[str, str] | None:
-    """Name and SHA-256 of a file of weights: figures that go by its name are only as published as the file is."""
+    """Return name and SHA-256 of a file of weights, `None` without one."""
     if path is None:
         return None
     with open(path, "rb") as file:

@@ -297,8 +297,8 @@ def test_doctor_prints_every_finding_and_the_remedy(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"osmnet {osmnet.__version__} ")
     assert [line.split()[:2] for line in lines[1:3]] == [["ok", "python"], ["WRONG", "mediapipe"]]
-    assert lines[3].strip() == "mend it: apt-get x"
-    assert lines[-1] == "1 of 2 checks went wrong."
+    assert lines[3].strip() == "fix: apt-get x"
+    assert lines[-1] == "1 of 2 checks failed."
     monkeypatch.setattr(doctor, "examine", lambda model, revision: findings[:1])
     assert cli.main(["doctor"]) == 0
 

@@ -16,6 +16,8 @@ from osmnet.takes.background import BackgroundWriter
 from osmnet.takes.unfinished import FOLDER_NAME
 from tests.support.dummies import portrait, read_json, speech, write_wav
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import re
 import shutil
 import tarfile
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 from osmnet.data.dataset import Clip, Dataset, is_held_out, speaker_of
 from osmnet.data.pool import ClipPool
-from osmnet.data.shards import ShardWriter, fingerprint, read_manifest, write_manifest
+from osmnet.data.shards import ShardWriter, fingerprint, read_manifest, shard_name, write_manifest
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import mouth_opening
 from tests.support.clips import mouth_curve, pose_curve
@@ -51,7 +52,8 @@ def test_stored_fit_is_used_only_for_the_face_model_it_belongs_to(dataset_folder
 
 
 def test_webdataset_reads_the_shards(dataset_folder: Path):
-    webdataset = pytest.importorskip("webdataset")
+    import webdataset
+
     shards = [str(file) for file in sorted((dataset_folder / "shards").glob("*.tar"))]
     samples = list(webdataset.WebDataset(shards, shardshuffle=False))
     assert [sample["__key__"] for sample in samples] == ["ann-voice", "bob-voice", "opentalker-face-1"]
@@ -97,35 +99,52 @@ def test_clips_are_fetched_over_http_without_the_rest_of_the_shard(dataset_folde
         local = Dataset.open(dataset_folder)
         Handler.served.clear()
         assert np.array_equal(remote.clips()[1].speech(), local.clips()[1].speech())
-        assert Handler.served == [("/shards/shard-00000.tar", local.clips()[1].info["files"]["wav"][1])]
+        assert Handler.served == [("/shards/clips.000.tar", local.clips()[1].info["files"]["wav"][1])]
     finally:
         server.shutdown()
 
 
-def test_shards_are_closed_when_full_and_appear_only_whole(tmp_path: Path):
-    writer = ShardWriter(tmp_path, max_bytes=4000)
-    rows = [writer.add(f"clip-{i}", {"mp4": bytes([i]) * 1500, "json": b"{}"}) for i in range(5)]
+def test_shards_are_bounded_and_appear_whole_or_not_at_all(tmp_path: Path):
+    rows = [{"key": f"clip-{i}"} for i in range(5)]
+    with ShardWriter(tmp_path, "ann", max_bytes=3000) as writer:
+        for i, row in enumerate(rows):
+            writer.add(row, {"mp4": bytes([i]) * 1500, "json": b"{}"})
+        assert not list((tmp_path / "shards").glob("*.tar"))
     assert [row["shard"][-7:-4] for row in rows] == ["000", "000", "001", "001", "002"]
-    assert not (tmp_path / rows[4]["shard"]).exists()
-    writer.close()
     for i, row in enumerate(rows):
         start, size = row["files"]["mp4"]
         assert (tmp_path / row["shard"]).read_bytes()[start : start + size] == bytes([i]) * 1500
-    with ShardWriter(tmp_path) as more:  # numbered on
-        assert more.add("clip-9", {"mp4": b"x"})["shard"].endswith("shard-00003.tar")
-    with pytest.raises(RuntimeError), ShardWriter(tmp_path) as broken:
-        broken.add("clip-10", {"mp4": b"x"})
+    with pytest.raises(RuntimeError), ShardWriter(tmp_path, "bob") as broken:
+        broken.add({"key": "clip-10"}, {"mp4": b"x"})
         raise RuntimeError
-    assert sorted(file.name for file in (tmp_path / "shards").iterdir()) == [f"shard-0000{i}.tar" for i in range(4)]
+    with ShardWriter(tmp_path, "empty"):
+        pass
+    assert sorted(file.name for file in (tmp_path / "shards").iterdir()) == [f"ann.00{i}.tar" for i in range(3)]
     for name in ("a.b", "a/b", ""):
-        with pytest.raises(ValueError, match="cannot be called"):
-            writer.add(name, {"mp4": b""})
+        with pytest.raises(ValueError, match="cannot be called"), ShardWriter(tmp_path, "bob") as writer:
+            writer.add({"key": name}, {"mp4": b""})
+
+
+def test_shards_of_the_same_clips_are_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for seconds, folder in enumerate((tmp_path / "a", tmp_path / "b")):
+        monkeypatch.setattr("time.time", lambda seconds=seconds: 1e9 + seconds)
+        with ShardWriter(folder, "ann") as writer:
+            writer.add({"key": "ann-000"}, {"mp4": b"picture"})
+    assert (tmp_path / "a/shards/ann.000.tar").read_bytes() == (tmp_path / "b/shards/ann.000.tar").read_bytes()
+
+
+def test_any_name_of_a_video_gives_a_shard_that_any_address_can_name(tmp_path: Path):
+    names = ["ann-1", "a b?#%20", "a b?#%21", "ä" * 120, "{0..9}"]
+    made = [shard_name(name) for name in names]
+    assert made[0] == "ann-1" and len(set(made)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,110}", name) for name in made)
 
 
 def test_long_names_keep_their_place(tmp_path: Path):
     name = "very-" * 40 + "long"
-    with ShardWriter(tmp_path) as writer:
-        row = writer.add(name, {"mp4": b"picture", "wav": b"sound"})
+    row = {"key": name}
+    with ShardWriter(tmp_path, name) as writer:
+        writer.add(row, {"mp4": b"picture", "wav": b"sound"})
     with tarfile.open(tmp_path / row["shard"]) as tar:
         assert tar.getnames() == [f"{name}.mp4", f"{name}.wav"]
     start, size = row["files"]["wav"]

@@ -18,13 +18,14 @@ import pytest
 import soundfile
 
 from osmnet.cli.prepare import main
-from osmnet.data import prepare
+from osmnet.data import prepare, prepared_video, shards
 from osmnet.data.cluster import WorkerKilled, on_processes, on_ray
 from osmnet.data.dataset import Clip, Dataset
 from osmnet.data.offset import LAGS, Agreement, LipReader, judge, pooled
-from osmnet.data.part import CannotSave, Job, part_files, part_head, prepare_video
+from osmnet.data.prepared_video import UNFINISHED, CannotSave, Job, prepare_video, read_records
 from osmnet.data.report import _reasons
 from osmnet.data.segments import Known, Options, sharpness_of
+from osmnet.data.shards import ShardWriter
 from osmnet.data.track import track_faces
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import mouth_opening
@@ -43,9 +44,13 @@ FRAMES = 100
 LATE = 4  # frames by which the picture of shifted.mp4 is late
 
 
-def job_of(video: Path, folder: Path, **more: object) -> Job:
-    folder.mkdir(exist_ok=True)
-    return Job(video, video.stem, folder / f"{video.stem}.tar", packaged_weights(), packaged_landmarker(), **more)
+def job_of(video: Path, out: Path, **more: object) -> Job:
+    (out / UNFINISHED).mkdir(parents=True, exist_ok=True)
+    return Job(video, prepare.key_of(video), out, packaged_weights(), packaged_landmarker(), **more)
+
+
+def prepared_rows(job: Job) -> list[dict]:
+    return read_records(job.out)[job.key]["rows"]
 
 
 def rows_of(folder: Path, status: str = "kept") -> list[dict]:
@@ -175,9 +180,10 @@ def test_landmarks_lie_on_the_crop_and_follow_the_mouth(dataset: Path, opening: 
 
 
 def test_webdataset_reads_the_shards(dataset: Path):
-    webdataset = pytest.importorskip("webdataset")
-    shards = sorted(str(file) for file in (dataset / "shards").glob("*.tar"))
-    samples = {sample["__key__"]: sample for sample in webdataset.WebDataset(shards, shardshuffle=False)}
+    import webdataset
+
+    files = sorted(str(file) for file in (dataset / "shards").glob("*.tar"))
+    samples = {sample["__key__"]: sample for sample in webdataset.WebDataset(files, shardshuffle=False)}
     rows = {row["key"]: row for row in rows_of(dataset)}
     assert samples.keys() == rows.keys()
     for key, row in rows.items():
@@ -211,14 +217,13 @@ def test_rotated_ten_bit_video_of_another_rate_is_as_good(tmp_path: Path, raw: P
             lying = np.ascontiguousarray(np.rot90(frames[min(k * 25 // 30, 49)], -1))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(lying)))
         container.mux(stream.encode())
-    job = job_of(path, tmp_path / "parts")
+    job = job_of(path, tmp_path / "out")
     assert prepare_video(job)["kept"] == 1
-    row = part_head(job.part)["rows"][0]
+    row = prepared_rows(job)[0]
     assert row["frames"] in (49, 50)
-    clip = part_files(job.part)[row["key"]]["mp4"]
     left, top, side = row["crop"]
     expected = frames[0][top : top + side, left : left + side]
-    assert np.abs(next(read_frames(clip)).astype(int) - expected).mean() < 6
+    assert np.abs(next(Clip(str(job.out), row).read_frames()).astype(int) - expected).mean() < 6
 
 
 def test_a_large_picture_is_tracked_small_and_cropped_large(tmp_path: Path, raw: Path):
@@ -230,9 +235,9 @@ def test_a_large_picture_is_tracked_small_and_cropped_large(tmp_path: Path, raw:
     assert 500 < landmarks[..., 0].min() < landmarks[..., 0].max() < 500 + 2 * SIZE
     assert 200 < landmarks[..., 1].min() < landmarks[..., 1].max() < 200 + 2 * SIZE
     assert tracking.runs[0].face_px > SIZE * 0.8
-    job = job_of(path, tmp_path / "parts")
+    job = job_of(path, tmp_path / "out")
     assert prepare_video(job)["kept"] == 1
-    assert part_head(job.part)["rows"][0]["size"] == 384  # cut from the large picture
+    assert prepared_rows(job)[0]["size"] == 384  # cut from the large picture
 
 
 # Filters and decisions
@@ -248,26 +253,26 @@ def test_a_large_picture_is_tracked_small_and_cropped_large(tmp_path: Path, raw:
     ],
 )
 def test_filters_give_their_reason(tmp_path: Path, raw: Path, options: Options, reason: str):
-    job = job_of(raw / "silent.cut.mp4", tmp_path / "parts", options=options)
+    job = job_of(raw / "silent.cut.mp4", tmp_path / "out", options=options)
     assert prepare_video(job)["kept"] == 0
-    rows = part_head(job.part)["rows"]
+    rows = prepared_rows(job)
     assert rows and all(row["status"] == "dropped" and reason in row["reason"] for row in rows)
 
 
 def test_long_runs_are_parted_into_equal_pieces(tmp_path: Path, raw: Path):
-    job = job_of(raw / "shifted.mp4", tmp_path / "parts", options=Options(max_seconds=2.5, min_seconds=1))
+    job = job_of(raw / "shifted.mp4", tmp_path / "out", options=Options(max_seconds=2.5, min_seconds=1))
     prepare_video(job)
-    rows = part_head(job.part)["rows"]
+    rows = prepared_rows(job)
     assert [(row["first_frame"], row["frames"]) for row in rows] == [(0, 50), (50, 50)]
     assert rows[0]["av_offset"] == rows[1]["av_offset"]
 
 
 def test_a_face_that_lies_on_its_side_is_dropped(raw: Path, tmp_path: Path):
     frames = np.stack(list(read_frames(raw / "shifted.mp4"))[:30])
-    job = job_of(write_video(tmp_path / "lying.mp4", np.rot90(frames, axes=(1, 2)).copy()), tmp_path / "parts")
+    job = job_of(write_video(tmp_path / "lying.mp4", np.rot90(frames, axes=(1, 2)).copy()), tmp_path / "out")
     prepare_video(job)
-    assert all(row["status"] == "dropped" for row in part_head(job.part)["rows"])
-    assert any("tilted" in row["reason"] or "no face" in row["reason"] for row in part_head(job.part)["rows"])
+    assert all(row["status"] == "dropped" for row in prepared_rows(job))
+    assert any("tilted" in row["reason"] or "no face" in row["reason"] for row in prepared_rows(job))
 
 
 def test_a_file_that_breaks_off_is_used_so_far_and_said(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -279,17 +284,17 @@ def test_a_file_that_breaks_off_is_used_so_far_and_said(raw: Path, tmp_path: Pat
             broken.append(on_break(av.InvalidDataError(1, "damaged")))
 
     monkeypatch.setattr("osmnet.data.track.read_frames", breaks)
-    job = job_of(raw / "shifted.mp4", tmp_path / "parts")
+    job = job_of(raw / "shifted.mp4", tmp_path / "out")
     prepare_video(job)
-    rows = part_head(job.part)["rows"]
+    rows = prepared_rows(job)
     assert [row.get("frames") for row in rows if row["status"] == "kept"] == [40] and broken
     assert rows[0]["reason"] == "the file is damaged: nothing after 1.6 s decodes"
 
 
 def test_the_dataset_names_no_folder_of_ours_and_needs_one(raw: Path, tmp_path: Path):
-    job = job_of(raw / "empty.mp4", tmp_path / "parts")
+    job = job_of(raw / "empty.mp4", tmp_path / "out")
     prepare_video(job)
-    assert "'empty.mp4' is empty" in part_head(job.part)["rows"][0]["reason"]
+    assert "'empty.mp4' is empty" in prepared_rows(job)[0]["reason"]
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="cannot be made because a file is in its way"):
         main([str(raw), "--out", str(tmp_path / "file")])
@@ -341,28 +346,33 @@ def test_sound_of_somebody_else_is_no_speech(tmp_path: Path, raw: Path):
     path = tmp_path / "dubbed.mp4"
     other = load_speech(REPOSITORY / "examples" / "speech_2.wav")[: FRAMES * 640]
     write_video(path, np.stack(list(read_frames(raw / "shifted.mp4"))), other)
-    job = job_of(path, tmp_path / "parts")
+    job = job_of(path, tmp_path / "out")
     assert prepare_video(job)["kept"] == 1  # its motion is as good as any
-    row = part_head(job.part)["rows"][0]
+    row = prepared_rows(job)[0]
     assert not row["speech"] and row["av_offset"] is None and "lips do not follow" in row["note"]
-    assert "wav" not in part_files(job.part)[row["key"]]
+    assert "wav" not in row["files"]
 
 
 def test_what_the_table_says_is_not_measured(tmp_path: Path, raw: Path):
     known = Known(speech=True, av_offset=-7, speaker="ann")
-    job = job_of(raw / "shifted.mp4", tmp_path / "parts", known=known)
+    job = job_of(raw / "shifted.mp4", tmp_path / "out", known=known)
     prepare_video(job)
-    row = part_head(job.part)["rows"][0]
+    row = prepared_rows(job)[0]
     assert (row["speech"], row["av_offset"], row["speaker"]) == (True, -7, "ann")
-    job = job_of(raw / "shifted.mp4", tmp_path / "parts", known=Known(speech=False))
+    job = job_of(raw / "shifted.mp4", tmp_path / "out", known=Known(speech=False))
     prepare_video(job)
-    row = part_head(job.part)["rows"][0]
+    row = prepared_rows(job)[0]
     assert not row["speech"] and "table" in row["note"]
-    job = job_of(raw / "silent.cut.mp4", tmp_path / "parts", known=Known(speech=True))
-    assert "no sound" in prepare_video(job)["reason"]
+    job = job_of(raw / "silent.cut.mp4", tmp_path / "out", known=Known(speech=True))
+    assert prepare_video(job)["kept"] == 0 and "no sound" in prepared_rows(job)[0]["reason"]
 
 
 # Runs that are stopped, repeated, added to
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    """All that must be the same whenever and by whomever the same videos are prepared."""
+    return {name: data for name, data in _snapshot(folder).items() if name != "report.html"}
 
 
 def _snapshot(folder: Path) -> dict[str, bytes]:
@@ -408,9 +418,9 @@ def test_run_again_does_nothing_and_new_videos_are_added(
     shutil.copy(fewer / "a.mp4", fewer / "b.mp4")
     assert _prepare(fewer, out) == 0 and sorted(here) == ["a", "b", "faceless"]
     assert [clip.name for clip in Dataset.open(out).clips()] == ["a-000", "a-001", "b-000", "b-001"]
-    assert (out / "shards/shard-00000.tar").read_bytes() == before["shards/shard-00000.tar"]
+    assert (out / "shards/a.000.tar").read_bytes() == before["shards/a.000.tar"]
 
-    # A dropped video that was mended is prepared; a kept one that changed is told of.
+    # A dropped video that was fixed is prepared; a kept one that changed is named.
     shutil.copy(raw / "silent.cut.mp4", fewer / "faceless.mp4")
     with (fewer / "a.mp4").open("ab") as file:
         file.write(b"\0")
@@ -434,18 +444,26 @@ def test_other_options_and_versions_are_refused(tmp_path: Path, fewer: Path, her
         _prepare(fewer, out)
 
 
-@pytest.mark.parametrize("where", ["add", "write_manifest", "write_report"])
-def test_stopped_while_packing_it_is_packed_again(
-    tmp_path: Path, fewer: Path, here: list[str], monkeypatch: pytest.MonkeyPatch, where: str
+@pytest.mark.parametrize(
+    ("owner", "where", "call", "again"),
+    [
+        (ShardWriter, "add", 2, ["a", "faceless"]),  # in the middle of a video
+        (shards, "put_in_place", 1, ["a", "faceless"]),
+        (prepared_video, "write_record", 1, ["a", "faceless"]),
+        (prepared_video, "write_record", 2, ["faceless"]),
+        (prepare, "write_manifest", 1, []),
+        (prepare, "write_report", 1, []),
+    ],
+)
+def test_a_run_that_is_stopped_anywhere_is_resumed_to_the_same_dataset(
+    tmp_path: Path, fewer: Path, here: list[str], monkeypatch: pytest.MonkeyPatch, owner, where: str, call: int, again
 ):
     _prepare(fewer, tmp_path / "whole")
-    out, real = tmp_path / "set", (prepare.ShardWriter if where == "add" else prepare).__dict__[where]
-    owner = prepare.ShardWriter if where == "add" else prepare
-    calls = []
+    out, real, calls = tmp_path / "set", getattr(owner, where), []
 
     def stop(*args, **more):
         calls.append(1)
-        if where != "add" or len(calls) > 1:
+        if len(calls) == call:
             raise KeyboardInterrupt
         return real(*args, **more)
 
@@ -453,18 +471,18 @@ def test_stopped_while_packing_it_is_packed_again(
         patch.setattr(owner, where, stop)
         with pytest.raises(KeyboardInterrupt):
             _prepare(fewer, out)
-    ran = len(here)
-    assert _prepare(fewer, out) == 0 and len(here) == ran  # nothing is prepared twice
-    whole, again = _snapshot(tmp_path / "whole"), _snapshot(out)
-    assert whole.keys() == again.keys()
-    expected, found = rows_of(tmp_path / "whole"), rows_of(out)
-    assert [row | {"files": None} for row in found] == [row | {"files": None} for row in expected]
-    for row in found:
-        clip = Clip(str(out), row)
-        assert sum(1 for _ in clip.read_frames()) == row["frames"] == len(clip.landmarks_px())
+    assert not (out / "shards").exists() or not list((out / "shards").glob(".*"))
+    here.clear()
+    assert _prepare(fewer, out) == 0
+    assert here == again  # what was finished is not prepared again
+    assert _content(out) == _content(tmp_path / "whole")
+    # What the run left is not taken for the work of a later one.
+    shutil.copy(fewer / "a.mp4", fewer / "b.mp4")
+    assert _prepare(fewer / "b.mp4", out) == 0
+    assert [clip.name for clip in Dataset.open(out).clips()] == ["a-000", "a-001", "b-000", "b-001"]
 
 
-def test_after_kill_9_the_run_goes_on(tmp_path: Path, raw: Path, subprocess_environment: dict[str, str]):
+def test_a_run_that_was_killed_is_resumed(tmp_path: Path, raw: Path, subprocess_environment: dict[str, str]):
     clips = tmp_path / "clips"
     clips.mkdir()
     for name in "abcd":
@@ -473,24 +491,27 @@ def test_after_kill_9_the_run_goes_on(tmp_path: Path, raw: Path, subprocess_envi
     command = [sys.executable, "-m", "osmnet", "prepare", str(clips), "--out", str(out), "--workers", "1"]
     run = subprocess.Popen(command, env=subprocess_environment, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        while not list(out.glob(".parts/*.tar")):
+        while not list((out / UNFINISHED).glob("*.json")):
             assert run.poll() is None
             time.sleep(0.02)
     finally:
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
-    done = {part.stem for part in out.glob(".parts/*.tar")}
+    done = {record.stem for record in (out / UNFINISHED).glob("*.json")}
     assert done and done != set("abcd") and not (out / "manifest.jsonl").exists()
-    before = {part.name: part.stat().st_mtime_ns for part in out.glob(".parts/*.tar")}
+    before = {shard.name: shard.stat().st_mtime_ns for shard in out.glob("shards/*.tar")}
     for _ in range(200):  # the orphaned worker sees that it is one and leaves
-        if not _holds(out / ".parts"):
+        if not _holds(out):
             break
         time.sleep(0.05)
-    (out / ".parts" / ".x.tar.0.tmp").write_bytes(b"half")
+    (out / UNFINISHED / ".x.json.0.part").write_bytes(b"half")
+    (out / "shards" / "d.007.tar").write_bytes(b"of a video without a record")
     ran: list[str] = []
 
     def in_place(jobs, function, workers):
-        assert {part.name: part.stat().st_mtime_ns for part in out.glob(".parts/*.tar")} == before
+        assert {shard.name: shard.stat().st_mtime_ns for shard in out.glob("shards/*.tar")} == {
+            name: before[name] for name in before if name.partition(".")[0] in done
+        }
         for job in jobs:
             ran.append(job.key)
             yield job, function(job)
@@ -501,13 +522,14 @@ def test_after_kill_9_the_run_goes_on(tmp_path: Path, raw: Path, subprocess_envi
     assert set(ran) == set("abcd") - done
     assert [clip.name for clip in Dataset.open(out).clips()] == [f"{n}-{k:03d}" for n in "abcd" for k in (0, 1)]
     assert sorted(file.name for file in out.iterdir()) == ["dataset.json", "manifest.jsonl", "report.html", "shards"]
+    assert sorted(file.name for file in (out / "shards").iterdir()) == [f"{name}.000.tar" for name in "abcd"]
     for clip in Dataset.open(out).clips():
         assert sum(1 for _ in clip.read_frames()) == clip.frames
 
 
 def _holds(folder: Path) -> bool:
-    """Whether some process still has its hands in a folder (a crop that is being written)."""
-    return any(folder.glob(".crop-*.tmp/*")) and any(
+    """Whether some process still has a file in a folder open."""
+    return any(
         str(folder) in os.readlink(link)
         for link in Path("/proc").glob("[0-9]*/fd/*")
         if os.access(link, os.R_OK) and link.is_symlink()
@@ -520,24 +542,52 @@ def test_full_disk_stops_with_one_sentence_and_leaves_nothing_half_written(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    folder = tmp_path / "parts"
-    for owner, name in ((VideoWriter, "_encode_picture"), (tarfile.TarFile, "addfile")):
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, full)
-            with pytest.raises(CannotSave, match="cannot be written .*make room"):
-                prepare_video(job_of(raw / "silent.cut.mp4", folder))
-        assert list(folder.iterdir()) == []
-
-    # While packing: what was finished is used by the next run.
     clips, out = tmp_path / "clips", tmp_path / "set"
     clips.mkdir()
-    shutil.copy(raw / "silent.cut.mp4", clips / "a.mp4")
-    with monkeypatch.context() as patch:
-        patch.setattr(prepare.ShardWriter, "add", full)
-        with pytest.raises(OSError, match="No space left"):
-            _prepare(clips, out)
-    assert [file.name for file in out.rglob("*.tar")] == ["a.tar"] and not (out / "manifest.jsonl").exists()
-    assert _prepare(clips, out) == 0 and here == ["a"]
+    for name in "ab":
+        shutil.copy(raw / "silent.cut.mp4", clips / f"{name}.mp4")
+    assert _prepare(clips / "a.mp4", out) == 0
+    before = _snapshot(out)
+    for owner, name in (
+        (VideoWriter, "_encode_picture"), (tarfile.TarFile, "addfile"), (tarfile.TarFile, "close"),
+        (shards, "put_in_place"), (prepared_video, "put_in_place"),
+    ):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            with pytest.raises(CannotSave, match="cannot be written .No space left on device.; make room"):
+                _prepare(clips, out)
+        left = {path for path in out.rglob("*") if path.is_file()} - {out / name for name in before}
+        assert left <= {out / UNFINISHED / ".lock", out / "shards" / "b.000.tar"}
+    assert _prepare(clips, out) == 0 and here == ["a"] + ["b"] * 6
+    assert [clip.name for clip in Dataset.open(out).clips()] == ["a-000", "a-001", "b-000", "b-001"]
+
+
+def test_a_dataset_of_an_earlier_version_is_read_and_added_to(tmp_path: Path, dataset: Path, fewer: Path, here):
+    """Its shards were numbered, with clips of several videos in each."""
+    out, name = tmp_path / "set", "shards/shard-00000.tar"
+    (out / "shards").mkdir(parents=True)
+    rows, contents = prepare.read_manifest(dataset), {}
+    for clip in Dataset.open(dataset).clips():
+        contents |= {f"{clip.name}.{ending}": clip._read(ending) for ending in clip.info["files"]}
+    with tarfile.open(out / name, "w", format=tarfile.GNU_FORMAT) as tar:
+        for member, content in contents.items():
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with tarfile.open(out / name) as tar:
+        places = {member.name: [member.offset_data, member.size] for member in tar}
+    for row in rows:
+        if row["status"] == "kept":
+            row |= {"shard": name, "files": {ending: places[f"{row['key']}.{ending}"] for ending in row["files"]}}
+    shards.write_manifest(out, rows)
+    before = (out / name).read_bytes()
+    assert _prepare(fewer / "a.mp4", out) == 0
+    clips, old = Dataset.open(out).clips(), {clip.name: clip for clip in Dataset.open(dataset).clips()}
+    assert {clip.name for clip in clips} == {"a-000", "a-001", *old}
+    assert (out / name).read_bytes() == before
+    for clip in clips:
+        if clip.name in old:
+            assert all(clip._read(ending) == old[clip.name]._read(ending) for ending in clip.info["files"])
 
 
 # Many workers
@@ -642,5 +692,5 @@ def test_nothing_to_keep_is_an_error_that_names_the_report(tmp_path: Path, raw: 
 
 
 def test_two_runs_do_notwork_in_one_folder(tmp_path: Path, fewer: Path, here: list[str]):
-    with only_run_in(tmp_path / "set" / ".parts"), pytest.raises(ValueError, match="Another run is at work"):
+    with only_run_in(tmp_path / "set" / UNFINISHED), pytest.raises(ValueError, match="Another run is at work"):
         _prepare(fewer, tmp_path / "set")

@@ -254,7 +254,7 @@ def test_training_teaches_the_judge_which_sound_belongs_to_lips(tmp_path):
     names = [f"speaker{i}-voice" for i in range(6)] + ["opentalker-face-1"]  # the last one is held out by name
     rows, recordings = [], {}
     model = FaceModel.from_pretrained(packaged_weights(), subfolder="face_model")
-    with ShardWriter(tmp_path / "data") as writer:
+    with ShardWriter(tmp_path / "data", "clips") as writer:
         for seed, name in enumerate(names):
             landmarks, waveform = talker(100, seed)
             recordings[name] = landmarks, waveform
@@ -263,7 +263,8 @@ def test_training_teaches_the_judge_which_sound_belongs_to_lips(tmp_path):
             track = encode_track(landmarks, model.fit_track(landmarks, 256), fingerprint(model))
             files = {"npz": track, "wav": wav.getvalue()}
             row = {"status": "kept", "key": name, "speaker": speaker_of(name), "size": 256, "frames": 100}
-            rows.append(row | writer.add(name, files))
+            writer.add(row, files)
+            rows.append(row)
     write_manifest(tmp_path / "data", rows)
     config = SyncConfig(
         steps=60, batch_size=6, learning_rate=3e-3, warm_up=5, ema=0.9, hidden_dim=32, embedding_dim=16, dropout=0.0,

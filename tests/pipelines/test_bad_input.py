@@ -23,6 +23,8 @@ from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.takes.unfinished import FOLDER_NAME
 from tests.support.dummies import SAMPLING_RATE, edit_tensors, portrait, speech, write_wav
 
+pytestmark = pytest.mark.integration
+
 # What is wrong, with which of the files below, and what the sentence must say.
 PORTRAITS = {
     "no face": ("nobody.png", "No face was found in the portrait"),

@@ -60,6 +60,7 @@ def fed(session, sound, size, sampling_rate=SAMPLING_RATE):
 # Chunks and moments
 
 
+@pytest.mark.integration
 def test_the_chunks_do_not_matter(tiny, source):
     sound = speech(0.6)
     whole = fed(tiny.live(source, generator=seeded()), sound, len(sound))
@@ -88,6 +89,7 @@ def test_a_frame_comes_when_the_latency_is_over_and_no_later(tiny, source, rate,
     assert session.num_frames == len(waits) > 25
 
 
+@pytest.mark.integration
 def test_any_rate_and_type_and_channels(tiny, source):
     sound = speech(1.0)
     [_, _, expected] = fed(LiveSession(tiny, NoPictures(source), seed=SEED), sound, 999)
@@ -123,6 +125,7 @@ def opening(trained, shown, expression):
     return mouth_opening(trained.face_model.move(shown.fit.shape, expression - shown.fit.expression))
 
 
+@pytest.mark.integration
 def test_the_mouth_moves_as_with_the_whole_recording(trained, shown, repository):
     sound = load_speech(repository / "examples" / "speech_1.wav")
     whole = opening(trained, shown, trained.extract_expression(shown, trained.encode_speech(sound, SAMPLING_RATE)))
@@ -140,6 +143,7 @@ def test_the_mouth_moves_as_with_the_whole_recording(trained, shown, repository)
         assert 0.5 < start.std() / whole[:50].std() < 1.5
 
 
+@pytest.mark.integration
 def test_silence_and_the_noise_of_a_room_leave_the_mouth_shut(trained, shown, repository):
     sound = load_speech(repository / "examples" / "speech_1.wav")[:48_000]
     noise = 0.003 * np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
@@ -153,6 +157,7 @@ def test_silence_and_the_noise_of_a_room_leave_the_mouth_shut(trained, shown, re
         assert talking.std() > 4 * max(before.std(), after.std())
 
 
+@pytest.mark.integration
 def test_the_head_moves_as_much_as_offline(trained, shown):
     sound = speech(6.0)
     offline = trained.sample_motion(trained.encode_speech(sound, SAMPLING_RATE), num_videos=24, generator=seeded())
@@ -251,6 +256,7 @@ def held(thing):
     return 0
 
 
+@pytest.mark.integration
 def test_memory_does_not_grow(tiny, source):
     session = LiveSession(tiny, NoPictures(source), seed=SEED, block=25, sampling_rate=SAMPLING_RATE)
     sound, sizes = speech(10.0), []
@@ -289,7 +295,7 @@ def test_rates_ends_and_ranges(tiny, source):
     with pytest.raises(ValueError, match="from 1000 to"):
         session.feed(speech(0.1), 10)
     session.feed(speech(0.1), SAMPLING_RATE)
-    with pytest.raises(ValueError, match="16000 Hz and cannot go on at 48000 Hz"):
+    with pytest.raises(ValueError, match="16000 Hz and cannot continue at 48000 Hz"):
         session.feed(speech(0.1), 48_000)
     session.finish()
     for after in (session.finish, lambda: session.feed(speech(0.1))):

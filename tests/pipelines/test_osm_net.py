@@ -121,6 +121,7 @@ def test_only_a_seed_that_makes_the_takes_again_is_recorded(tiny, source, voice)
     assert second.motion.seeds != first.motion.seeds
 
 
+@pytest.mark.integration
 def test_more_takes_than_a_sheet_shows_are_saved(tiny, source, speech_start, tmp_path):
     out = tiny(source, speech_start, num_videos=MAX_TAKES + 1, generator=seeded(), output_type="lazy")
     assert len(out.save(tmp_path)) == 2 * (MAX_TAKES + 1) + 1
@@ -163,6 +164,7 @@ def test_the_spread_of_poses_grows_with_epsilon(tiny, voice):
     assert all(larger > 1.2 * smaller for smaller, larger in zip(spread, spread[1:], strict=False)), spread
 
 
+@pytest.mark.integration
 def test_five_minutes_do_not_drift(tiny):
     encoded = tiny.encode_speech(np.tile(speech(10), 30), SAMPLING_RATE)
     assert encoded.num_frames == 7500
@@ -203,6 +205,7 @@ def saved(tiny, tmp_path_factory):
     return folder, paths, out, waveform, steps
 
 
+@pytest.mark.integration
 def test_save_writes_every_take_and_nothing_else(saved):
     folder, paths, _, _, steps = saved
     takes = [f"take-{i}.{suffix}" for i in range(1, 6) for suffix in ("mp4", "json")]
@@ -211,6 +214,7 @@ def test_save_writes_every_take_and_nothing_else(saved):
     assert steps[-1] == (5 * 26, 5 * 26) and sorted(steps) == steps
 
 
+@pytest.mark.integration
 def test_saved_videos_hold_the_frames_and_the_speech(saved):
     folder, _, out, waveform, _ = saved
     for take in (0, 4):
@@ -232,6 +236,7 @@ def test_saved_videos_hold_the_frames_and_the_speech(saved):
         )
 
 
+@pytest.mark.integration
 def test_saved_json_says_how_the_take_was_made(saved, tiny, voice):
     folder, _, out, waveform, _ = saved
     for take in (0, 3):
@@ -256,6 +261,7 @@ def test_saved_json_says_how_the_take_was_made(saved, tiny, voice):
         assert np.array_equal(alone.frames[0], out.frames[take])
 
 
+@pytest.mark.integration
 def test_saved_sheet_shows_every_take(saved):
     folder = saved[0]
     with Image.open(folder / "sheet.png") as sheet:
@@ -372,6 +378,7 @@ def test_scales(tiny, source, voice, out):
     np.testing.assert_allclose(more, 2 * (out.expression - none.expression), atol=1e-4)
 
 
+@pytest.mark.integration
 def test_head_motion_of_a_video(tiny, tmp_path):
     source = tiny.encode_source(portrait(192), size=192)
     encoded = tiny.encode_speech(speech(1.2), SAMPLING_RATE)
@@ -440,6 +447,7 @@ def test_a_small_face_beside_a_large_one_is_found(tiny, repository):
     assert left[0] > 512 > left[1]
 
 
+@pytest.mark.integration
 def test_a_large_picture_is_scaled_down(tiny):
     picture = np.asarray(Image.fromarray(portrait(400)).resize((1800, 1800)))
     source = tiny.encode_source(picture, full_frame=True)
@@ -448,6 +456,7 @@ def test_a_large_picture_is_scaled_down(tiny):
     np.testing.assert_allclose(source.fit.head_pose, small.fit.head_pose, atol=0.06)
 
 
+@pytest.mark.integration
 def test_the_orientation_of_a_camera_is_obeyed(tiny, tmp_path):
     upright = Image.fromarray(portrait())
     exif = Image.Exif()
@@ -459,6 +468,7 @@ def test_the_orientation_of_a_camera_is_obeyed(tiny, tmp_path):
     assert np.array_equal(source.fit.head_pose, expected.fit.head_pose)
 
 
+@pytest.mark.integration
 def test_transparent_and_grey_portraits(tiny, voice, tmp_path):
     alpha = np.full((160, 160, 1), 255, np.uint8)
     alpha[:, :20] = 0
@@ -479,6 +489,7 @@ def two_faces():
     return np.concatenate([left, right], 1)
 
 
+@pytest.mark.integration
 def test_of_two_faces_the_largest_is_taken_and_said(tiny):
     with pytest.warns(UserWarning, match="shows 2 faces; the largest is taken"):
         source = tiny.encode_source(two_faces(), full_frame=True)
@@ -534,6 +545,7 @@ def test_speech_in_pieces_is_speech_at_once(tiny, source, tmp_path, monkeypatch)
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.integration
 def test_files_videos_and_arrays_say_the_same(tiny, saved, tmp_path):
     from_array = tiny.encode_speech(speech(1.0), SAMPLING_RATE)
     from_file = tiny.encode_speech(write_wav(tmp_path / "voice.wav", speech(1.0)))
@@ -555,6 +567,7 @@ def test_another_model_makes_other_frames(tiny_folder, out, source, voice, tmp_p
     assert (motion.head_pose != out.motion.head_pose).any()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
 def test_half_precision(out, source, tmp_path, dtype):
     tiny_pipeline().to(torch.float16).save_pretrained(tmp_path, variant="fp16")

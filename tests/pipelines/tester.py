@@ -94,6 +94,7 @@ class PipelineTesterMixin:
         # Sums over another batch may round another way, by one grey level at most.
         assert np.abs(frames.astype(int) - out.frames[0]).max() <= 1
 
+    @pytest.mark.integration
     def test_output_types_show_the_same(self, pipeline, source, voice, out, tmp_path):
         lazy = pipeline(source, voice, num_videos=3, seed=SEED, output_type="lazy")
         assert lazy.frames is None
@@ -160,6 +161,7 @@ class PipelineTesterMixin:
         assert len(repr(out)) < 120 and len(repr(pipeline)) < 120
         assert type(pipeline).__name__ in repr(pipeline)
 
+    @pytest.mark.integration
     def test_a_notebook_plays_the_takes(self, out):
         html = out._repr_html_()
         assert html.count("<video") == 3 and html.count("data:video/mp4;base64,AAAA") == 3

@@ -86,11 +86,12 @@ def dataset_of(video: Path, out: Path, names: tuple[str, ...], speech: bool = Tr
     if speech:
         files["wav"] = _wav(waveform)
     rows = []
-    with ShardWriter(out) as writer:
+    with ShardWriter(out, "clips") as writer:
         for name in names:
             row = {"status": "kept", "key": name, "source": video.name, "speaker": speaker_of(name), "size": size,
                    "frames": len(frames), "speech": speech, "av_offset": 0}  # fmt: skip
-            rows.append(row | writer.add(name, files))
+            writer.add(row, files)
+            rows.append(row)
     write_manifest(out, rows)
     return out
 

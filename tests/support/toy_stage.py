@@ -95,6 +95,8 @@ class ToyStage(Stage):
 
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
         time.sleep(float(os.environ.get("TOY_PAUSE", "0")))
+        if [rank, step] == json.loads(os.environ.get("TOY_DAMAGE", "[]")):
+            raise ValueError("Clip 'ann' is damaged; prepare it again.")
         x = []
         for part in range(self.config.parts):
             # The same examples whether parts, batches of a step or processes share them.

@@ -266,6 +266,7 @@ def packets(path) -> list[tuple[int, bytes]]:
     return found
 
 
+@pytest.mark.integration
 def test_a_long_take_in_parts_shows_the_same_and_sounds_the_same(tiny, encoded, whole, parts, tmp_path):
     whole.save(tmp_path / "parts", sheet=False)
     paths = lazy(tiny, encoded).save(tmp_path / "lazy", label=False)
@@ -319,6 +320,7 @@ def stop_at(monkeypatch, frame: int) -> None:
     monkeypatch.setattr(BackgroundWriter, "write", stopping)
 
 
+@pytest.mark.integration
 def test_a_run_that_goes_on_makes_the_same_files(tiny, encoded, parts, tmp_path, monkeypatch):
     lazy(tiny, encoded).save(tmp_path / "whole")
     stop_at(monkeypatch, 40)
@@ -351,6 +353,7 @@ def test_a_run_that_goes_on_makes_the_same_files(tiny, encoded, parts, tmp_path,
     assert np.array_equal(*sheets)
 
 
+@pytest.mark.integration
 def test_another_run_is_not_gone_on_with(tiny, encoded, parts, tmp_path, monkeypatch):
     stop_at(monkeypatch, 40)
     with pytest.raises(KeyboardInterrupt):
@@ -394,6 +397,7 @@ def stopped(pipe, encoded, folder, monkeypatch) -> Path:
     return run
 
 
+@pytest.mark.integration
 def test_two_runs_at_once_do_not_meet(tiny, encoded, parts, tmp_path, monkeypatch):
     run = stopped(tiny, encoded, tmp_path, monkeypatch)
     with FileLock(run / "lock"), pytest.raises(ValueError, match="Another process is making takes"):
@@ -402,6 +406,7 @@ def test_two_runs_at_once_do_not_meet(tiny, encoded, parts, tmp_path, monkeypatc
     lazy(tiny, encoded).save(tmp_path, resume=True)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("damage", ["empty", "zeros", "cut", "stray"])
 def test_a_part_that_a_power_cut_has_damaged_is_made_again(tiny, encoded, parts, tmp_path, monkeypatch, damage):
     lazy(tiny, encoded).save(tmp_path / "whole", sheet=False)
@@ -418,6 +423,7 @@ def test_a_part_that_a_power_cut_has_damaged_is_made_again(tiny, encoded, parts,
     assert not (tmp_path / "out" / FOLDER_NAME).exists()
 
 
+@pytest.mark.integration
 def test_a_run_that_was_stopped_while_it_joined_goes_on(tiny, encoded, parts, tmp_path, monkeypatch):
     lazy(tiny, encoded).save(tmp_path / "whole", sheet=False)
 
@@ -435,6 +441,7 @@ def test_a_run_that_was_stopped_while_it_joined_goes_on(tiny, encoded, parts, tm
     assert packets(tmp_path / "out" / "take-2.mp4") == packets(tmp_path / "whole" / "take-2.mp4")
 
 
+@pytest.mark.integration
 def test_a_take_that_was_removed_since_is_made_again(tiny, encoded, tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "TAKES_AT_ONCE", 1)
     with monkeypatch.context() as patch:
@@ -455,6 +462,7 @@ def test_nothing_to_go_on_with_is_begun_anew(tiny, encoded, tmp_path):
 # Profiles
 
 
+@pytest.mark.integration
 def test_a_profile_counts_every_span(tiny, encoded, tmp_path):
     begun = time.process_time()
     with Profile() as profile:

@@ -1,1 +1,1 @@
-"""Figures and pages that show what a model does."""
+"""Figures and pages that illustrate a model."""

@@ -30,7 +30,7 @@ NUM_FRAMES = 5
 COMMENT = "AI-generated, made with osmnet"
 THUMBNAIL, ROW, CURVE_WIDTH, NAME_WIDTH, HEADER, MARGIN = 112, 126, 190, 150, 78, 24
 ROWS_A_COLUMN = 24
-PORTRAIT = 224
+PORTRAIT = 224  # px
 
 
 def draw_bases(
@@ -46,8 +46,8 @@ def draw_bases(
         out (`Path`): Folder; receives `bases.png` (or `.jpg`), `bases.json` and, with `video`, `basis-04.mp4` …
         speech (`Path`, *optional*): A recording that moves the lips; a short one is repeated.
         video (`bool`): Also write videos: held on the left, swung on the right.
-        epsilon (`float`): The one the bases were decoded with, for the records.
-        kind (`"png"` or `"jpg"`): Of the picture.
+        epsilon (`float`): Radius that the bases were decoded with, for the records.
+        kind (`"png"` or `"jpg"`): Format of the picture.
 
     Returns:
         `list[Path]`: The files.
@@ -81,13 +81,13 @@ def draw_bases(
 
 
 def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path, kind: str = "png") -> list[Path]:
-    """Draw portraits as they are, turned right, turned left, and to the front, one row each; Fig. 7.
+    """Draw portraits unchanged, turned right, left and to the front, one row each; Fig. 7.
 
     Args:
         pipe (`OSMNetPipeline`): The pipeline of the bases.
         portraits (`Sequence[Path]`): Pictures with a face.
         out (`Path`): Folder; receives `rotation.png` (or `.jpg`) and `rotation.json`.
-        kind (`"png"` or `"jpg"`): Of the picture.
+        kind (`"png"` or `"jpg"`): Format of the picture.
 
     Returns:
         `list[Path]`: The two files.
@@ -129,7 +129,7 @@ def write_film(
     Args:
         path (`Path`): An MP4 file.
         source (`Source`): The portrait.
-        head_pose (`np.ndarray` of shape `(takes, frames, 6)`): What the heads do; the label stays clear of them.
+        head_pose (`np.ndarray` of shape `(takes, frames, 6)`): Absolute poses, which the label avoids.
         frames (`np.ndarray` of shape `(takes, frames, height, width, 3)`): uint8; the label is drawn into them.
         waveform (`np.ndarray` of shape `(samples,)`, *optional*): Sound at 16 kHz.
         consent (`bool`, *optional*): See `OSMNetPipelineOutput.save`.
@@ -147,7 +147,6 @@ def write_film(
 def _bases_sheet(
     bases: Sequence[Basis], rows: list[list[np.ndarray]], moments: np.ndarray, title: str, epsilon: float
 ) -> Image.Image:
-    """The table of bases, in as many columns as keep it from getting taller than 24 rows."""
     columns = -(-len(bases) // ROWS_A_COLUMN)
     height = -(-len(bases) // columns)
     thumb_height = rows[0][0].shape[0]
@@ -215,7 +214,6 @@ def _rotation_sheet(rows: list[list[np.ndarray]], titles: Sequence[str], caption
 
 
 def _row(basis: Basis) -> dict[str, Any]:
-    """What `bases.json` says of one basis; curves in degrees."""
     curves = {name: np.rad2deg(path[:, :3]) for name, path in (("held", basis.held), ("swung", basis.swung))}
     return {
         "basis": basis.index,

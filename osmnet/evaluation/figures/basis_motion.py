@@ -1,15 +1,15 @@
-"""`osmnet bases`: what the learned motion bases do (the paper's Fig. 6), and faces turned by them (its Fig. 7).
+"""Head motion of the learned motion bases (the paper's Fig. 6), and portraits turned by them (its Fig. 7).
 
-A clip of five frames is a stroke of a sixth of a second, not yet a nod. So each basis is shown at work, in two ways:
+A clip of five frames is a stroke of a sixth of a second, too short for a nod. So each basis is shown in two ways:
 
-- **held**: the feature stays at the basis for about 2.4 seconds. Clips are relative, so the head moves on with every
-  clip, and comes to rest where the pull towards the rest pose balances the stroke.
-- **swung**: the feature goes to the basis and to its mirror image through the centre in turn, half a second each, as
-  sampled motion does. A stroke of yaw becomes a shake, one of pitch a nod.
+- **held**: the feature stays at the basis for about 2.4 seconds. Clips are relative, so the head moves with every clip
+  and comes to rest where the pull towards the rest pose balances the stroke.
+- **swung**: the feature alternates between the basis and its mirror image through the centre every half second, as in
+  sampled motion. A stroke of yaw becomes a shake, one of pitch a nod.
 
 "At the basis" means on the line from the centre of the space to the basis, at distance ε. The bases themselves are the
-corners of the space (about ten times as far as real clips lie); the way they move the head is the same to a
-correlation of 0.97, only too far to be looked at.
+corners of the space, about ten times as far as real clips. They move the head in the same way (correlation 0.97), but
+too far to look at.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from osmnet.structures import Source
 
 HELD_SECONDS, SWING_SECONDS = 2.4, 0.5
-STILL_DEG = 2.0  # a head that moves less than this keeps still: breathing moves it by about a degree
-POSTURE_DEG = 4.0  # a head that is turned further than this looks turned
-MINOR = 0.5  # an angle that does less than this share of the strongest one goes unnamed
-# For each angle: what a movement there and back, one to the positive and one to the negative side is called, and a
-# head that rests there. Right and left are those of the picture (docs/conventions.md).
+STILL_DEG = 2.0  # a head that moves less is still: breathing moves it by about a degree
+POSTURE_DEG = 4.0  # a head turned further looks turned
+MINOR = 0.5  # of the strongest angle's motion; smaller motions are not named
+# Names for each angle: movement to and fro, to the positive and to the negative side, and rest on either side. Right
+# and left are those of the picture (docs/conventions.md).
 YAW = ("shake", "turn right", "turn left", "turned right", "turned left")
 PITCH = ("nod", "up", "down", "raised", "lowered")
 ROLL = ("sway", "tilt right", "tilt left", "tilted right", "tilted left")
@@ -46,14 +46,13 @@ CORRECTIONS = 8  # the decoder is nearly linear: three rounds bring a head to wi
 
 @dataclass(frozen=True)
 class Basis:
-    """What one basis of the motion space does.
+    """Head motion of one basis of the motion space.
 
     Attributes:
-        index (`int`): Its row in `motion_bases`, from 0.
-        name (`str`): What the head does while the basis is held, see `name_motion`.
-        swing (`str`): What it does while the basis is swung.
-        clip (`np.ndarray` of shape `(clip_length, 6)`): The clip that the basis itself decodes to, radians and head
-            units.
+        index (`int`): Row in `motion_bases`, from 0.
+        name (`str`): Name of the motion while the basis is held, see `name_motion`.
+        swing (`str`): Name of the motion while it is swung.
+        clip (`np.ndarray` of shape `(clip_length, 6)`): Decoded clip of the basis itself, radians and head units.
         held (`np.ndarray` of shape `(frames, 6)`): Path while it is held, relative to its first frame.
         swung (`np.ndarray` of shape `(frames, 6)`): Path while it is swung.
     """
@@ -72,7 +71,7 @@ class Rotation:
 
     Attributes:
         head_pose (`np.ndarray` of shape `(6,)`): Absolute pose in the source's camera.
-        bases (`dict[int, float]`): How far the feature lies from the centre towards each basis, in units of ε.
+        bases (`dict[int, float]`): Distance of the feature from the centre towards each basis, in units of ε.
     """
 
     head_pose: np.ndarray
@@ -80,18 +79,18 @@ class Rotation:
 
 
 def name_motion(head_pose: np.ndarray) -> str:
-    """Say in a word or two what a head does.
+    """Name a head motion in a word or two.
 
     The rules, for each of yaw, pitch and roll, in degrees:
 
     - An angle that goes at least 2° one way and at least 2° back is a *shake* (yaw), a *nod* (pitch) or a *sway*
       (roll).
-    - Without any of these, an angle that moves by at least 2° in the second half of the path, and at least 4° in all,
-      is a *turn right*, *turn left*, *up*, *down*, *tilt right* or *tilt left*.
-    - Without these, the head is *still*.
-    - A head that is on average (for a still head: in the second half) turned by 4° or more is said to be: *tilted
-      left still*, *turned right nod*.
-    - What an angle does that is less than half of what the strongest one does is left out.
+    - Otherwise, an angle that moves by at least 2° in the second half of the path, and at least 4° in all, is a *turn
+      right*, *turn left*, *up*, *down*, *tilt right* or *tilt left*.
+    - Otherwise the head is *still*.
+    - A mean angle (of a still head: in the second half) of 4° or more is named as well: *tilted left still*, *turned
+      right nod*.
+    - Motions smaller than half of the strongest one are left out.
 
     Args:
         head_pose (`np.ndarray` of shape `(frames, 6)` or `(frames, 3)`): Yaw, pitch, roll in radians first; relative
@@ -121,7 +120,7 @@ def name_motion(head_pose: np.ndarray) -> str:
 
 
 def _strokes(angle: np.ndarray) -> list[float]:
-    """Lengths of the movements to and fro of at least `STILL_DEG` that a curve consists of, in order."""
+    """Return the lengths of a curve's movements to and fro of at least `STILL_DEG`, in order."""
     strokes: list[float] = []
     low = high = turning = angle[0]  # extremes since the last turning point
     direction = 0
@@ -141,7 +140,7 @@ def _strokes(angle: np.ndarray) -> list[float]:
 
 
 def _strongest(size: np.ndarray, least: float) -> list[int]:
-    """Angles of at least `least` and of at least half of the largest, the largest first."""
+    """Return the angles of at least `least` and half of the largest, the largest first."""
     order = np.argsort(-size, kind="stable")
     return [int(k) for k in order if size[k] >= max(least, MINOR * size.max())]
 
@@ -157,8 +156,8 @@ def decode_bases(pipe: OSMNetPipeline, epsilon: float = 1.0) -> list[Basis]:
     """Decode every basis of a pipeline's motion space, held and swung (see the top of this file).
 
     Args:
-        pipe (`OSMNetPipeline`): Its motion space and decoder are used.
-        epsilon (`float`): Distance from the centre at which the bases are shown; 1 is as far as 95 % of real motion.
+        pipe (`OSMNetPipeline`): The pipeline.
+        epsilon (`float`): Distance of the bases from the centre; 95 % of real motion lies within 1.
 
     Returns:
         `list[Basis]`: In the order of `motion_bases`.
@@ -167,8 +166,7 @@ def decode_bases(pipe: OSMNetPipeline, epsilon: float = 1.0) -> list[Basis]:
         ValueError: If `epsilon` is not above 0.
 
     Source:
-        arXiv 2309.16148, Section IV-E.2 and Fig. 6. That figure feeds the basis itself; the distance and the swing are
-        ours.
+        arXiv 2309.16148, Section IV-E.2 and Fig. 6, which decodes the bases themselves; distance and swing are ours.
     """
     if not 0 < epsilon < float("inf"):
         raise ValueError(f"epsilon must be a finite number above 0, not {epsilon!r}.")
@@ -184,18 +182,18 @@ def decode_bases(pipe: OSMNetPipeline, epsilon: float = 1.0) -> list[Basis]:
 
 @torch.inference_mode()
 def _paths(pipe: OSMNetPipeline, amounts: torch.Tensor, swing: bool = False) -> np.ndarray:
-    """Paths `(n, frames, 6)` of features that lie `amounts` `(n, num_bases)` from the centre towards the bases."""
+    """Decode features `amounts` `(n, num_bases)` from the centre towards the bases to paths `(n, frames, 6)`."""
     bases = pipe.motion_space.motion_bases.float()
     center = bases.mean(0)
     offset = amounts @ F.normalize(bases - center, dim=-1)  # (n, C)
-    # As when sampling: what the centre itself does is no movement.
+    # As in sampling, the centre's own clip counts as no motion.
     there, back, steady = (pipe.motion_decoder(center + sign * offset).float().cpu() for sign in (1, -1, 0))
     seconds = (pipe.motion_decoder.config.clip_length - 1) / FPS
     count = max(round(HELD_SECONDS / seconds), 1)
     signs = np.ones(count, int)
     if swing:
         half = max(round(SWING_SECONDS / seconds), 1)
-        signs = 1 - 2 * (((np.arange(count) + half // 2) // half) % 2)  # half a swing first: it is around the rest
+        signs = 1 - 2 * (((np.arange(count) + half // 2) // half) % 2)  # half a swing first, to centre it on the rest
     clips = torch.stack([(there if sign > 0 else back) - steady for sign in signs], 1)  # (n, K, T, 6)
     path = compose_clips(clips, PULL, SMOOTHING)
     limits = torch.tensor(MAX_MOTION)
@@ -205,19 +203,18 @@ def _paths(pipe: OSMNetPipeline, amounts: torch.Tensor, swing: bool = False) -> 
 def rotate(pipe: OSMNetPipeline, source: Source) -> dict[str, Rotation]:
     """Turn a portrait's head right, left and to the front by motion bases.
 
-    Right and left are the ends of the held path, at ε = 1, of the one basis that turns that way the most (and raises,
-    lowers or tilts the least); the front is that of a mixture of at most three bases that undoes the portrait's own
-    yaw, pitch and roll.
+    Right and left are the ends of the held path, at ε = 1, of the basis that turns most that way and raises, lowers or
+    tilts least. The front takes a mixture of at most three bases that undoes the portrait's yaw, pitch and roll.
 
     Args:
-        pipe (`OSMNetPipeline`): Its motion space and decoder are used.
+        pipe (`OSMNetPipeline`): The pipeline.
         source (`Source`): From `pipe.encode_source`.
 
     Returns:
         `dict[str, Rotation]`: Keys `"right"`, `"left"` and `"frontal"`.
 
     Source:
-        arXiv 2309.16148, Section IV-E.3 and Fig. 7. The mixture is ours: the paper picks a basis that is frontal.
+        arXiv 2309.16148, Section IV-E.3 and Fig. 7. The mixture is ours; the paper picks a frontal basis.
     """
     own = source.fit.head_pose.astype(float)
     limit = np.maximum(np.abs(own[:3]), np.deg2rad(MAX_TURN_DEG))
@@ -235,7 +232,7 @@ def rotate(pipe: OSMNetPipeline, source: Source) -> dict[str, Rotation]:
         score = sign * ends[:, 0] - 0.5 * np.abs(ends[:, 1:]).sum(1)
         result[name] = turned(each[score.argmax()])
     wanted, best = -own[:3], turned(np.zeros(len(each)))
-    for _ in range(CORRECTIONS):  # strokes add up nearly, not exactly: what is left over is asked for once more
+    for _ in range(CORRECTIONS):  # strokes add up only approximately, so the rest is requested again
         rotation = turned(nnls(_unlimited(ends).T, _unlimited(wanted))[0])
         if np.linalg.norm(rotation.head_pose[:3]) < np.linalg.norm(best.head_pose[:3]):
             best = rotation
@@ -244,21 +241,22 @@ def rotate(pipe: OSMNetPipeline, source: Source) -> dict[str, Rotation]:
 
 
 def _unlimited(turn: np.ndarray) -> np.ndarray:
-    """Turns `(..., 3)` before the soft limit of the path, where those of several bases add up."""
+    """Invert the soft limit of a path's turns `(..., 3)`: before it, the turns of several bases add up."""
     limits = np.array(MAX_MOTION[:3])
     return limits * np.arctanh(np.clip(turn / limits, -0.97, 0.97))
 
 
 def varied(bases: Sequence[Basis], count: int = 6) -> list[Basis]:
-    """Choose bases that do different things, as Fig. 6 of the paper does.
+    """Choose bases with different motions, as in Fig. 6 of the paper.
+
+    Of each name, the basis that moves the head most is a candidate. New kinds of swing come first, then short names.
 
     Args:
         bases (`Sequence[Basis]`): From `decode_bases`.
-        count (`int`): How many at most.
+        count (`int`): Largest number of bases.
 
     Returns:
-        `list[Basis]`: In the order given: of each name the basis that moves the head the most, first those that swing
-        in a way not yet shown, then those with the shortest names.
+        `list[Basis]`: The chosen ones, in the given order.
     """
     strongest: dict[str, Basis] = {}
     for basis in sorted(bases, key=lambda each: -float(np.abs(each.held[:, :3]).max())):

@@ -1,7 +1,4 @@
-"""`osmnet gallery`: a page of frame sheets that shows what the weights do, to look at rather than to measure.
-
-Every sheet says the command that makes its videos, and all of them are drawn anew by one command.
-"""
+"""The page of `osmnet gallery`: sheets of frames that show what the weights do, with the command of each."""
 
 from __future__ import annotations
 
@@ -29,11 +26,11 @@ if TYPE_CHECKING:
     from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline, OSMNetPipelineOutput
     from osmnet.structures import Source, Speech
 
-SIZE = 320  # of the square that is rendered
+SIZE = 320  # px; side of the rendered square
 COLUMNS = 8  # frames in a line
 TAKES = 4
 EPSILONS = (0.0, 0.5, 1.0, 2.0)
-CLOSE, CLOSE_LINES = 9, 3  # frames of a line of close-ups, and lines of them
+CLOSE, CLOSE_LINES = 9, 3  # frames in a line of close-ups, and lines
 EYES_WIDTH = 1.7  # head units
 TURNS = (
     ("yaw", -30),
@@ -62,7 +59,7 @@ In the curves, yaw, pitch and roll are degrees, and the shaded parts are where s
 
 
 class Sheet(NamedTuple):
-    """A picture of the gallery: its name, title, what there is to see, the commands of its videos, and its lines."""
+    """A picture of the gallery with its description and the commands that make its videos."""
 
     name: str
     title: str
@@ -74,15 +71,15 @@ class Sheet(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """One portrait that speaks one recording; takes of it share everything but what a sheet is about.
+    """One portrait and one recording; its takes differ only in the options that a sheet shows.
 
     Attributes:
         pipe (`OSMNetPipeline`): The model.
         portrait (`Path`): A picture with a face.
-        source (`Source`): The same, encoded as the square around the head.
-        recording (`Path`): Of speech.
-        speech (`Speech`): The same, encoded.
-        seed (`int`): Of all takes.
+        source (`Source`): The portrait, encoded as the square around the head.
+        recording (`Path`): A recording of speech.
+        speech (`Speech`): The recording, encoded.
+        seed (`int`): Seed of all takes.
         model (`str`, *optional*): `--model` of the commands.
     """
 
@@ -95,44 +92,44 @@ class Setting:
     model: str | None = None
 
     def takes(self, count: int = 1, source: Source | None = None, **options: Any) -> OSMNetPipelineOutput:
-        """Takes of the gallery's seed, not rendered yet."""
+        """Sample takes with the gallery's seed, without rendering them."""
         generator = torch.Generator().manual_seed(self.seed)
         return self.pipe(
             source or self.source, self.speech, num_videos=count, generator=generator, output_type="lazy", **options
         )
 
     def command(self, options: str, count: int = 1, crop: bool = True) -> str:
-        """The command that makes the videos of a sheet."""
+        """Return the command that makes the videos of a sheet."""
         files = f"{shlex.quote(shown_path(self.portrait))} {shlex.quote(shown_path(self.recording))}"
         square = f" --crop --size {SIZE}" if crop else ""
         model = f" --model {shlex.quote(self.model)}" if self.model else ""
         return f"osmnet generate {files}{model}{square} --seed {self.seed} --num-videos {count} {options}".rstrip()
 
     def frames(self, output: OSMNetPipelineOutput, frames: Sequence[int], take: int = 0) -> list[np.ndarray]:
-        """Draw some frames of a take."""
+        """Render some frames of a take."""
         chunks = [(frame, frame + 1) for frame in frames]
         motion = output.motion.take([take])
         drawn = self.pipe.render(output.source, motion, expression=output.expression, chunks=chunks)
         return [chunk[0, 0] for chunk in drawn]
 
     def opening(self, output: OSMNetPipelineOutput) -> np.ndarray:
-        """Opening of the mouth in every frame, head units."""
+        """Return the opening of the mouth in every frame, head units."""
         fit = output.source.fit
         return mouth_opening(self.pipe.face_model.move(fit.shape, output.expression - fit.expression))
 
     def evenly(self) -> list[int]:
-        """Frames all over the recording."""
+        """Return frames evenly over the recording."""
         return np.unique(np.linspace(0, self.speech.num_frames - 1, COLUMNS + 2).astype(int)[1:-1]).tolist()
 
     def line(self, label: str, output: OSMNetPipelineOutput, frames: Sequence[int], take: int = 0) -> Line:
-        """Frames with the curves of the head below."""
+        """Make a line of frames with the curves of the head below."""
         turns, heard = np.rad2deg(output.motion.head_pose[take, :, :3]), self.speech.activity
         return Line(label, self.frames(output, frames, take), _times(frames), frames, degrees=turns, heard=heard)
 
     def close_ups(
         self, output: OSMNetPipelineOutput, frames: Sequence[int], anchor: np.ndarray, width: float | None = None
     ) -> list[np.ndarray]:
-        """Windows around a point of the head `(3,)`, head units, that go along with the head."""
+        """Cut windows that follow a point of the head `(3,)`, head units."""
         where = similarity_from_pose(output.head_pose[0, frames], output.source.size)
         options = {} if width is None else {"width": width}
         affine = window_affine(anchor, Similarity(*where), 192, **options)
@@ -140,14 +137,14 @@ class Setting:
 
 
 def speaking_moments(opening: np.ndarray, count: int) -> list[int]:
-    """Frames all over a take in which the mouth is, in turn, as far open and as far shut as there.
+    """Choose frames over a take in which the mouth is widest and most closed, in turn.
 
     Args:
         opening (`np.ndarray` of shape `(frames,)`): Opening of the mouth.
-        count (`int`): How many; fewer if there are fewer frames.
+        count (`int`): Number of frames, limited by those of the take.
 
     Returns:
-        `list[int]`: Ascending.
+        `list[int]`: Frames in ascending order.
     """
     parts = [part for part in np.array_split(np.arange(len(opening)), count) if len(part)]
     return [int(part[opening[part].argmin() if number % 2 else opening[part].argmax()])
@@ -155,17 +152,14 @@ def speaking_moments(opening: np.ndarray, count: int) -> list[int]:
 
 
 def liveliest_stretch(opening: np.ndarray, length: int) -> int:
-    """The frame at which those `length` frames begin in which the mouth moves the most."""
+    """Return the start of the `length` frames in which the mouth moves most."""
     change = np.abs(np.diff(opening))
     length = min(length, len(opening))
     return int(np.convolve(change, np.ones(max(length - 1, 1)), "valid").argmax()) if length > 1 else 0
 
 
 def longest_pause(activity: np.ndarray, length: int) -> int:
-    """The frame at which `length` frames begin whose middle is that of the longest pause between two words.
-
-    Without a pause, those with the least speech in them.
-    """
+    """Return the start of `length` frames around the longest pause between words, or else of the quietest ones."""
     length = min(length, len(activity))
     quiet = np.flatnonzero(np.diff(np.concatenate([[0], activity < 0.5, [0]])))
     pauses = [(a, b) for a, b in zip(quiet[::2], quiet[1::2], strict=True) if a > 0 and b < len(activity)]
@@ -178,7 +172,7 @@ def longest_pause(activity: np.ndarray, length: int) -> int:
 
 
 def first_blink(lids: np.ndarray, length: int) -> int | None:
-    """The frame at which `length` frames begin with the first whole blink among them; `None` if there is none."""
+    """Return the start of `length` frames that hold the first blink, `None` if there is none."""
     shut = np.flatnonzero(lids > 0.9)
     return int(np.clip(shut[0] - 3, 0, max(len(lids) - length, 0))) if len(shut) else None
 
@@ -325,13 +319,12 @@ def make_gallery(
 
     Args:
         pipe (`OSMNetPipeline`): The model.
-        portraits (`Sequence[Path]`): Pictures with a face; the page says why one cannot be used.
-        recordings (`Sequence[Path]`): Of speech: the first portrait speaks the first, and so on, over again if there
-            are fewer.
-        page (`Path`): The Markdown file; the pictures go into the folder beside it that has its name.
-        seed (`int`): Of all takes.
-        command (`str`): What the page says it was made by.
-        model (`str`, *optional*): What the commands on the page name as `--model`.
+        portraits (`Sequence[Path]`): Pictures with a face; the page gives the reason if one cannot be used.
+        recordings (`Sequence[Path]`): Recordings of speech, assigned to the portraits in turn.
+        page (`Path`): The Markdown file; the pictures go into a folder of the same name beside it.
+        seed (`int`): Seed of all takes.
+        command (`str`): The command shown on the page.
+        model (`str`, *optional*): `--model` of the commands on the page.
 
     Returns:
         `list[Path]`: The page and the pictures.
@@ -385,7 +378,7 @@ def _slug(stem: str) -> str:
 
 
 def shown_path(path: Path) -> str:
-    """A path as the page names it: from where the command runs, or the name alone of what lies elsewhere."""
+    """Return a path relative to the working folder, or the name alone of a file elsewhere."""
     absolute = path.resolve()
     here = Path().resolve()
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else path.name

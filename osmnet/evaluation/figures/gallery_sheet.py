@@ -1,4 +1,4 @@
-"""A sheet of the gallery: frames in lines, each with the curves that belong to it underneath."""
+"""A sheet of the gallery: lines of frames, each with its curves underneath."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from PIL import Image
 from osmnet.evaluation.figures.page import CURVES, GRID, INK, MUTED, Page, scaled
 from osmnet.media.audio import FPS
 
-BAND, LABEL, RIGHT, GAP = 900, 96, 14, 4  # pixels: width of a line, room on either side of it, between pictures
-CAPTION, CURVE, BELOW = 16, 58, 14  # pixels: heights of captions and curves, and of the room under a line
-MIN_RANGE_DEG = 8.0  # a head that is still shall look still
+BAND, LABEL, RIGHT, GAP = 900, 96, 14, 4  # px; width of a line, margins on either side, gap between pictures
+CAPTION, CURVE, BELOW = 16, 58, 14  # px; heights of captions, curves and the margin under a line
+MIN_RANGE_DEG = 8.0  # so that a still head looks still
 MOUTH, HEARD = "#a04b8a", "#eef1f5"
 
 
@@ -23,12 +23,12 @@ class Line:
     """Frames side by side.
 
     Attributes:
-        label (`str`): Left of it; may have two lines.
+        label (`str`): Text on the left, up to two lines.
         pictures (`Sequence[np.ndarray]`): Frames `(height, width, 3)` of one shape, uint8.
-        captions (`Sequence[str]`): Under each.
-        frames (`Sequence[int]`): Their numbers in the recording, for the curves; empty if there are none.
+        captions (`Sequence[str]`): Text under each frame.
+        frames (`Sequence[int]`): Numbers of the frames in the recording, marked in the curves.
         degrees (`np.ndarray` of shape `(frames, 3)`, *optional*): Yaw, pitch and roll of the whole take.
-        opening (`np.ndarray` of shape `(frames,)`, *optional*): Another curve of the whole take, 0 and above.
+        opening (`np.ndarray` of shape `(frames,)`, *optional*): Non-negative curve of the whole take.
         heard (`np.ndarray` of shape `(frames,)`, *optional*): Speech activity, shaded behind the curves.
     """
 
@@ -42,18 +42,16 @@ class Line:
 
     @property
     def has_curves(self) -> bool:
-        """Whether something is drawn under the pictures."""
+        """Whether there is a curve to draw."""
         return self.degrees is not None or self.opening is not None
 
 
 def draw_sheet(lines: Sequence[Line], largest: int = 118) -> Image.Image:
-    """Draw a sheet.
-
-    All lines share one scale of degrees and one of openings, so that they compare.
+    """Draw a sheet whose lines share one scale of degrees and one of openings.
 
     Args:
-        lines (`Sequence[Line]`): From the top; a line without pictures shows its curves alone.
-        largest (`int`): No picture is wider, in pixels.
+        lines (`Sequence[Line]`): From the top; a line without pictures shows only its curves.
+        largest (`int`): Largest width of a picture in pixels.
 
     Returns:
         `PIL.Image.Image`: RGB, 1010 pixels wide.
@@ -81,7 +79,7 @@ def draw_sheet(lines: Sequence[Line], largest: int = 118) -> Image.Image:
             axes = page.axes(LABEL, top + (height + CAPTION if row else 4), BAND, CURVE)
             _draw_curves(axes, line, 1.1 * reach, 1.1 * widest)
     sheet = page.picture()
-    for drawn, corner in placed:  # not by axes of the figure: that is slower by far
+    for drawn, corner in placed:  # much faster than axes of the figure
         sheet.paste(drawn, corner)
     return sheet
 

@@ -1,4 +1,4 @@
-"""A figure laid out in pixels from the top left, as all sheets of the evaluation are drawn."""
+"""A figure laid out in pixels from the top left, as used for all sheets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from PIL import Image
 
 DPI = 100
 INK, MUTED, GRID = "#1c2330", "#6b7484", "#e3e7ed"
-# As on the contact sheets: three colours that also differ in lightness.
+# Colours that also differ in lightness, as on the contact sheets.
 CURVES = (("yaw", "#0072b2"), ("pitch", "#d55e00"), ("roll", "#009e73"))
 JPEG_QUALITY = 73
 
 
 class Page:
-    """A white figure on which texts, pictures and axes are put at pixels.
+    """A white figure on which texts, pictures and axes are placed by pixels.
 
     Args:
         width (`int`): Pixels.
@@ -24,7 +24,7 @@ class Page:
     """
 
     def __init__(self, width: int, height: int):
-        # The object interface without pyplot: no window system, no global state.
+        # Without pyplot: no window system, no global state.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -33,35 +33,35 @@ class Page:
         self.canvas = FigureCanvasAgg(self.figure)
 
     def text(self, x: float, y: float, text: str, size: float, **changes: Any) -> None:
-        """Write a text; its left end and its middle are at `(x, y)` unless `changes` says otherwise."""
+        """Write a text whose left end is at `x` and middle at `y`; `changes` go to matplotlib's `Figure.text`."""
         style: dict[str, Any] = {"color": INK, "va": "center", "parse_math": False} | changes
         self.figure.text(x / self.width, 1 - y / self.height, text, fontsize=size, **style)
 
     def axes(self, x: float, y: float, width: float, height: float) -> Any:
-        """Axes whose top left corner is at `(x, y)`."""
+        """Add axes with their top left corner at `(x, y)`."""
         place = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
         return self.figure.add_axes(place)
 
     def image(self, x: float, y: float, picture: np.ndarray, width: int, height: int) -> None:
-        """Put a picture `(height, width, 3)` with its top left corner at `(x, y)`."""
+        """Place a picture `(height, width, 3)` with its top left corner at `(x, y)`."""
         axes = self.axes(x, y, width, height)
         axes.imshow(picture, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
 
     def picture(self) -> Image.Image:
-        """The whole figure, RGB."""
+        """Draw the figure, RGB."""
         self.canvas.draw()
         return Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
 
 
 def scaled(picture: np.ndarray, width: int) -> np.ndarray:
-    """A picture `(height, width, 3)` at another width."""
+    """Resize a picture `(height, width, 3)` to another width."""
     size = width, max(round(width * picture.shape[0] / picture.shape[1]), 1)
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
 
 def encoded(image: Image.Image, kind: str = "png") -> bytes:
-    """A picture as the bytes of a `"png"` or a (smaller, slightly lossy) `"jpg"`."""
+    """Encode a picture as a `"png"` or a smaller, slightly lossy `"jpg"`."""
     buffer = io.BytesIO()
     if kind == "png":
         image.save(buffer, format="PNG")

@@ -1,1 +1,1 @@
-"""One family of metrics a module."""
+"""Metrics of the evaluation, one family a module."""

@@ -1,8 +1,7 @@
-"""Fréchet inception distance (FID) from Inception weights that are given as a file.
+"""Fréchet inception distance (FID), with Inception weights from a file.
 
-The weights are not part of osmnet: without the file there is no FID. The file is the one that StyleGAN2 and 3 use, the
-Inception network of 2015-12-05 as a TorchScript module (`inception-2015-12-05.pt`): the original weights with the
-original resizing inside, so that results compare with published ones.
+The weights are not part of osmnet. The file is the one that StyleGAN2 and 3 use, a TorchScript module of the Inception
+network (`inception-2015-12-05.pt`): it has the original weights and resizing, so results compare with published ones.
 """
 
 import warnings
@@ -21,20 +20,20 @@ def load_inception(path: str | Path) -> torch.jit.ScriptModule:
     """Load the Inception network.
 
     Args:
-        path (`str` or `Path`): The TorchScript file. TorchScript runs what it holds: take it from a source you trust.
+        path (`str` or `Path`): The TorchScript file. It can run code, so take it from a source you trust.
 
     Returns:
-        `torch.jit.ScriptModule`: For `inception_features`.
+        `torch.jit.ScriptModule`: The network, in evaluation mode.
 
     Raises:
-        ValueError: If there is no such file, it is no TorchScript module, or one without `return_features`.
+        ValueError: If the file is missing, is no TorchScript module, or has no argument `return_features`.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There are no Inception weights '{path}', so FID is left out; give inception-2015-12-05.pt.")
     try:
         with warnings.catch_warnings():
-            # PyTorch advises to export anew; the published weights exist in this form only.
+            # PyTorch deprecates TorchScript, but the published weights exist in no other form.
             warnings.simplefilter("ignore", DeprecationWarning)
             network = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
@@ -44,8 +43,8 @@ def load_inception(path: str | Path) -> torch.jit.ScriptModule:
     names = [argument.name for argument in network.forward.schema.arguments]
     if "return_features" not in names:
         raise ValueError(
-            f"'{path}' has no argument return_features (it has {', '.join(names)}), so it is not the network that FID "
-            "is measured with; give inception-2015-12-05.pt."
+            f"'{path}' has no argument return_features (it has {', '.join(names)}), so it is not FID's network; "
+            "give inception-2015-12-05.pt."
         )
     return network
 
@@ -55,8 +54,8 @@ def inception_features(network: torch.jit.ScriptModule, frames: np.ndarray) -> n
     """Inception features of frames, before the last layer.
 
     Args:
-        network (`torch.jit.ScriptModule`): Of `load_inception`.
-        frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB, of any size: the network resizes.
+        network (`torch.jit.ScriptModule`): From `load_inception`.
+        frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB; the network resizes them.
 
     Returns:
         `np.ndarray` of shape `(frames, 2048)`: float64.
@@ -78,11 +77,11 @@ def inception_features(network: torch.jit.ScriptModule, frames: np.ndarray) -> n
 def fid(real: np.ndarray, fake: np.ndarray) -> float:
     """Fréchet inception distance of two sets of frames.
 
-    Papers use tens of thousands of frames; `frechet.few_samples` says when there are too few.
+    Papers use tens of thousands of frames; `frechet.few_samples` warns of too few.
 
     Args:
         real (`np.ndarray` of shape `(frames, 2048)`): `inception_features` of the real frames.
-        fake (`np.ndarray` of shape `(other frames, 2048)`): Of the generated ones.
+        fake (`np.ndarray` of shape `(other frames, 2048)`): Those of the generated frames.
 
     Returns:
         `float`: At least 0, lower is better.

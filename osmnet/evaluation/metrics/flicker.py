@@ -1,26 +1,25 @@
-"""Flicker: how much a picture changes where nothing should."""
+"""Flicker: changes of a picture outside the head."""
 
 import cv2
 import numpy as np
 
 from osmnet.face.topology import OVAL
 
-HEAD_MARGIN = 1.7  # the face oval, made larger by this about its middle, holds hair and ears
-MIN_OUTSIDE = 0.02  # share of the picture below which there is no outside to speak of
+HEAD_MARGIN = 1.7  # scale of the face oval about its middle, so that it holds hair and ears
+MIN_OUTSIDE = 0.02  # share of the picture; too few pixels below it
 
 
 def outside_head(landmarks_px: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pixels that no head of a video covers.
+    """Find the pixels that the head covers in no frame.
 
     Args:
-        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels; of several videos one after the
-            other.
-        height (`int`): Of the picture in pixels.
-        width (`int`): Of the picture in pixels.
+        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels, of one or several videos.
+        height (`int`): Height of the picture in pixels.
+        width (`int`): Width of the picture in pixels.
 
     Returns:
-        `np.ndarray` of shape `(height, width)`: bool. Outside the face oval, 1.7 times enlarged, of every frame. Neck
-        and shoulders count as outside.
+        `np.ndarray` of shape `(height, width)`: bool, outside the enlarged face oval of every frame. Neck and
+        shoulders are outside.
     """
     covered = np.zeros((height, width), np.uint8)
     oval = landmarks_px[:, OVAL, :2]
@@ -31,15 +30,15 @@ def outside_head(landmarks_px: np.ndarray, height: int, width: int) -> np.ndarra
 
 
 def flicker(frames: np.ndarray, outside: np.ndarray) -> float:
-    """Standard deviation over time of the pixels outside the head, mean over them.
+    """Compute the standard deviation over time of the pixels outside the head, mean over them.
 
     Args:
         frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
-        outside (`np.ndarray` of shape `(height, width)`): bool, of `outside_head`.
+        outside (`np.ndarray` of shape `(height, width)`): bool, from `outside_head`.
 
     Returns:
-        `float`: Grey levels (0 to 255) of the luminance; 0 where nothing changes; NaN if less than 2 % of the picture
-        lies outside.
+        `float`: Grey levels (0 to 255) of the luma; 0 if nothing changes; NaN if less than 2 % of the picture is
+        outside.
 
     Raises:
         ValueError: If the shapes do not fit.

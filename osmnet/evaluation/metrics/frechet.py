@@ -1,4 +1,4 @@
-"""Fréchet distance of two Gaussians: how far apart two sets of features lie, in their means and their spreads."""
+"""Fréchet distance between the Gaussians of two sets of features."""
 
 import numpy as np
 from scipy import linalg
@@ -7,10 +7,10 @@ from scipy import linalg
 def frechet_distance(
     mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray
 ) -> float:
-    """Fréchet (2-Wasserstein) distance, squared, of two normal distributions.
+    """Compute the squared Fréchet (2-Wasserstein) distance of two normal distributions.
 
     `‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½)`. The trace of the root is the sum of the roots of the eigenvalues of
-    `Σ_a^½ Σ_b Σ_a^½`, which is symmetric: nothing becomes complex, and covariances without full rank do no harm.
+    `Σ_a^½ Σ_b Σ_a^½`. That matrix is symmetric, so nothing becomes complex, and covariances may lack full rank.
 
     Args:
         mean_a (`np.ndarray` of shape `(dim,)`): μ_a.
@@ -40,7 +40,7 @@ def frechet_distance(
     values, vectors = linalg.eigh(covariance_a)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     product = root @ covariance_b @ root
-    # Rounding leaves tiny negative eigenvalues, and very small ones that the root would make large.
+    # Rounding leaves tiny eigenvalues, which may be negative and which the root would make large.
     eigenvalues = linalg.eigvalsh((product + product.T) / 2)
     eigenvalues = np.where(eigenvalues > eigenvalues.max(initial=0) * dim * np.finfo(float).eps, eigenvalues, 0)
     spread = np.trace(covariance_a) + np.trace(covariance_b) - 2 * np.sqrt(eigenvalues).sum()
@@ -48,9 +48,9 @@ def frechet_distance(
 
 
 def sample_frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
-    """Fréchet distance between the Gaussians of two sets of samples.
+    """Compute the Fréchet distance between the Gaussians of two sets of samples.
 
-    Few samples make it too large, the more so the more dimensions there are: see `few_samples`.
+    It is too large with few samples in many dimensions, see `few_samples`.
 
     Args:
         real (`np.ndarray` of shape `(samples, dim)`): At least 2 samples.
@@ -72,20 +72,17 @@ def sample_frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     a, b = ((x - mean) / np.sqrt(len(x) - 1) for x, mean in zip((real, fake), means, strict=True))
     if max(len(a), len(b)) >= a.shape[1]:
         return frechet_distance(means[0], a.T @ a, means[1], b.T @ b)
-    # The trace of the root is the nuclear norm of a bᵀ: small where there are few samples, and exact.
+    # The trace of the root is the nuclear norm of a bᵀ, a small matrix for few samples.
     spread = (a * a).sum() + (b * b).sum() - 2 * linalg.svdvals(a @ b.T).sum()
     return float(((means[0] - means[1]) ** 2).sum() + max(spread, 0.0))
 
 
 def few_samples(count: int, dim: int) -> str | None:
-    """Say what is wrong with a Fréchet distance of `count` samples in `dim` dimensions.
+    """Return a warning for a Fréchet distance of too few samples, `None` if there are enough.
 
     Args:
         count (`int`): Samples of the smaller set.
-        dim (`int`): Numbers of a sample.
-
-    Returns:
-        `str`: One sentence for the report, or `None` if there are samples enough.
+        dim (`int`): Dimensions of a sample.
     """
     if count > dim:
         return None

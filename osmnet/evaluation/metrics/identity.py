@@ -1,4 +1,4 @@
-"""Whether a generated face is still the same person's, by the shape of its bones and lips at rest."""
+"""Identity of a face: distance between neutral face shapes."""
 
 import numpy as np
 
@@ -8,10 +8,10 @@ from osmnet.face.topology import STABLE
 
 
 def neutral_shape(landmarks_px: np.ndarray, face_model: FaceModel) -> np.ndarray:
-    """The face of a video without pose and expression, mean over its frames.
+    """Return the face of a video without pose and expression, mean over its frames.
 
-    In every frame, α and β are the most probable ones under unit normal priors (as when a portrait is fitted), and
-    βB_exp is taken away; what the face model cannot say stays in the shape.
+    α and β of every frame are the most probable ones under unit normal priors, as when a portrait is fitted. βB_exp is
+    subtracted; residuals of the face model stay in the shape.
 
     Args:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels.
@@ -32,5 +32,5 @@ def neutral_shape(landmarks_px: np.ndarray, face_model: FaceModel) -> np.ndarray
 
 
 def identity_distance(shape: np.ndarray, other: np.ndarray) -> float:
-    """Mean distance of the vertices of two neutral faces `(478, 3)`, in their unit."""
+    """Return the mean distance between the vertices of two neutral faces `(478, 3)`, in their unit."""
     return float(np.linalg.norm(shape - other, axis=-1).mean())

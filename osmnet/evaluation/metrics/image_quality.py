@@ -1,8 +1,8 @@
-"""Image quality of single frames: likeness to the real frame (SSIM, PSNR) and sharpness (CPBD, Laplacian energy).
+"""Image quality of frames: similarity to the real frame (SSIM, PSNR) and sharpness (CPBD, Laplacian energy).
 
 Convention:
-    Frames are uint8 RGB `(frames, height, width, 3)`; every measure is taken on their luma (ITU-R BT.601, 0 … 255) and
-    given for each frame by itself, so that means, spreads and curves can be had from it.
+    Frames are uint8 RGB `(frames, height, width, 3)`. Every metric uses their luma (ITU-R BT.601, 0 … 255) and returns
+    one value a frame.
 """
 
 import cv2
@@ -13,21 +13,21 @@ from skimage.metrics import structural_similarity
 from osmnet.utils.jit import compiled
 
 PEAK = 255.0  # largest value of a pixel
-WANG_SIGMA = 1.5  # pixels; of the 11 x 11 Gaussian window of SSIM
-MAX_PSNR = 100.0  # dB, of equal frames, whose PSNR would be infinite
+WANG_SIGMA = 1.5  # px; SSIM's Gaussian window, 11 x 11
+MAX_PSNR = 100.0  # dB; for equal frames, whose PSNR would be infinite
 
 # CPBD's constants, Narvekar & Karam 2011.
-BLOCK = 64  # pixels
-EDGE_SHARE = 0.002  # a block with fewer Canny pixels than this is smooth and does not count
+BLOCK = 64  # px
+EDGE_SHARE = 0.002  # of a block's pixels; a block with fewer Canny pixels is smooth and does not count
 BETA = 3.6
-LOW_CONTRAST = 50  # up to here an edge may be wider before its blur is seen
-JNB_WIDTHS = (5.0, 3.0)  # pixels: just noticeable blur at low and at high contrast
-JNB_BIN = 63  # per cent: probability of seeing the blur of an edge that is as wide as the just noticeable blur
-_MAX_MARGIN = 100  # pixels that an edge is followed to either side
+LOW_CONTRAST = 50  # grey levels; at low contrast, blur is noticed later
+JNB_WIDTHS = (5.0, 3.0)  # px; just noticeable blur at low and at high contrast
+JNB_BIN = 63  # %; probability of noticing blur at the just noticeable width
+_MAX_MARGIN = 100  # px that an edge is followed to either side
 
 
 def ssim(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """Structural similarity of frames to the real ones.
+    """Compute the structural similarity of frames to the real ones.
 
     Args:
         real (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB; at least 11 pixels high and wide.
@@ -56,7 +56,7 @@ def ssim(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
 
 
 def psnr(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of frames to the real ones.
+    """Compute the peak signal-to-noise ratio of frames to the real ones.
 
     Args:
         real (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
@@ -74,7 +74,7 @@ def psnr(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
 
 
 def laplacian(frames: np.ndarray) -> np.ndarray:
-    """Laplacian energy of frames: how much fine detail there is, noise included.
+    """Compute the Laplacian energy of frames: the amount of fine detail, noise included.
 
     Args:
         frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
@@ -90,7 +90,7 @@ def laplacian(frames: np.ndarray) -> np.ndarray:
 
 
 def sharpness_ratio(real: np.ndarray, fake: np.ndarray) -> float:
-    """Laplacian energy of a video relative to the real one: below 1 is softer, above 1 sharper or noisier.
+    """Compare the Laplacian energy of a video with the real one: below 1 is softer, above 1 sharper or noisier.
 
     Args:
         real (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
@@ -108,16 +108,15 @@ def sharpness_ratio(real: np.ndarray, fake: np.ndarray) -> float:
 
 
 def cpbd(frames: np.ndarray) -> np.ndarray:
-    """Cumulative probability of blur detection: the share of edges too narrow for their blur to be seen.
+    """Compute the cumulative probability of blur detection: the share of edges too narrow for noticeable blur.
 
-    Vertical edges (Sobel, thinned) are followed to either side for as long as the luma falls or rises; an edge counts
-    as sharp when the probability of seeing its blur, `1 - exp(-(width / JNB) ** 3.6)`, is at most 63 %, that of the
-    just noticeable blur. Blocks of 64 pixels without edges (Canny) do not count; nor does what a frame has beyond
-    whole blocks.
+    Vertical edges (Sobel, thinned) are followed to either side for as long as the luma falls or rises. An edge is
+    sharp when the probability of noticing its blur, `1 - exp(-(width / JNB) ** 3.6)`, is at most 63 %. Blocks of 64
+    pixels without edges (Canny) and pixels beyond whole blocks do not count.
 
-    The paper leaves the edge detectors' thresholds open. Here they are those of the Python port (`cpbd` 1.0.7 on
-    PyPI), which published talking-head figures were computed with; they let through more edges than the authors'
-    MATLAB program, and results agree with that port to the last digit.
+    The paper leaves the edge detectors' thresholds open. These are those of the Python port (`cpbd` 1.0.7 on PyPI),
+    with which published talking-head figures were computed; results agree with it to the last digit. They let more
+    edges through than the authors' MATLAB program.
 
     Args:
         frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
@@ -157,7 +156,7 @@ def _cpbd_of(luma: np.ndarray) -> float:
 
 
 def _vertical_edges(luma: np.ndarray) -> np.ndarray:
-    """Where the horizontal Sobel gradient is strong, and stronger than both neighbours in its row or its column."""
+    """Find pixels whose horizontal Sobel gradient is strong and exceeds both neighbours in the row or column."""
     strength = (cv2.Sobel(luma, cv2.CV_64F, 1, 0, ksize=3, borderType=cv2.BORDER_REFLECT) / 8) ** 2
     strength[strength <= 2 * np.sqrt(strength.mean())] = 0
     padded = np.pad(strength, 1)
@@ -168,7 +167,7 @@ def _vertical_edges(luma: np.ndarray) -> np.ndarray:
 
 @compiled()
 def _edge_widths(luma: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Width in pixels of every edge whose gradient is horizontal to within 22.5 degrees; 0 elsewhere."""
+    """Measure the width in pixels of edges whose gradient is horizontal to within 22.5 degrees; 0 elsewhere."""
     height, width = luma.shape
     widths = np.zeros((height, width))
     for y in range(1, height - 1):

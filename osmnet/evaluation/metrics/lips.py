@@ -1,32 +1,32 @@
-"""Lips against the real ones: how far apart, how well in step, how still in silence."""
+"""Lips against the real ones: distance, correlation over time, and motion in silence."""
 
 import numpy as np
 
 from osmnet.face.topology import INNER_LIPS, LEFT_OUTER_CORNER, OUTER_LIPS, RIGHT_OUTER_CORNER
 
-MAX_LAG = 3  # frames: more than that, lips and sound no longer belong together
-SILENT = 0.05  # speech activity (0 to 1) up to which a frame is silent
-MIN_SILENT = 5  # changes from silent frame to silent frame; fewer say nothing
+MAX_LAG = 3  # frames; beyond it, lips and sound no longer belong together
+SILENT = 0.05  # largest speech activity (0 to 1) of a silent frame
+MIN_SILENT = 5  # changes between silent frames; fewer mean nothing
 LIPS = np.concatenate([INNER_LIPS, OUTER_LIPS])
 FACE = np.arange(468)  # all vertices but the irises
 
 
 def landmark_distance(fake: np.ndarray, real: np.ndarray, vertices: np.ndarray = FACE) -> float:
-    """LMD: mean Euclidean distance in the picture's plane between vertices of generated and real faces.
+    """Compute LMD: the mean distance in the picture's plane between vertices of generated and real faces.
 
     Args:
         fake (`np.ndarray` of shape `(frames, 478, 2 or 3)`): Generated faces; only x and y count.
-        real (`np.ndarray` of the same shape): Real ones of the same moments.
-        vertices (`np.ndarray` of shape `(n,)`): Which vertices: `LIPS`, or the whole `FACE`.
+        real (`np.ndarray` of the same shape): The real faces of the same frames.
+        vertices (`np.ndarray` of shape `(n,)`): Indices of vertices, `LIPS` or the whole `FACE`.
 
     Returns:
-        `float`: In the unit of the vertices; 0 for equal faces.
+        `float`: Distance in the unit of the vertices.
 
     Raises:
         ValueError: If the shapes differ.
 
     Source:
-        OSM-Net, Sec. IV-B.1. Which landmarks the paper takes it does not say; ours are MediaPipe's.
+        OSM-Net, Sec. IV-B.1. The paper does not name its landmarks; ours are MediaPipe's.
     """
     if fake.shape != real.shape or fake.ndim != 3:
         raise ValueError(f"Faces must have one shape (frames, 478, 3), not {fake.shape} and {real.shape}.")
@@ -34,22 +34,22 @@ def landmark_distance(fake: np.ndarray, real: np.ndarray, vertices: np.ndarray =
 
 
 def eye_distance(landmarks: np.ndarray) -> float:
-    """Mean distance of the outer eye corners in the picture's plane, in the unit of `landmarks` `(frames, 478, 3)`."""
+    """Return the mean distance of the outer eye corners in the picture's plane; `landmarks` are `(frames, 478, 3)`."""
     across = landmarks[:, RIGHT_OUTER_CORNER, :2] - landmarks[:, LEFT_OUTER_CORNER, :2]
     return float(np.linalg.norm(across, axis=-1).mean())
 
 
 def best_correlation(fake: np.ndarray, real: np.ndarray, max_lag: int = MAX_LAG) -> tuple[float, int]:
-    """Largest correlation of two curves within a few frames, and where it is.
+    """Find the largest correlation of two curves within a few frames, and its lag.
 
     Args:
         fake (`np.ndarray` of shape `(frames,)`): E.g. the opening of the generated mouth.
-        real (`np.ndarray` of shape `(frames,)`): The same of the real one.
+        real (`np.ndarray` of shape `(frames,)`): The same curve of the real mouth.
         max_lag (`int`): Frames to either side.
 
     Returns:
-        `tuple[float, int]`: Pearson's correlation, NaN if a curve is flat; and the lag, positive where the generated
-        curve is late.
+        `tuple[float, int]`: Pearson's correlation, NaN if a curve is flat; and the lag in frames, positive if the
+        generated curve is late.
 
     Raises:
         ValueError: If the lengths differ or leave fewer than 3 frames to compare.
@@ -57,7 +57,7 @@ def best_correlation(fake: np.ndarray, real: np.ndarray, max_lag: int = MAX_LAG)
     if fake.shape != real.shape or len(real) < max_lag + 3:
         raise ValueError(f"Curves must be of one length, at least {max_lag + 3}, not {len(fake)} and {len(real)}.")
     scores = {}
-    for lag in sorted(range(-max_lag, max_lag + 1), key=abs):  # of equal ones the smallest lag
+    for lag in sorted(range(-max_lag, max_lag + 1), key=abs):  # on ties the smallest lag wins
         x, y = fake[max(lag, 0) : len(fake) + min(lag, 0)], real[max(-lag, 0) : len(real) + min(-lag, 0)]
         if np.ptp(x) > 0 and np.ptp(y) > 0:
             scores[lag] = float(np.corrcoef(x, y)[0, 1])
@@ -68,20 +68,20 @@ def best_correlation(fake: np.ndarray, real: np.ndarray, max_lag: int = MAX_LAG)
 
 
 def amplitude_ratio(fake: np.ndarray, real: np.ndarray) -> float:
-    """Standard deviation of a generated curve over the real one's; NaN if the real one is flat."""
+    """Return the standard deviation of a generated curve over the real one's; NaN if the real one is flat."""
     spread = float(real.std())
     return float(fake.std()) / spread if spread > 0 else float("nan")
 
 
 def change_in_silence(opening: np.ndarray, activity: np.ndarray) -> float:
-    """Mean absolute change of the mouth's opening from one silent frame to the next.
+    """Compute the mean absolute change of the mouth's opening between neighbouring silent frames.
 
     Args:
         opening (`np.ndarray` of shape `(frames,)`): Distance of the lips.
         activity (`np.ndarray` of shape `(frames,)`): `osmnet.media.features.speech_activity` of the sound.
 
     Returns:
-        `float`: In the unit of `opening` a frame; NaN if there are not at least 5 such changes.
+        `float`: Change a frame in the unit of `opening`; NaN for fewer than 5 changes.
 
     Raises:
         ValueError: If the lengths differ.

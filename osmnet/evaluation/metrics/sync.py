@@ -1,8 +1,8 @@
-"""Whether lips and sound belong together, and by how many frames they are apart: the small judge that osmnet brings.
+"""The sync judge: a small network that measures how well lips and sound match, and their offset in frames.
 
-`SyncJudge` was trained here (`osmnet train sync`) and has a scale of its own: its figures are called judge_distance,
-judge_confidence and judge_offset, and never compare with LSE-D and LSE-C of `syncnet`. It sees the
-outline of the lips as our tracker finds it, in 3D and relative to the head; teeth, tongue and blur it does not see.
+`SyncJudge` was trained here (`osmnet train sync`). Its figures judge_distance, judge_confidence and judge_offset have
+their own scale and never compare with SyncNet's LSE-D and LSE-C. Its input is the tracked outline of the lips in 3D,
+relative to the head, without teeth, tongue and blur.
 """
 
 from typing import NamedTuple
@@ -19,20 +19,19 @@ from osmnet.loading.packaged import packaged_weights
 from osmnet.media.features import mel_windows
 from osmnet.models.layers import MelWindowEncoder
 
-MAX_SHIFT = 15  # frames to either side that sound is tried at
-JUDGE_NAME = "osmnet SyncJudge"
+MAX_SHIFT = 15  # frames that sound is shifted to either side
 JUDGE_FOLDER = "sync_judge"  # beside the pipeline's components, but not one of them
 LIPS = np.concatenate([INNER_LIPS, OUTER_LIPS])
-_NOSE_BRIDGE, _NOSE_BASE = 168, 2  # do not move with speech
+_NOSE_BRIDGE, _NOSE_BASE = 168, 2  # vertices that do not move with speech
 _LIP_SCALE = 10.0  # lips move by about a tenth of a head unit
 
 
 class SyncScore(NamedTuple):
-    """How well sound and picture of a video fit.
+    """Synchrony of a video's sound and picture.
 
     Attributes:
-        distance (`float`): Mean distance of sound and lips at the best shift; LSE-D if SyncNet's. Lower is better.
-        confidence (`float`): Median over the shifts minus that; LSE-C if SyncNet's. Higher is better.
+        distance (`float`): Mean distance of sound and lips at the best shift (SyncNet's LSE-D). Lower is better.
+        confidence (`float`): Median over the shifts minus `distance` (SyncNet's LSE-C). Higher is better.
         offset (`int`): Frames by which the picture is late (negative: early) at the best shift.
     """
 
@@ -44,13 +43,13 @@ class SyncScore(NamedTuple):
 def shifted_distances(
     lips: np.ndarray, sound: np.ndarray, max_shift: int = MAX_SHIFT, beyond: float = np.nan
 ) -> np.ndarray:
-    """Distances between the lips of every frame and the sound around it.
+    """Compute the distances between the lips of every frame and the sound around it.
 
     Args:
         lips (`np.ndarray` of shape `(frames, dim)`): Embeddings of the picture.
         sound (`np.ndarray` of shape `(frames, dim)`): Embeddings of the sound.
         max_shift (`int`): Frames to either side.
-        beyond (`float`): What stands for the sound before the first and after the last frame; NaN: not compared.
+        beyond (`float`): Value of the sound's embedding beyond both ends; NaN leaves those frames out.
 
     Returns:
         `np.ndarray` of shape `(frames, 2 * max_shift + 1)`: Distance of frame `i` to the sound of frame
@@ -70,35 +69,34 @@ def score(distances: np.ndarray) -> SyncScore:
     """Pool distances over the frames of a video, as SyncNet's released program does.
 
     Args:
-        distances (`np.ndarray` of shape `(frames, shifts)`): Of `shifted_distances`, at least one frame; NaN where
-            there is nothing to compare.
+        distances (`np.ndarray` of shape `(frames, shifts)`): From `shifted_distances`, at least one frame; NaN is
+            left out.
 
     Returns:
-        `SyncScore`: The smallest mean over the frames, how far below the median of the means it lies, and its shift.
+        `SyncScore`: Smallest mean over the frames, its distance from the median of the means, and its shift.
 
     Source:
         Chung, Zisserman, "Out of time: automated lip sync in the wild", 2016, Sec. 4.1.
     """
     compared = ~np.isnan(distances)
     mean = np.where(compared, distances, 0).sum(0) / np.maximum(compared.sum(0), 1)
-    mean = np.where(compared.any(0), mean, np.nan)  # a short video has no frames left at large shifts
+    mean = np.where(compared.any(0), mean, np.nan)  # short videos have no frames at large shifts
     best = int(np.nanargmin(mean))
     return SyncScore(float(mean[best]), float(np.nanmedian(mean) - mean[best]), distances.shape[1] // 2 - best)
 
 
 def lip_shapes(landmarks_px: np.ndarray) -> np.ndarray:
-    """The outline of the lips in the head's own axes, without the shape that the lips have on average.
+    """Return the outline of the lips in the head's own axes, minus its mean over the frames.
 
     Convention:
-        Axes: right along the outer eye corners, down along the nose, away from the camera, from the base of the nose;
-        unit: 3D distance of the outer eye corners. Turning, moving and scaling the head changes nothing.
+        Axes: right along the outer eye corners, down along the nose, away from the camera; origin: the base of the
+        nose; unit: 3D distance of the outer eye corners. The result is invariant to pose, position and scale.
 
     Args:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices of a clip in pixels.
 
     Returns:
-        `np.ndarray` of shape `(frames, 40, 3)`: float32, inner lips before outer ones, minus their mean over the
-        frames.
+        `np.ndarray` of shape `(frames, 40, 3)`: float32, inner lips before outer ones.
     """
     across = landmarks_px[:, LEFT_OUTER_CORNER] - landmarks_px[:, RIGHT_OUTER_CORNER]
     unit = np.linalg.norm(across, axis=1)[:, None, None]
@@ -112,16 +110,16 @@ def lip_shapes(landmarks_px: np.ndarray) -> np.ndarray:
 
 
 class SyncJudge(OSMNetModel):
-    """Maps a few frames of lips and of sound to points on a sphere that lie close when they are in sync.
+    """Embeds a few frames of lips and of sound on a sphere, close together when they are in sync.
 
     Args:
         mel_bins (`int`): Bands of a mel window.
         mel_window (`int`): Steps of a mel window.
         num_points (`int`): Points of the lips.
         hidden_dim (`int`): Channels.
-        embedding_dim (`int`): Dimensions of the points.
-        context_layers (`int`): Convolutions over time, each of which sees a frame more to either side.
-        dropout (`float`): After each of them, while training.
+        embedding_dim (`int`): Dimensions of the embeddings.
+        context_layers (`int`): Convolutions over time, each of which adds a frame of context on either side.
+        dropout (`float`): Dropout after each of them in training.
     """
 
     @register_to_config
@@ -148,7 +146,7 @@ class SyncJudge(OSMNetModel):
 
     @property
     def frames(self) -> int:
-        """Frames that an embedding is made of."""
+        """Number of frames in the receptive field of an embedding."""
         return 1 + 2 * self.config.context_layers
 
     def embed_lips(self, lips: torch.Tensor) -> torch.Tensor:
@@ -174,16 +172,16 @@ def _context(hidden_dim: int, embedding_dim: int, layers: int, dropout: float) -
 
 
 def load_sync_judge() -> SyncJudge:
-    """Load the judge that came with the package.
+    """Load the sync judge in the package.
 
     Raises:
-        ValueError: If this installation has none, or it is not whole.
+        ValueError: If this installation has none, or it is damaged.
     """
     return SyncJudge.from_pretrained(packaged_weights(), subfolder=JUDGE_FOLDER)
 
 
 def judge_distances(judge: SyncJudge, landmarks_px: np.ndarray, waveform: np.ndarray) -> np.ndarray:
-    """What the judge finds for every frame and shift of a video; `judge_score` pools it.
+    """Compute the sync judge's distances for every frame and shift of a video; `judge_score` pools them.
 
     Args:
         judge (`SyncJudge`): In evaluation mode.
@@ -194,7 +192,7 @@ def judge_distances(judge: SyncJudge, landmarks_px: np.ndarray, waveform: np.nda
         `np.ndarray` of shape `(frames - 4, 31)`: As `shifted_distances`; in [0, 2].
 
     Raises:
-        ValueError: If there are fewer frames with sound than the judge looks at.
+        ValueError: If there are fewer frames with sound than the judge needs.
     """
     mel = mel_windows(waveform)
     count = min(len(landmarks_px), len(mel))
@@ -207,5 +205,5 @@ def judge_distances(judge: SyncJudge, landmarks_px: np.ndarray, waveform: np.nda
 
 
 def judge_score(judge: SyncJudge, landmarks_px: np.ndarray, waveform: np.ndarray) -> SyncScore:
-    """judge_distance, judge_confidence and judge_offset of a video; arguments as for `judge_distances`."""
+    """Compute judge_distance, judge_confidence and judge_offset; arguments as for `judge_distances`."""
     return score(judge_distances(judge, landmarks_px, waveform))

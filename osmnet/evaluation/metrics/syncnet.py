@@ -1,7 +1,7 @@
 """SyncNet as published, for LSE-D, LSE-C and the AV offset; its weights are not part of osmnet.
 
-The network, its inputs and the pooling are those of the released `syncnet_python` (`syncnet_v2.model`), which the
-field's LSE-D and LSE-C are computed with; the state names are the released file's, so that it loads as it is.
+The network, its inputs and the pooling are those of the released `syncnet_python`, with which the field computes LSE-D
+and LSE-C. The state names are those of the released file (`syncnet_v2.model`), which loads unchanged.
 
 Source: Chung, Zisserman, "Out of time: automated lip sync in the wild", 2016; LSE-D and LSE-C: Prajwal et al. 2020.
 """
@@ -23,16 +23,16 @@ from osmnet.face.topology import OVAL
 from osmnet.media.audio import SAMPLES_PER_FRAME, SAMPLING_RATE
 from osmnet.media.features import STEPS_PER_FRAME
 
-LIP_FRAMES = 5  # frames that the lip branch sees at once
-IMAGE_SIZE = 224  # pixels
+LIP_FRAMES = 5  # receptive field of the lip branch
+IMAGE_SIZE = 224  # px
 MFCC_STEPS, NUM_CEPSTRA = 20, 13  # 200 ms of sound
 EMBEDDING_DIM = 1024
-BATCH = 16  # frames at a time: bounds the memory
+BATCH = 16  # frames; bounds the memory
 
 # The crop of the released run_pipeline.py: s is half the longer side of the face's box.
 CROP_MARGIN = 0.4  # the square is 2 (1 + 0.4) s wide
-BEYOND = 110  # grey outside the picture
-MEDIAN_FRAMES = 13  # over which the box is steadied
+BEYOND = 110  # grey level outside the picture
+MEDIAN_FRAMES = 13  # window of the median that steadies the box
 
 # MFCC as python_speech_features computes them by default.
 _WINDOW, _HOP, _N_FFT = 400, 160, 512  # samples: 25 ms every 10 ms
@@ -42,10 +42,9 @@ _LIFTER = 22
 
 
 class SyncNet(nn.Module):
-    """Two networks that map 0.2 s of sound and 5 frames of a face to points that lie close when they are in sync."""
+    """Two networks that embed 0.2 s of sound and 5 frames of a face, close together when they are in sync."""
 
     def __init__(self) -> None:
-        """Build the network with random weights; `load_syncnet` makes a useful one."""
         super().__init__()
         self.netcnnaud = nn.Sequential(
             *_block(nn.Conv2d(1, 64, 3, padding=1)),
@@ -79,8 +78,8 @@ class SyncNet(nn.Module):
     def embed_lips(self, images: torch.Tensor) -> torch.Tensor:
         """Map a stretch of images `(3, frames, 224, 224)`, BGR in [0, 255], to `(frames - 4, 1024)`.
 
-        Only the first convolution looks at several frames, so one pass over a stretch gives what passes over its
-        windows of 5 frames would.
+        Only the first convolution spans several frames, so one pass over a stretch equals passes over its windows of
+        5 frames.
         """
         maps = self.netcnnlip(images[None])  # (1, 512, frames - 4, 1, 1)
         return self.netfclip(maps[0, :, :, 0, 0].T)
@@ -122,7 +121,7 @@ def load_syncnet(path: str | Path) -> SyncNet:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"'{path}' holds no state dict; give syncnet_v2.model as released.")
     network = SyncNet().eval()
-    # Files of before PyTorch 0.4.1 lack the batches' counters, which evaluation does not use.
+    # Files from before PyTorch 0.4.1 lack these counters, which evaluation does not use.
     wanted = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     found = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     odd = [
@@ -140,11 +139,11 @@ def load_syncnet(path: str | Path) -> SyncNet:
 
 
 def syncnet_crops(frames: np.ndarray, landmarks_px: np.ndarray) -> np.ndarray:
-    """Cut the face as SyncNet's released pipeline does.
+    """Crop the face as SyncNet's released pipeline does.
 
-    There a face detector (S3FD) gives the box, forehead to chin; here it is the bounding box of the face oval, which
-    the landmarks trace along the same outline. With s half its longer side, steadied by a median over 13 frames, the
-    square reaches 1.4 s to either side, s above and 1.8 s below the box's centre; beyond the picture it is grey (110).
+    There a face detector (S3FD) gives the box, forehead to chin; here it is the bounding box of the face oval. With s
+    half its longer side, steadied by a median over 13 frames, the square reaches 1.4 s to either side, s above and
+    1.8 s below the box's centre. It is grey (110) beyond the picture.
 
     Args:
         frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
@@ -169,17 +168,17 @@ def syncnet_crops(frames: np.ndarray, landmarks_px: np.ndarray) -> np.ndarray:
 
 
 def mfcc(waveform: np.ndarray) -> np.ndarray:
-    """Cepstra of speech as SyncNet expects them: those of `python_speech_features.mfcc` with its defaults.
+    """Compute cepstra as `python_speech_features.mfcc` does with its defaults, which SyncNet expects.
 
-    Pre-emphasis 0.97, rectangular windows of 25 ms every 10 ms, 512-point power spectrum, 26 triangular filters from 0
-    to 8000 Hz on the mel scale of HTK with edges on whole bins, logarithm, orthonormal DCT, lifter 22; the first
-    cepstrum is the logarithm of the window's energy. The sound is taken as 16-bit numbers.
+    16-bit samples, pre-emphasis 0.97, rectangular windows of 25 ms every 10 ms, 512-point power spectrum, 26
+    triangular filters from 0 to 8000 Hz on HTK's mel scale with edges on whole bins, logarithm, orthonormal DCT,
+    lifter 22. The first cepstrum is the logarithm of the window's energy.
 
     Args:
         waveform (`np.ndarray` of shape `(samples,)`): 16 kHz mono in [-1, 1].
 
     Returns:
-        `np.ndarray` of shape `(steps, 13)`: float64; step `j` begins at sample `160 j`.
+        `np.ndarray` of shape `(steps, 13)`: float64; step `j` starts at sample `160 j`.
     """
     samples = np.clip(np.round(waveform.astype(np.float64) * 32768), -32768, 32767)
     emphasised = np.append(samples[:1], samples[1:] - _PRE_EMPHASIS * samples[:-1])
@@ -196,28 +195,27 @@ def mfcc(waveform: np.ndarray) -> np.ndarray:
 
 
 def _mel_filters() -> np.ndarray:
-    """26 triangles `(26, 257)` whose corners lie on whole bins."""
     top = 2595 * np.log10(1 + SAMPLING_RATE / 2 / 700)
     corners_hz = 700 * (10 ** (np.linspace(0, top, _NUM_FILTERS + 2) / 2595) - 1)
     corners = np.floor((_N_FFT + 1) * corners_hz / SAMPLING_RATE)
     low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
     bins = np.arange(_N_FFT // 2 + 1)
     rising, falling = (bins - low) / (middle - low), (high - bins) / (high - middle)
-    return np.where(bins < middle, np.maximum(rising, 0), np.maximum(falling, 0))
+    return np.where(bins < middle, np.maximum(rising, 0), np.maximum(falling, 0))  # (26, 257)
 
 
 @torch.inference_mode()
 def syncnet_score(network: SyncNet, frames: np.ndarray, landmarks_px: np.ndarray, waveform: np.ndarray) -> SyncScore:
-    """LSE-D (`distance`), LSE-C (`confidence`) and AV offset of a video, as the released program computes them.
+    """Compute LSE-D (`distance`), LSE-C (`confidence`) and AV offset of a video as the released program does.
 
     Args:
-        network (`SyncNet`): With the published weights; only their figures are on the published scale.
+        network (`SyncNet`): With the published weights, which alone give the published scale.
         frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB, 25 fps.
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels of the frames.
         waveform (`np.ndarray` of shape `(samples,)`): 16 kHz mono.
 
     Returns:
-        `SyncScore`: See there.
+        `SyncScore`: The three figures.
 
     Raises:
         ValueError: If there are fewer than 6 frames with sound.
@@ -235,5 +233,5 @@ def syncnet_score(network: SyncNet, frames: np.ndarray, landmarks_px: np.ndarray
         lips.append(network.embed_lips(images))
         steps = STEPS_PER_FRAME * torch.arange(start, stop)[:, None] + torch.arange(MFCC_STEPS)
         sound.append(network.embed_sound(cepstra[steps].transpose(1, 2)[:, None]))
-    # The released program fills up with zeros where there is no sound to compare with.
+    # The released program pads the sound with zeros.
     return score(shifted_distances(torch.cat(lips).numpy(), torch.cat(sound).numpy(), beyond=0.0))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData, metadata_load
+from yaml import YAMLError
 
 import osmnet
 from osmnet.data.dataset import Clip
@@ -19,7 +20,7 @@ from osmnet.utils.files import write_whole
 CARD, TERMS = "README.md", ("LICENSE", "NOTICE")
 TAGS = ["talking-head", "audio-driven", "osm-net", "fine-tuned"]
 LICENSE_KEYS = ("license", "license_name", "license_link")
-MADE = "<!-- made by osmnet train finetune, which makes it anew as long as this line is here -->"
+MADE = "<!-- made by osmnet train finetune; remove this line to keep your own changes -->"
 
 
 def find_card(model: str | None) -> Path:
@@ -74,7 +75,7 @@ def _license(start: Path) -> dict[str, str]:
     card = start / CARD
     try:
         metadata = (metadata_load(card) if card.is_file() else None) or {}
-    except ValueError:  # a head that is no YAML
+    except (ValueError, YAMLError):
         return {}
     return {key: str(metadata[key]) for key in LICENSE_KEYS if metadata.get(key)}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from osmnet.training.core.config import SETTINGS, StageConfig, find_config, load_config
-from osmnet.training.stages import stage_module
+from osmnet.training.core.config import StageConfig, find_config, load_config
+from osmnet.training.stages import SECTIONS, STAGES, load_settings, settings_classes
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Settings(StageConfig):
 def load(text: str, tmp_path: Path, *overrides: str) -> Settings:
     file = tmp_path / "config.yaml"
     file.write_text(text)
-    return load_config(str(file), Settings, "motion", list(overrides))
+    return load_config(str(file), Settings, "motion", list(overrides), SECTIONS)
 
 
 def test_file_then_overrides_change_what_they_name_and_nothing_else(tmp_path: Path):
@@ -101,22 +101,24 @@ def test_configurations_are_found_by_name(repository: Path):
         find_config("huge")
 
 
-def _stages() -> list[tuple[str, type[StageConfig]]]:
-    return [
-        (section, getattr(stage_module(stage), name))
-        for stage, sections in SETTINGS.items()
-        for section, name in sections.items()
-    ]
-
-
 @pytest.mark.parametrize("name", ["default", "paper", "tiny"])
 def test_packaged_configurations_load_for_every_stage(name: str):
     sections = yaml.safe_load(find_config(name).read_text())
-    for section, config in _stages():
-        loaded = load_config(name, config, section, [])
-        if name == "tiny":
-            assert loaded.steps <= 3 and loaded.workers == 0
-        if name == "default":  # a file to copy: it shows what holds without it, and leaves no setting of a stage out
-            assert loaded == config()
-            own = {e.name for e in dataclasses.fields(config)} - {e.name for e in dataclasses.fields(StageConfig)}
-            assert {name for name in own if not name.startswith("sound_")} <= set(sections[section])
+    for stage in STAGES:
+        for section, loaded in load_settings(stage, name, {}).items():
+            kind = settings_classes(stage)[section]
+            assert isinstance(loaded, kind)
+            if name == "tiny":
+                assert loaded.steps <= 3 and loaded.workers == 0
+            if name == "default":  # a file to copy: it shows the defaults, and leaves no setting of a stage out
+                assert loaded == kind()
+                own = {e.name for e in dataclasses.fields(kind)} - {e.name for e in dataclasses.fields(StageConfig)}
+                assert {name for name in own if not name.startswith("sound_")} <= set(sections[section])
+
+
+def test_overrides_go_to_their_section():
+    configs = load_settings("motion", None, {"audio-motion": ["steps=7"]})
+    assert list(configs) == ["motion", "audio-motion"]
+    assert (
+        configs["audio-motion"].steps == 7 and configs["motion"].steps == settings_classes("motion")["motion"]().steps
+    )

@@ -65,6 +65,17 @@ def test_two_killed_processes_resume_as_if_uninterrupted(tmp_path: Path, subproc
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
 
 
+@pytest.mark.integration
+def test_all_processes_end_when_one_fails(tmp_path: Path, subprocess_environment: dict[str, str]):
+    launch, environment = two_processes(subprocess_environment)
+    done = subprocess.run(
+        [*launch, toy_stage.__file__, str(tmp_path), json.dumps({"steps": 20})],
+        env={**environment, "TOY_DAMAGE": "[1, 5]"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode != 0 and "Clip 'ann' is damaged; prepare it again." in done.stderr
+    assert newest_checkpoint(tmp_path / "work")[0].step == 4
+
+
 def test_processes_without_a_device_are_refused(monkeypatch: pytest.MonkeyPatch):
     """`accelerate launch --multi_gpu` without GPUs starts processes that do not know of each other."""
     monkeypatch.setattr(processes, "PartialState", lambda *_, **__: SimpleNamespace(num_processes=1))

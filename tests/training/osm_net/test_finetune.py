@@ -16,11 +16,11 @@ from osmnet.cli.push import check_model, choose_files
 from osmnet.evaluation.protocol import STRIP_SIDE, ClipResult
 from osmnet.loading.model import WEIGHTS_NAME
 from osmnet.loading.packaged import packaged_weights
-from osmnet.training.core.processes import Stopped
 from osmnet.training.osm_net import finetune_report
 from osmnet.training.osm_net.finetune import FinetuneConfig, load_configs
 from osmnet.utils.files import only_run_in
 from osmnet.utils.marked import read_marked
+from tests.support import quick_finetune
 from tests.support.clips import dataset_of
 from tests.support.dummies import edit_tensors, read_json
 from tests.support.launch import two_processes
@@ -79,10 +79,8 @@ def tuned(dataset_folder, start, tmp_path_factory):
 
 @pytest.fixture
 def quick_protocol(monkeypatch):
-    """In place of the evaluation, which takes seconds: figures of nothing."""
-    strips = dict.fromkeys(("real", "ours"), np.zeros((6, STRIP_SIDE, STRIP_SIDE, 3), np.uint8))
-    measured = ClipResult("clip", 1.0, {name: {} for name in ("ours", "oracle", "real")}, {}, strips, {})
-    monkeypatch.setattr("osmnet.training.osm_net.finetune.evaluate_clip", lambda *_: measured)
+    """Skip the evaluation, which takes seconds."""
+    monkeypatch.setattr("osmnet.training.osm_net.finetune.evaluate_clip", quick_finetune.no_figures)
 
 
 @pytest.mark.integration
@@ -146,21 +144,21 @@ def test_the_result_has_a_model_card_and_can_be_pushed(tuned, start, capsys):
 
 @pytest.mark.integration
 def test_two_processes_fine_tune_and_resume_with_equal_weights(
-    talking, dataset_folder, start, tmp_path, subprocess_environment
+    dataset_folder, start, tmp_path, subprocess_environment
 ):
     launch, environment = two_processes(subprocess_environment)
 
-    def tune(data=dataset_folder):
-        out, settings = tmp_path / "out", ["expression.steps=6", "expression.checkpoint_every=2", "stages=expression"]
-        command = [*launch, "-m", "osmnet.training.train"]
-        settings += ["expression.keep_checkpoints=9", "expression.learning_rate=1e-2"]
-        done = subprocess.run(
-            [*command, *arguments(data, start, out, *settings)], env=environment, capture_output=True, text=True,
-            timeout=300,
-        )  # fmt: skip
-        return out, done
+    out = tmp_path / "out"
+    settings = [
+        "expression.steps=6", "expression.checkpoint_every=2", "stages=expression", "expression.keep_checkpoints=9",
+        "expression.learning_rate=1e-2",
+    ]  # fmt: skip
+    command = [*launch, quick_finetune.__file__, *arguments(dataset_folder, start, out, *settings)]
 
-    out, done = tune()
+    def tune():
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    done = tune()
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("# Fine-tuned from") == 1  # the main process reports
     first = weights(out, "expression_extractor")
@@ -170,14 +168,13 @@ def test_two_processes_fine_tune_and_resume_with_equal_weights(
     for step in (4, 6):
         shutil.rmtree(out / "work" / "expression" / f"checkpoint-{step:06d}")
     shutil.rmtree(out / "expression_extractor")
-    out, done = tune()
+    done = tune()
     assert done.returncode == 0 and "resuming from" in done.stderr, done.stderr
     assert same(weights(out, "expression_extractor"), first)
     # What the main process refuses, it reports once, and nobody waits for it.
-    others = dataset_of(talking, tmp_path / "set", ("ann-voice", "ann-voice-2", "bob"))
-    out, done = tune(others)
-    assert done.returncode != 0 and done.stderr.count("osmnet: The run in") == 1
-    assert "belongs to another dataset" in done.stderr
+    with only_run_in(out / "work"):
+        done = tune()
+    assert done.returncode != 0 and done.stderr.count("osmnet: ") == 1 and "Another run is at work" in done.stderr
 
 
 def result(name="clip", **figures) -> ClipResult:
@@ -276,18 +273,6 @@ def test_a_run_resumes_with_its_own_clips_and_weights_alone(
     with only_run_in(moved / "work"):
         status, said = tune(dataset_folder, start, moved)
     assert status == 2 and "Another run is at work" in said
-
-
-@pytest.mark.parametrize(
-    "stop", [KeyboardInterrupt(), Stopped("stopped after step 3; run the same command again to resume", 2)]
-)
-def test_whoever_stops_it_is_told_how_to_resume(monkeypatch, capsys, stop):
-    def stopped(_):
-        raise stop
-
-    monkeypatch.setattr("osmnet.cli.finetune.main", stopped)
-    assert main(["train", "finetune"]) == 130
-    assert capsys.readouterr().err.endswith("run the same command again to resume.\n")
 
 
 def test_a_split_that_holds_nobody_out_is_refused(talking, tiny_folder, tmp_path, capsys):

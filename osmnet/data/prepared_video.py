@@ -1,0 +1,232 @@
+"""Prepare one video: the work of a worker of `osmnet prepare`, on this machine or on another.
+
+The clips go straight into the dataset's shards, in one pass; then a record appears with the video's lines of the
+manifest. A video that has no record when a run is resumed is prepared again.
+"""
+
+import base64
+import hashlib
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import soundfile
+import torch
+
+from osmnet.data.dataset import speaker_of
+from osmnet.data.offset import LipReader
+from osmnet.data.segments import Known, Options, Segment, choose_segments, crop_segments
+from osmnet.data.shards import ShardWriter, encode_track, fingerprint
+from osmnet.data.track import Tracking, track_faces
+from osmnet.face.morphable import FaceModel
+from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE, load_speech
+from osmnet.utils.files import put_in_place, temporary_path
+
+UNFINISHED = ".unfinished"  # folder of the records, in the dataset
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to prepare.
+
+    Attributes:
+        video (`Path`): The video.
+        key (`str`): Its name in the dataset.
+        out (`Path`): The dataset.
+        model (`Path`): Folder of the face model and, if it has one, the expression extractor.
+        bundle (`Path`): The face landmarker.
+        options (`Options`): What to keep.
+        known (`Known`): Facts that need not be measured.
+    """
+
+    video: Path
+    key: str
+    out: Path
+    model: Path
+    bundle: Path
+    options: Options = field(default_factory=Options)
+    known: Known = field(default_factory=Known)
+
+    @property
+    def record(self) -> Path:
+        """File that appears when the video is done."""
+        return self.out / UNFINISHED / f"{self.key}.json"
+
+    def stamp(self) -> dict[str, Any]:
+        """Name, size and time of the file, by which a changed video is noticed."""
+        stat = self.video.stat()
+        return {
+            "source": self.video.name, "video": self.key, "source_bytes": stat.st_size,
+            "source_mtime": stat.st_mtime_ns,
+        }  # fmt: skip
+
+    def digest(self) -> str:
+        """Digest everything else that decides about the result: options, face model and known facts."""
+        return hashlib.sha256(json.dumps([self.prepared_with(), asdict(self.known)]).encode()).hexdigest()[:16]
+
+    def prepared_with(self) -> dict[str, Any]:
+        """Give the settings that all videos of a dataset share."""
+        return self.options.as_dict() | {"face_model": load_face_model(self.model)[1]}
+
+
+class CannotSave(OSError):
+    """The dataset's folder cannot be written: no fault of the video."""
+
+
+@lru_cache(maxsize=2)
+def load_face_model(model: Path) -> tuple[FaceModel, str]:
+    """Load the face model of a folder once a process, and its fingerprint."""
+    face_model = FaceModel.from_pretrained(model / "face_model")
+    return face_model, fingerprint(face_model)
+
+
+def prepare_video(job: Job) -> dict[str, Any]:
+    """Prepare one video: write its shards, then its record.
+
+    Args:
+        job (`Job`): The video and how to prepare it.
+
+    Returns:
+        `dict`: Numbers of `frames`, and of stretches `kept` and `dropped`.
+
+    Raises:
+        CannotSave: If the dataset cannot be written. Faults of the video become a row of its record.
+    """
+    cv2.setNumThreads(1)  # one job a core: more threads inside a job would only take turns
+    torch.set_num_threads(1)
+    frames = 0
+    try:
+        # 1. Find the faces, and choose whom and what to keep.
+        tracking = track_faces(job.video, job.bundle)
+        frames = tracking.frames
+        sound = _sound(job)
+        face_model, _ = load_face_model(job.model)
+        segments, rows = choose_segments(
+            tracking, sound, job.options, job.known, face_model, lambda: LipReader.load(job.model)
+        )
+        # 2. Crop and write, clip by clip.
+        rows += _write_clips(job, tracking, segments, sound)
+    except CannotSave:
+        raise
+    except (ValueError, OSError, RuntimeError, cv2.error, av.FFmpegError) as error:
+        reason = " ".join(str(error).split()).replace(str(job.video), job.video.name)  # a dataset names no folders
+        rows = [{"status": "dropped", "reason": reason, "seconds": frames / FPS}]
+    write_record(job, rows)
+    kept = sum(row["status"] == "kept" for row in rows)
+    return {"frames": frames, "kept": kept, "dropped": len(rows) - kept}
+
+
+def _write_clips(
+    job: Job, tracking: Tracking, segments: list[Segment], sound: np.ndarray | None
+) -> list[dict[str, Any]]:
+    """Write the segments that are kept to shards; give the rows of all."""
+    rows = []
+    stamp, model_print = job.stamp(), load_face_model(job.model)[1]
+    try:
+        with ShardWriter(job.out, job.key) as shards:
+            cropped = crop_segments(job.video, tracking, segments, job.options, job.record.parent)
+            for number, (segment, files) in enumerate(cropped):
+                row = _row(job, f"{job.key}-{number:03d}", segment)
+                if segment.reason:
+                    # The manifest carries the picture of a clip that is in no shard.
+                    picture = base64.b64encode(files["jpg"]).decode()
+                    row |= {"status": "dropped", "reason": segment.reason, "thumbnail": picture}
+                else:
+                    files["npz"] = encode_track(segment.landmarks_px, segment.fit, model_print)
+                    files["json"] = json.dumps(stamp | row).encode()
+                    if segment.verdict.speech and sound is not None:
+                        files["wav"] = _wav(sound, segment)
+                    shards.add(row, files)
+                rows.append(row)
+    except OSError as error:
+        raise _cannot_save(job, error) from error
+    return rows
+
+
+def _row(job: Job, key: str, segment: Segment) -> dict[str, Any]:
+    verdict = segment.verdict
+    row = {
+        "status": "kept", "key": key, "speaker": job.known.speaker or speaker_of(job.key),
+        "first_frame": segment.run.first, "frames": len(segment.run),
+        "seconds": round(len(segment.run) / FPS, 2), "size": segment.size, "crop": list(segment.box),
+        "speech": verdict.speech, "av_offset": verdict.av_offset if verdict.speech else None,
+        "av_correlation": None if verdict.correlation is None else round(verdict.correlation, 3),
+        **segment.measured,
+    }  # fmt: skip
+    if verdict.note:
+        row["note"] = verdict.note
+    return row
+
+
+def _sound(job: Job) -> np.ndarray | None:
+    if job.known.speech is False:
+        return None
+    try:
+        return load_speech(job.video)
+    except ValueError:
+        if job.known.speech:
+            raise
+        return None
+
+
+def _wav(sound: np.ndarray, segment: Segment) -> bytes:
+    """Encode the sound of a segment, shifted to fit the picture; silence beyond its ends."""
+    first = (segment.run.first - segment.verdict.av_offset) * SAMPLES_PER_FRAME
+    stop = first + len(segment.run) * SAMPLES_PER_FRAME
+    padded = np.pad(sound, (max(-first, 0), max(stop - len(sound), 0)))
+    file = io.BytesIO()
+    samples = padded[max(first, 0) :][: stop - first]
+    soundfile.write(file, samples, SAMPLING_RATE, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+# Records
+
+
+def write_record(job: Job, rows: list[dict[str, Any]]) -> None:
+    """Write the record of a video; it appears when it is whole.
+
+    Args:
+        job (`Job`): The video.
+        rows (`list[dict]`): Its lines of the manifest.
+
+    Raises:
+        CannotSave: If it cannot be written.
+    """
+    stamp = job.stamp()
+    record = {
+        "digest": job.digest(), "prepared_with": job.prepared_with(), **stamp, "rows": [stamp | row for row in rows],
+    }  # fmt: skip
+    temporary = temporary_path(job.record)
+    try:
+        job.record.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record), encoding="utf-8")
+        put_in_place(temporary, job.record)
+    except OSError as error:
+        raise _cannot_save(job, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_records(out: Path) -> dict[str, dict[str, Any]]:
+    """Read the records of an unfinished run.
+
+    Args:
+        out (`Path`): The dataset.
+
+    Returns:
+        `dict`: By the video's key: `digest`, `prepared_with`, `source_bytes`, `source_mtime` and `rows`.
+    """
+    records = (json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / UNFINISHED).glob("*.json")))
+    return {record["video"]: record for record in records}
+
+
+def _cannot_save(job: Job, error: OSError) -> CannotSave:
+    reason = error.strerror or str(error)
+    return CannotSave(f"'{job.out}' cannot be written ({reason}); make room and run again, finished videos are kept.")
