@@ -8,8 +8,6 @@ from osmnet.pipelines.options import MotionOptions
 from osmnet.serving.inputs import RefusedInputError
 from osmnet.structures import Motion, Source
 
-NUM_VIDEOS = 4  # takes of a request that does not say how many
-
 
 @dataclass(frozen=True)
 class Draft:

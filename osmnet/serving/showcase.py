@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osmnet.serving.drafts import NUM_VIDEOS, Draft, RenderedTake
+from osmnet.pipelines.options import NUM_VIDEOS
+from osmnet.serving.drafts import Draft, RenderedTake
 from osmnet.serving.studio import Studio, StudioClosedError
 
 
