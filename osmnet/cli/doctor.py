@@ -135,7 +135,7 @@ def check_weights(model: str | None = None, revision: str | None = None) -> Find
 
 
 def check_landmarker() -> Finding:
-    """Find the face in the test picture."""
+    """Find the test picture's face."""
     import numpy as np
     from PIL import Image
 
@@ -153,7 +153,7 @@ def check_landmarker() -> Finding:
 
 
 def check_video() -> Finding:
-    """Write and read back three frames with sound."""
+    """Write and read back a video with sound."""
     import numpy as np
 
     from osmnet.media.video_reader import read_frames

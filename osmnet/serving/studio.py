@@ -37,7 +37,7 @@ CLOSE_SECONDS = 10.0  # s that `close` waits for work to end; rendering ends wit
 
 
 class StudioClosedError(RuntimeError):
-    """The studio was closed before work was done."""
+    """The studio is closed."""
 
 
 class Studio:
@@ -94,7 +94,7 @@ class Studio:
         return cls(settings, pipe, render_pipe, folders)
 
     def close(self) -> None:
-        """Stop all rendering, and remove temporary files and cached inputs."""
+        """Stop rendering; remove temporary files and cached inputs."""
         self._closed = True
         end = time.monotonic() + CLOSE_SECONDS
         while self._work and time.monotonic() < end:
@@ -119,7 +119,7 @@ class Studio:
             self._work.remove(work)
 
     def check_open(self) -> None:
-        """Raise `StudioClosedError` if the studio is closed."""
+        """Raise `StudioClosedError` if closed."""
         if self._closed:
             raise StudioClosedError("The studio is closed.")
 
