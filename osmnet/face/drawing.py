@@ -1,11 +1,7 @@
-"""Compiled inner loops of the mesh warp, which draws triangles of one picture at new places.
+"""Compiled loops of the mesh warp.
 
-1. `rasterise` fills the triangles with a z-buffer: every pixel gets its origin in the picture.
-2. `sample` interpolates the picture there by Lanczos' method, which keeps detail that bilinear sampling would halve.
-3. `soften` smooths the stairs where one part now covers another.
-
-Maps are float32: `grid` `(2, height, width)`, x and y of each pixel's origin, and `depth` `(height, width)`. Each
-function runs in one thread with arrays of its own and releases the GIL.
+Maps are float32: `grid` `(2, height, width)`, x and y of each pixel's origin, and `depth` `(height, width)`. Functions
+are single-threaded and release the GIL.
 """
 
 import numpy as np
@@ -33,10 +29,7 @@ _compiled = compiled(fastmath=True, error_model="numpy")
 
 
 def padded(image: np.ndarray) -> np.ndarray:
-    """Prepare a picture `(height, width, 3)`, uint8, for `sample`: `(height + 16, 8 * (width + 16))`, int16.
-
-    Its edge is repeated, and it gets a fourth channel and, beside each number, the one below it.
-    """
+    """Prepare a uint8 picture `(height, width, 3)` for `sample`: int16 `(height + 16, 8 * (width + 16))`."""
     wide = np.pad(image, ((_PAD, _PAD + 1), (_PAD, _PAD), (0, 0)), mode="edge")
     wide = np.pad(wide, ((0, 0), (0, 0), (0, 1))).astype(np.int16)
     return np.stack([wide[:-1], wide[1:]], -1).reshape(len(wide) - 1, -1)
@@ -46,7 +39,7 @@ def padded(image: np.ndarray) -> np.ndarray:
 def rasterise(
     points: np.ndarray, triangles: np.ndarray, origin: np.ndarray, grid: np.ndarray, depth: np.ndarray
 ) -> None:
-    """Draw triangles into a map of origins; nothing behind the depths that are there is drawn.
+    """Draw triangles into a map of origins, with a z-buffer.
 
     Args:
         points (`np.ndarray` of shape `(n, 3)`): Targets of the corners: x, y, z in pixels, float64.
@@ -112,7 +105,7 @@ def rasterise(
 
 @_compiled
 def stay(grid: np.ndarray, depth: np.ndarray) -> None:
-    """Initialise a map and its depth so that every pixel is its own origin."""
+    """Reset a map so that each pixel is its own origin."""
     height, width = depth.shape
     for y in range(height):
         for x in range(width):
@@ -123,11 +116,7 @@ def stay(grid: np.ndarray, depth: np.ndarray) -> None:
 
 @intrinsic
 def _weighted_sum(typing_context, picture, start, stride, down, v, across, u, row, place):
-    """Compute the colour of one pixel from 8 × 8 pixels and store four bytes at `row[place]`.
-
-    `picture[start]` is the first of those pixels, `stride` the step to the next row; the weights begin at `down[v]`
-    and `across[u]`. Written in LLVM's portable vector instructions: code compiled from a loop takes twice the time.
-    """
+    """Store one pixel, a weighted sum of 8 × 8 pixels, as four bytes at `row[place]`."""
     index, lane, real = types.int64, ir.IntType(32), ir.FloatType()
     signature = types.void(picture, index, index, down, index, across, index, row, index)
 
@@ -182,7 +171,7 @@ def _weighted_sum(typing_context, picture, start, stride, down, v, across, u, ro
 
 @_compiled
 def sample(picture: np.ndarray, grid: np.ndarray, frame: np.ndarray) -> None:
-    """Fill a frame `(height, width, 3)`, uint8, from a picture that `padded` returned, by Lanczos interpolation."""
+    """Fill a uint8 frame `(height, width, 3)` from a `padded` picture by Lanczos interpolation."""
     height, width = frame.shape[:2]
     stride = picture.shape[1]
     # Beyond these limits there is only the repeated edge.
@@ -215,7 +204,7 @@ def sample(picture: np.ndarray, grid: np.ndarray, frame: np.ndarray) -> None:
 
 @_compiled
 def soften(grid: np.ndarray, far: float, frame: np.ndarray) -> None:
-    """Smooth a frame `(height, width, 3)`, uint8, where neighbours' origins lie more than `far` pixels apart."""
+    """Smooth a uint8 frame where neighbours' origins are more than `far` px apart."""
     height, width = frame.shape[:2]
     limit = np.float32(far)
     jumps, found, count = np.empty(width, np.uint8), np.empty(height * width, np.int32), 0
@@ -255,10 +244,9 @@ def draw(
     far: float,
     frames: np.ndarray,
 ) -> None:
-    """Fill frames `(frames, height, width, 3)`, uint8, one after the other.
+    """Draw uint8 frames `(frames, height, width, 3)`.
 
-    `picture` is from `padded`, `far` as of `soften`; the others are as of `rasterise`, but `points` `(frames, n, 3)`
-    and `origins` `(frames, n, 2)`.
+    See `rasterise`, `sample` and `soften`; `points` are `(frames, n, 3)`, `origins` `(frames, n, 2)`.
     """
     height, width = frames.shape[1:3]
     grid, depth = np.empty((2, height, width), np.float32), np.empty((height, width), np.float32)

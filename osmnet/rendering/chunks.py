@@ -1,4 +1,4 @@
-"""Division of frames into chunks that are rendered side by side, independently of one another."""
+"""Chunks of frames, rendered independently on several threads."""
 
 from collections.abc import Callable, Generator, Sequence
 
@@ -12,18 +12,13 @@ Chunk = tuple[int, int]  # first frame, and the one after the last
 
 
 def chunk_length(frame_size: tuple[int, int], device: str = "cpu") -> int:
-    """Return the frames of a chunk, of height and width `frame_size`, on a type of device.
-
-    Fewer large frames, because chunks of several takes are in memory at a time; more on a GPU.
-    """
+    """Return the frames of a chunk, for their height and width."""
     longest, most_bytes = CPU_CHUNK if device == "cpu" else GPU_CHUNK
     return min(longest, max(most_bytes // (3 * frame_size[0] * frame_size[1]), 1))
 
 
 def chunk_bounds(frames: int, length: int, begin: int = 0) -> list[Chunk]:
-    """Divide frames `begin … frames − 1` into chunks of `length`, the take's first one shorter.
-
-    Edges do not depend on `begin`.
+    """Divide frames `begin … frames − 1` into chunks; edges do not depend on `begin`.
 
     Returns:
         `list[tuple[int, int]]`: First frame of each chunk and the one after its last.
@@ -36,7 +31,7 @@ def chunk_bounds(frames: int, length: int, begin: int = 0) -> list[Chunk]:
 def render_chunks(
     render: Callable[[int, int, int], np.ndarray], num_videos: int, chunks: Sequence[Chunk], workers: int
 ) -> Generator[np.ndarray]:
-    """Render chunks of all takes on several threads and yield them in order.
+    """Render chunks of all takes on several threads.
 
     Args:
         render (`Callable`): Gets take, first frame, and the frame after the last; returns `(n, height, width, 3)`.

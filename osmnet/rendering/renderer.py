@@ -1,4 +1,4 @@
-"""The base of the renderers: from head pose and expression to frames, in chunks on several threads."""
+"""Base of the renderers: head pose and expression to frames."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
@@ -24,12 +24,12 @@ GPU_WORKERS = 2  # threads; while the frames of one chunk are copied from the GP
 
 
 def lid_closing(source: Source, face_model: FaceModel) -> np.ndarray:
-    """Return the change of β `(64,)` that closes the lids of a source."""
+    """Return the change of β `(64,)` that closes a source's lids."""
     return LIDS_MEET * float(eye_opening(source.fit.shape)) * face_model.array("blink")
 
 
 class Renderer(ABC):
-    """Render frames of one source; everything that frames share is prepared once.
+    """Base class that renders frames of one source.
 
     Args:
         source (`Source`): The portrait.
@@ -73,7 +73,7 @@ class Renderer(ABC):
         blink: np.ndarray | None = None,
         chunks: Sequence[Chunk] | None = None,
     ) -> Generator[np.ndarray]:
-        """Render takes: chunks side by side on several threads, yielded in order.
+        """Render takes chunk by chunk, on several threads.
 
         Args:
             head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Absolute poses in the source's camera.
@@ -101,7 +101,7 @@ class Renderer(ABC):
 
     @abstractmethod
     def render_chunk(self, head_pose: np.ndarray, expression: np.ndarray) -> np.ndarray:
-        """Render some frames, independently of all others; several threads may call it at a time.
+        """Render one chunk, independently of others; thread-safe.
 
         Args:
             head_pose (`np.ndarray` of shape `(n + 2 · context, 6)`): Absolute poses in the source's camera, with those
@@ -113,10 +113,10 @@ class Renderer(ABC):
         """
 
     def driving(self, head_pose: np.ndarray, expression: np.ndarray) -> np.ndarray:
-        """Join poses relative to the source's and expressions: `(frames, 70)`, float32, as the network takes them."""
+        """Join relative poses and expressions: `(frames, 70)`, float32."""
         return np.concatenate([head_pose - self.source.fit.head_pose, expression], 1).astype(np.float32)
 
     def to_network(self, images: list[np.ndarray]) -> torch.Tensor:
-        """Stack uint8 pictures `(H, W, 3)` and scale them to [-1, 1] on the network's device: `(n, 3, H, W)`."""
+        """Stack uint8 pictures `(H, W, 3)`, scaled to [-1, 1]: `(n, 3, H, W)`."""
         stacked = torch.from_numpy(np.stack(images)).to(self.network.device)
         return stacked.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1

@@ -1,4 +1,4 @@
-"""Execution of the video generator by PyTorch alone, on any device; on a GPU in equal batches, as a CUDA graph."""
+"""Eager execution by PyTorch, on a GPU as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Pictures = tuple[torch.Tensor, torch.Tensor | None]
 
 
 class EagerDecoder:
-    """Executes a copy of a `VideoGenerator` on the network's device; several threads may call it at a time.
+    """Execute a copy of a `VideoGenerator` on its device; thread-safe.
 
     Args:
         network (`VideoGenerator`): Of either geometry.
@@ -83,7 +83,7 @@ class EagerDecoder:
 
     @torch.inference_mode()
     def _captured(self) -> Callable[[], Pictures]:
-        """Return a function that computes the batch in `_inputs`."""
+        """Capture the computation of the batch in `_inputs`."""
         if self.device.type != "cuda":
             return lambda: self._compute(*self._inputs)
         stream = torch.cuda.Stream(self.device)

@@ -1,7 +1,6 @@
-"""Runtimes: how a video generator is executed for one source picture.
+"""Runtimes: execution of a video generator for one source picture.
 
-On a CPU the fused runtime is faster than eager PyTorch, `torch.compile`, ONNX Runtime and OpenVINO, in float32 and in
-bfloat16 (docs/notes/performance_network.md), so no other runtime is a dependency.
+On a CPU the fused runtime is the fastest (docs/notes/performance_network.md).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ GPU_BATCH = 32  # frames
 
 
 class Decoder(Protocol):
-    """Executes a `VideoGenerator` for one source picture; several threads may call it."""
+    """Executor of a `VideoGenerator` for one source picture; thread-safe."""
 
     def __call__(
         self, vectors: torch.Tensor, warped: torch.Tensor | None, guide: torch.Tensor | None
