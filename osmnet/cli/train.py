@@ -82,8 +82,8 @@ def main(argv: list[str] | None = None) -> int:
 def launched_alone(environment: Mapping[str, str]) -> bool:
     """Whether `accelerate launch` was asked for several processes and started one.
 
-    It does so with `--cpu` or without GPUs, unless given `--multi_gpu`: then it names the address of a main process
-    (`MASTER_PORT`), and no launcher has said how many there are.
+    It does so with `--cpu` or without GPUs, unless given `--multi_gpu`. It then sets the main process's `MASTER_PORT`,
+    but no number of processes.
     """
     launched = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment
     return launched and not any(name in environment for name in WORLD_SIZES)

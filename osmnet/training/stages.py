@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageEntry:
-    """Where a stage is.
+    """Module and settings of a stage.
 
     Attributes:
         module (`str`): Has the settings classes and `train`, see `train_stage`.

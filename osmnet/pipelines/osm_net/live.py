@@ -143,7 +143,7 @@ class LiveSession:
             raise ValueError(
                 "The sound needs its rate: pass sampling_rate=..., for example 48000, with the first chunk."
             )
-        self._listener.give(_mono(chunk), self._rate)
+        self._listener.push(_mono(chunk), self._rate)
         return self._joined(self._complete())
 
     def finish(self) -> np.ndarray:
@@ -161,7 +161,7 @@ class LiveSession:
         total = self._listener.end()
         blocks = self._complete()
         while self._begun < total:
-            self._listener.give_silence()
+            self._listener.push_silence()
             blocks += self._complete()
         return self._joined(blocks, total - self.num_frames)
 
@@ -182,7 +182,7 @@ class LiveSession:
 
     def _due(self) -> Iterator[int]:
         """Yield the first frame of each block that is due, computing features frame by frame."""
-        while self._listener.hear():
+        while self._listener.advance():
             begun = self._listener.frames - self.lookahead - self.block
             if begun >= 0 and begun % self.block == 0:
                 yield begun

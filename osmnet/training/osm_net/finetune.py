@@ -33,7 +33,7 @@ from osmnet.training.osm_net import lip_amplitude as lips
 from osmnet.training.osm_net.export import export
 from osmnet.training.osm_net.finetune_card import find_card, write_card
 from osmnet.training.osm_net.pose_clip import evenly
-from osmnet.training.osm_net.speech_clip import heard_clip
+from osmnet.training.osm_net.speech_clip import encoded_clip
 from osmnet.training.osm_net.trained_components import COMPONENTS, load_component, load_components, speech_encoder_for
 from osmnet.training.stages import SECTIONS, STAGES, load_settings, train_stage
 from osmnet.utils.files import only_run_in
@@ -140,7 +140,7 @@ class _Finetuning:
         self.model, self.name, self.card = model, pipe.name, find_card(model)
         pipe.save_pretrained(self.before)
         self.clips = evenly(self.dataset.split(speech=True, by=self.config.split)[1], self.config.evaluate_clips)
-        self.networks = MetricNetworks.load()
+        self.metric_networks = MetricNetworks.load()
         self._measure(pipe, "before")
         for component in pipe.components:
             self._reset(component)
@@ -173,7 +173,7 @@ class _Finetuning:
             "dataset": self.dataset.where,
             "held_out": [result.name for result in self.measured["after"]],
             "seconds": self.config.evaluate_seconds,
-            "judge": "osmnet SyncJudge" if self.networks.sync is not None else None,
+            "judge": "osmnet SyncJudge" if self.metric_networks.sync is not None else None,
             "stages": self.stages,
             "figures": finetune_report.compare(self.measured["before"], self.measured["after"]),
         }
@@ -195,7 +195,7 @@ class _Finetuning:
         results, reason = [], ""
         for clip in tqdm(self.clips, desc=f"evaluation {when}", unit="clip", leave=False):
             try:
-                results.append(evaluate_clip(pipe, clip, self.networks, self.config.evaluate_seconds))
+                results.append(evaluate_clip(pipe, clip, self.metric_networks, self.config.evaluate_seconds))
             except (ValueError, OSError) as error:
                 reason = str(error)
                 tqdm.write(f"{clip.name}: not measured, {reason}", file=sys.stderr)
@@ -212,7 +212,7 @@ class _Finetuning:
             face_model = load_component(FaceModel, model, "face_model")
             held_out = dataset.split(speech=True, by=self.config.split)[1]
             encoder = speech_encoder_for(networks["expression_extractor"], model)
-            speech_clips = (heard_clip(clip, face_model, encoder) for clip in held_out)
+            speech_clips = (encoded_clip(clip, face_model, encoder) for clip in held_out)
             result = lips.measure(networks["expression_extractor"], face_model, speech_clips)
             return result["opening"] + result["width"]
         if stage == "video":

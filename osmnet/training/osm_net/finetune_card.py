@@ -89,7 +89,7 @@ def _body(
     licence = terms.get("license_name") or terms.get("license")
     terms_of_use = (
         f"The licence of the starting model goes along with these weights: {licence}"
-        f"{' (`LICENSE`)' if (out / 'LICENSE').is_file() else ''}. What was changed is said under *Training*."
+        f"{' (`LICENSE`)' if (out / 'LICENSE').is_file() else ''}. The section *Training* states what was changed."
         if licence
         else "The starting model names no licence. State one in the head of this card before you publish the weights."
     )

@@ -304,7 +304,7 @@ def tiny_network(geometry="none", **more):
 def test_the_losses_of_both_terms_are_added():
     network, adversary = tiny_network(), VideoAdversary()
     losses, batch = VideoLosses(network, None, adversary), plain_batch(kinds=2)
-    losses.judged = True
+    losses.adversarial = True
     with torch.no_grad():
         both = losses(batch)
         alone = [losses({**batch, "driving": batch["driving"][:, k : k + 1]}) for k in range(2)]
@@ -316,20 +316,20 @@ def test_the_losses_of_both_terms_are_added():
     assert float(both["rec"]) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_the_discriminator_judges_what_was_shown_and_nothing_else():
+def test_the_discriminator_learns_from_the_objectives_pictures_only():
     network, adversary = tiny_network("mesh"), VideoAdversary()
     losses = VideoLosses(network, None, adversary)
     batch = {**plain_batch(), "warped": torch.rand(2, 3, 32, 32), "guide": torch.rand(2, 4, 32, 32)}
     batch["guide"][:, :, :, 16:] = 0
     assert set(losses(batch)) == {"rec", "gradient", "mask"}
-    losses.judged = True
-    judged = losses(batch)
-    real, fake, weight = adversary.shown
+    losses.adversarial = True
+    computed = losses(batch)
+    real, fake, weight = adversary.pictures
     assert not fake.requires_grad and torch.equal(real[:, :3], batch["target"])
     # Where nothing may be painted, the fake is the truth; the map beside both is the inside of the mouth.
     assert torch.equal(fake[..., 16:], real[..., 16:]) and not torch.equal(fake[..., :16], real[..., :16])
     assert torch.equal(fake[:, 3], batch["guide"][:, 1]) and torch.equal(weight, batch["guide"][:, :1])
-    (judged["g"] + judged["feature"]).backward()
+    (computed["g"] + computed["feature"]).backward()
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
     d = adversary(batch)["d"]
     adversary.zero_grad(), network.zero_grad()
