@@ -28,15 +28,15 @@ def crop_box(landmarks_px: np.ndarray, height: int, width: int, scale: float = C
     Args:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)` or `(478, 3)`): Vertices in pixels of the picture; the
             square holds the head in all frames.
-        height (`int`): Of the picture in pixels.
-        width (`int`): Of the picture in pixels.
+        height (`int`): Picture height in pixels.
+        width (`int`): Picture width in pixels.
         scale (`float`): Side in heights of the face.
     """
     oval = np.atleast_3d(landmarks_px.reshape(-1, *landmarks_px.shape[-2:]))[:, OVAL, :2]
     extent = np.median(np.ptp(oval, axis=1).max(axis=1))
     low, high = oval.min(axis=(0, 1)), oval.max(axis=(0, 1))
     side = max(scale * extent, 1.25 * (high - low).max())
-    # Shrink by at most a fifth if that keeps the square inside the picture.
+    # Shrink by at most a fifth to stay inside the picture, because padding shows.
     side = int(round(max(min(side, height, width), 0.8 * side)))
     centre = (low + high) / 2 - (0, CROP_RISE * side)
     corner = np.round(centre - side / 2)
@@ -46,9 +46,9 @@ def crop_box(landmarks_px: np.ndarray, height: int, width: int, scale: float = C
 
 
 def extract(image: np.ndarray, box: CropBox, size: int | None = None) -> np.ndarray:
-    """Cut the square out of a picture `(height, width, 3)`, uint8, and resize it: `(size, size, 3)`.
+    """Cut the square out of `(height, width, 3)` and resize it: `(size, size, 3)`, uint8.
 
-    Outside the picture its edge is repeated. `size` defaults to the square's side.
+    Outside the picture its edge is repeated.
     """
     height, width = image.shape[:2]
     left, top, side = box

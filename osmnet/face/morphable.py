@@ -1,4 +1,4 @@
-"""The linear face model S = S̄ + αB_id + βB_exp on MediaPipe's topology (OSM-Net, Eq. 6)."""
+"""The linear face model S = S̄ + αB_id + βB_exp (OSM-Net, Eq. 6)."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -167,11 +167,13 @@ class FaceModel(OSMNetModel):
         gap = (shape[upper] - shape[lower]).ravel()
         basis = self.array("expression_basis")
         across = (basis[:, upper] - basis[:, lower]).reshape(len(basis), -1)  # (64, gaps)
+        # Ridge regression on the gaps: the smallest change keeps a smile.
         inverse = np.linalg.solve(_products(across.T, across.T) + 1e-4 * np.eye(len(gap)), gap)
         return -_products(across, inverse[None])[:, 0]
 
     def upper_face(self, expression: np.ndarray) -> np.ndarray:
         """Return the part of β in eyes, brows and forehead."""
+        # Speech does not determine this part, so a portrait keeps its own.
         y = self.array("mean_shape")[:, 1]
         bridge, nostrils = y[6], y[2]
         keep = np.clip((nostrils - y) / (nostrils - bridge), 0, 1)[:, None]  # 1 above the bridge, 0 below the nose
@@ -191,7 +193,7 @@ def neutral_frames(shape: np.ndarray) -> np.ndarray:
 
 
 def _inner_lips() -> tuple[np.ndarray, np.ndarray]:
-    """Return the edges of upper and lower lip, without corners, in one order."""
+    """Return the edges of upper and lower lip, facing each other by index."""
     count = len(INNER_LIPS) // 2
     return INNER_LIPS[opposite_lid(INNER_LIPS)][1:count], INNER_LIPS[1:count]
 
@@ -211,4 +213,5 @@ def _lip_shares(mean_shape: bytes) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _products(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    # Not by a BLAS, which splits sums among its threads: their order would vary.
     return np.einsum("ik,jk->ij", rows, columns, optimize=False)

@@ -129,6 +129,7 @@ def guides(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np
         `np.ndarray` of shape `(frames, 4, window_size, window_size)`: float32 in [0, 1]: where to paint, inside of the
         mouth, lips and inside, inside of the mouth in the source.
     """
+    # 1. Draw the polygons, and dilate the inside of the mouth.
     drawn = np.empty((len(target_px), GUIDE_CHANNELS, window_size, window_size), np.uint8)
     drawn[:, 3] = _polygon(source_px[INNER_LIPS], window_size)
     margin = PAINT_MARGIN / WINDOW_WIDTH * window_size
@@ -137,7 +138,8 @@ def guides(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np
         inner[:] = _polygon(points[INNER_LIPS], window_size)
         lips[:] = _polygon(points[OUTER_LIPS], window_size)
         cv2.dilate(inner, element, dst=paint)
-    channels = drawn / np.float32(255)
+    # 2. Scale to [0, 1]; blur and fade the place to paint.
+    channels = drawn / np.float32(255)  # (frames, 4, window, window)
     for paint in channels[:, 0]:
         cv2.GaussianBlur(paint, (0, 0), margin / 2, dst=paint)
     channels[:, 0] *= fade(window_size)

@@ -2,7 +2,7 @@
 
 Camera axes: x right, y down, z away. A point `v` in head units lies at pixel `scale * R @ v + translation` (weak
 perspective). `R = Rz(roll) Ry(-yaw) Rx(-pitch)`: positive yaw turns the face to the picture's right, positive pitch
-lifts it, positive roll tilts it clockwise. The origin is the joint on which the head turns.
+lifts it, positive roll tilts it clockwise. The origin is near the joint on which the head turns.
 """
 
 from typing import NamedTuple

@@ -51,16 +51,16 @@ def _aperture(shape: np.ndarray, upper: int, lower: int) -> np.ndarray:
 
 
 def mouth_opening(shape: np.ndarray) -> np.ndarray:
-    """Return the distance of the inner lips in a shape `(..., 478, 2 or 3)`."""
+    """Return the distance of the inner lips, in the unit of `shape` `(..., 478, 2 or 3)`."""
     return _aperture(shape, UPPER_LIP, LOWER_LIP)
 
 
 def mouth_width(shape: np.ndarray) -> np.ndarray:
-    """Return the distance of the mouth corners in a shape `(..., 478, 2 or 3)`."""
+    """Return the distance of the mouth corners, see `mouth_opening`."""
     return _aperture(shape, RIGHT_MOUTH_CORNER, LEFT_MOUTH_CORNER)
 
 
 def eye_opening(shape: np.ndarray) -> np.ndarray:
-    """Return the mean lid distance of both eyes in a shape `(..., 478, 2 or 3)`."""
+    """Return the mean distance of the lids, see `mouth_opening`."""
     pairs = ((159, 145), (158, 153), (160, 144), (386, 374), (385, 380), (387, 373))
     return np.mean([_aperture(shape, upper, lower) for upper, lower in pairs], axis=0)

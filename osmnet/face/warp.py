@@ -1,7 +1,6 @@
-"""The mesh warp: draws a picture of a head in another pose and expression.
+"""The mesh warp: draws a head in another pose and expression.
 
-Three rings surround the face: `hair` moves with the head, `halo` follows a little, and `border` stays at the crop's
-edge, so that pasting leaves no seam.
+Around the face, `hair` moves with the head, `halo` follows a little, and `border` stays, so pasting leaves no seam.
 """
 
 from functools import cached_property
@@ -100,6 +99,7 @@ class MeshWarp:
         self.source_points = self.points(shape[None], Similarity(*(part[None] for part in similarity)))[0][0]
 
     def _place_rings(self) -> None:
+        # 1. The hair ring at rest, and the rays to it from the middle of the head.
         oval = self.shape[OVAL]
         middle = self.shape[STABLE].mean(0) + (0, 0.1, 0.3)
         self._hair_shape = middle + (oval - middle) * HAIR_SCALE
@@ -107,20 +107,21 @@ class MeshWarp:
         centre = self.similarity.place(middle[None])[0, :2]
         rest = self.similarity.place(self._hair_shape)[:, :2]
         ray = rest - centre
-        # Where each ray leaves the crop, less its outermost pixels, which no triangle covers, so that they stay.
+        # 2. The border: where each ray leaves the crop, less its outermost pixels, which no triangle covers, so that
+        # they stay.
         with np.errstate(divide="ignore"):
             reach = np.where(ray > 0, self.size - 1 - centre, 1 - centre) / ray
             reach = np.where(ray == 0, np.inf, reach).min(1)
         self._border = centre + ray * reach[:, None]
         room = np.maximum(reach - MARGIN * self.size / np.linalg.norm(ray, axis=1), 0.5 * reach)
-        # In a tight crop the ring comes nearer, but never within the face: skin folded away under the chin would come
-        # out as a second chin when the head is raised.
+        # 3. Hair and halo. In a tight crop the hair ring comes nearer, but never within the face: skin folded away
+        # under the chin would come out as a second chin when the head is raised.
         edge = ((self.similarity.place(oval)[:, :2] - centre) * ray).sum(1) / (ray**2).sum(1)
         outside = edge + 0.25 * np.maximum(reach - edge, 0)
         self._hair = centre + ray * np.maximum(np.minimum(1.0, 0.8 * room), np.minimum(1.0, outside))[:, None]
         self._halo = (self._hair + self._border) / 2
         self._hair_at_rest = rest
-        # 1 above the chin's height, falling towards the neck.
+        # 4. How far the hair ring follows the head: 1 above the chin's height, falling towards the neck.
         down = (oval[:, 1] - self.shape[NOSE[9], 1]) / (self.shape[CHIN, 1] - self.shape[NOSE[9], 1])
         self._follows = 1 - (1 - NECK_FOLLOWS) * np.clip(down, 0, 1)[:, None]
 
@@ -169,6 +170,7 @@ class MeshWarp:
 
     def _lashes(self, shape: np.ndarray) -> np.ndarray:
         """Place the strips' inner side: `(frames, n, 3)` head units."""
+        # The strip keeps the source's width: when an eye closes, the lid behind the lashes unfolds.
         edge, crease = self.shape[_LID_EDGE], self.shape[LID_CREASE]
         width = np.minimum(LASHES_WIDTH, 0.75 * np.linalg.norm(crease - edge, axis=1))
         way = shape[:, LID_CREASE] - shape[:, _LID_EDGE]
@@ -188,6 +190,7 @@ class MeshWarp:
         wanted = shape[:, loop] - middle
         if jaw is not None:  # lower teeth go with the jaw, upper ones with the skull
             wanted = wanted - jaw[:, None] * (np.arange(len(loop)) < len(loop) // 2)[:, None]
+        # Where the source's own opening is smaller than wanted, take its edge.
         beyond = np.maximum((wanted * direction).sum(-1, keepdims=True) - 0.9 * height, 0)
         return middle + wanted - beyond * direction
 

@@ -46,19 +46,19 @@ class MelWindowEncoder(nn.Module):
                 f"{tuple(mel_windows.shape)}."
             )
         batch, frames = mel_windows.shape[:2]
+        # Not normalised: loudness tells speech from silence, which must close the mouth.
         x = mel_windows.to(self.linear.weight.dtype).flatten(0, 1).unsqueeze(1)  # (B·F, 1, window, bins)
         x = self.linear(self.convs(x).flatten(1))  # (B·F, hidden)
         return self.norm(x).unflatten(0, (batch, frames))  # (B, F, hidden)
 
 
 class AdaIN(nn.Module):
-    """Normalise a feature map, scaled and shifted by a driving vector.
-
-    Statistics are over all channels of a sample, which keeps the channels' means.
-    """
+    """Normalise a feature map, scaled and shifted by a driving vector."""
 
     def __init__(self, channels: int, driving_dim: int) -> None:
         super().__init__()
+        # The paper has AdaIN and layer normalisation, but one right after the other undoes it. Statistics here are
+        # over all channels of a sample: channels keep their means, which on a small map carry most of the information.
         self.norm = nn.GroupNorm(1, channels)
         self.linear = nn.Linear(driving_dim, 2 * channels)
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from osmnet.utils.threads import in_order
 
+# Chunks of several takes are in memory at a time, so large frames make short chunks.
 CPU_CHUNK, GPU_CHUNK = (16, 2**23), (64, 2**25)  # frames, bytes of frames; the smaller of the two limits a chunk
 FIRST_CHUNK = 4  # frames; short, because somebody waits for the first of them
 Chunk = tuple[int, int]  # first frame, and the one after the last
@@ -34,9 +35,9 @@ def render_chunks(
     """Render chunks of all takes on several threads.
 
     Args:
-        render (`Callable`): Gets take, first frame, and the frame after the last; returns `(n, height, width, 3)`.
+        render (`Callable`): Maps take, start and stop to frames `(n, height, width, 3)`.
         num_videos (`int`): Number of takes.
-        chunks (sequence of `(int, int)`): As from `chunk_bounds`.
+        chunks (sequence of `(int, int)`): See `chunk_bounds`.
         workers (`int`): Number of threads.
 
     Yields:

@@ -101,6 +101,7 @@ class BatchedMeshRenderer(Renderer):
 class _Pasting:
     """Paste squares into the picture, see `osmnet.face.crop.paste`."""
 
+    # On the device: copying pictures from it takes less time than a CPU needs to copy them within its memory.
     def __init__(self, picture: np.ndarray, box: CropBox, size: int, device: torch.device):
         height, width = picture.shape[:2]
         left, top, side = box

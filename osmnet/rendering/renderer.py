@@ -45,6 +45,7 @@ class Renderer(ABC):
     def __init__(
         self, source: Source, face_model: FaceModel, video_generator: VideoGenerator, precision: str = "auto"
     ):
+        # 1. Settings of the network.
         self.source = source
         self.face_model = face_model
         self.network = video_generator
@@ -52,6 +53,7 @@ class Renderer(ABC):
         self.closing = lid_closing(source, face_model)
         self.uses_mesh = video_generator.config.geometry == "mesh"
         self.window_size = video_generator.config.image_size
+        # 2. The warp, and the picture that the network gets of the source.
         if self.uses_mesh:
             fit = source.fit
             self.warp = MeshWarp(source.crop, fit.shape, fit.similarity)
@@ -63,6 +65,7 @@ class Renderer(ABC):
             shown = cut_window(source.crop, at_rest[0], self.window_size)
         else:
             shown = cv2.resize(source.crop, (self.window_size,) * 2, interpolation=cv2.INTER_AREA)
+        # 3. The decoder of that picture.
         self.source_image = self.to_network([shown])  # (1, 3, window, window)
         self.decoder = make_decoder(video_generator, self.source_image, precision=precision)
 
@@ -79,7 +82,7 @@ class Renderer(ABC):
             head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Absolute poses in the source's camera.
             expression (`np.ndarray` or `LazyRows` of shape `(frames, 64)`): β of every frame, the same in all takes.
             blink (`np.ndarray` of shape `(num_videos, frames)`, *optional*): How far the lids are closed, 0 to 1.
-            chunks (sequence of `(int, int)`, *optional*): Those of `chunk_bounds` if not given.
+            chunks (sequence of `(int, int)`, *optional*): By default from `chunk_bounds`.
 
         Yields:
             `np.ndarray` of shape `(num_videos, chunk, height, width, 3)`: uint8 frames.
@@ -104,8 +107,8 @@ class Renderer(ABC):
         """Render one chunk, independently of others; thread-safe.
 
         Args:
-            head_pose (`np.ndarray` of shape `(n + 2 · context, 6)`): Absolute poses in the source's camera, with those
-                of `context` frames before and after.
+            head_pose (`np.ndarray` of shape `(n + 2 · context, 6)`): Absolute poses in the source's camera,
+                `context` frames before and after included.
             expression (`np.ndarray` of shape `(n + 2 · context, 64)`): β of the same frames.
 
         Returns:

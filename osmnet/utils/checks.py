@@ -13,7 +13,7 @@ def check_range(name: str, value: Any, low: float, high: float, whole: bool = Fa
 
 
 def check_kind(name: str, value: Any, kind: type, maker: str) -> None:
-    """Check a value's class; `maker` names the method that returns it."""
+    """Check a value's class; `maker` names its source."""
     if not isinstance(value, kind):
         raise ValueError(f"{name} must be the {kind.__name__} that {maker} returns, not {type(value).__name__}.")
 

@@ -17,7 +17,7 @@ def make_folder(folder: Path) -> None:
     """Make a folder and check that it is writable.
 
     Raises:
-        ValueError: If it cannot be made or written to.
+        ValueError: If it is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def temporary_path(path: Path, folder: str | os.PathLike[str] | None = None) -> Path:
-    """Name a temporary file for `path`, in `folder` if given (same disk)."""
+    """Name a temporary file beside `path`, or in `folder` (same disk)."""
     return Path(folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
 
 
@@ -53,8 +53,8 @@ def put_in_place(temporary: Path, path: Path, seal: Seal | None = None) -> None:
 
     Args:
         temporary (`Path`): From `temporary_path`.
-        path (`Path`): The file; replaced if it is there.
-        seal (`Callable`, *optional*): Called first with the finished file; may put a signed copy in its place.
+        path (`Path`): The file; replaced if it exists.
+        seal (`Callable`, *optional*): Called with the file first; may replace it by a signed copy.
 
     Raises:
         OSError: If the disk is full.
@@ -72,7 +72,7 @@ def only_run_in(folder: Path, shown: Path | None = None) -> Iterator[None]:
 
     Args:
         folder (`Path`): The folder, made if missing; the lock is the file `.lock` in it.
-        shown (`Path`, *optional*): Its name in messages, if it is the inside of another one.
+        shown (`Path`, *optional*): Its name in messages, if another.
 
     Raises:
         ValueError: If another run holds it, or it cannot be written to.

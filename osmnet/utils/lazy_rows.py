@@ -16,8 +16,8 @@ class LazyRows:
 
     Args:
         shape (`tuple[int, int]`): Rows and width.
-        page (`int`): Rows that are computed at a time.
-        make (`Callable`): Gets a first row and the one after the last and returns `(stop - start, width)`.
+        page (`int`): Rows computed at a time.
+        make (`Callable`): Maps `start, stop` to rows `(stop - start, width)`.
     """
 
     def __init__(self, shape: tuple[int, int], page: int, make: Callable[[int, int], np.ndarray]):

@@ -10,7 +10,7 @@ def read_marked(page: Path, name: str) -> str:
     """Read the table of a name.
 
     Raises:
-        ValueError: If the file cannot be read, or does not hold the two marks once each, in order.
+        ValueError: If the file cannot be read, or lacks or repeats a mark.
     """
     begin, end, text = _marked(page, name)
     return text[begin:end].strip()

@@ -17,7 +17,7 @@ class Span:
     Attributes:
         calls (`int`): Number of runs.
         wall (`float`): Wall-clock time in seconds, summed over all threads.
-        cpu (`float`): Processor time in seconds of the threads that ran it (not of threads that they used).
+        cpu (`float`): CPU time in seconds of the threads that ran it, without threads of libraries.
     """
 
     calls: int = 0
@@ -87,7 +87,7 @@ class Profile:
 
 @contextmanager
 def span(name: str) -> Iterator[None]:
-    """Add the block's time to a span of the active profile, if any."""
+    """Time a block as a span of the active profile, if any."""
     profile = _active
     if profile is None:
         yield

@@ -34,6 +34,7 @@ def training_versions() -> dict[str, Any]:
 
 
 def example_files(pattern: str) -> list[Path]:
-    """Find example files by pattern; none in an installed package."""
+    """Find example files by pattern; none if installed."""
+    # The working folder comes first, where osmnet is installed beside the checkout.
     clones = Path(), Path(__file__).resolve().parents[2]
     return next(filter(None, (sorted((clone / "examples").glob(pattern)) for clone in clones)), [])

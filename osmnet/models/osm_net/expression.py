@@ -59,8 +59,8 @@ class SpeechInput(nn.Module):
 class ExpressionExtractor(OSMNetModel):
     """Predict expression coefficients β from speech and identity.
 
-    The paper has no context (`context_layers=0`); with it a mouth opens before the sound. `output_scale` and
-    `output_bias` (64,) map outputs to coefficients. `speech_dim=0` uses mel windows alone.
+    The paper has no context (`context_layers=0`); with it a mouth can open before the sound. `speech_dim=0` uses mel
+    windows alone.
     """
 
     _keep_in_fp32_modules = ["output_scale", "output_bias", "mean", "spread"]
@@ -93,6 +93,7 @@ class ExpressionExtractor(OSMNetModel):
         )
         self.norm = nn.LayerNorm(hidden_dim)
         self.head = nn.Linear(hidden_dim, expression_dim)
+        # From outputs to coefficients: (64,) each.
         self.register_buffer("output_scale", torch.ones(expression_dim))
         self.register_buffer("output_bias", torch.zeros(expression_dim))
 
@@ -162,8 +163,8 @@ class ExpressionExtractor(OSMNetModel):
             identity (`np.ndarray` of shape `(identity_dim,)`): α of the face.
             begin (`int`): First frame.
             end (`int`, *optional*): Frame after the last.
-            speech (`Callable`, *optional*): Returns features `(frames, speech_dim)` from a first frame to before
-                another, as `SpeechEncoder.encode` does.
+            speech (`Callable`, *optional*): Maps `begin, end` to features `(end - begin, speech_dim)`, as
+                `SpeechEncoder.encode` does.
 
         Returns:
             `np.ndarray` of shape `(end - begin, expression_dim)`: β, float32.

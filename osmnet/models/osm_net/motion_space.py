@@ -33,11 +33,10 @@ BALL_CORRELATION = 0.8  # of neighbouring draws with "ball"
 class MotionSpace(OSMNetModel):
     """Learned bases b_i of head motion, and draws around a centre.
 
-    Always float32. `kappa` is κ of Eq. 2. Buffers of the prior (`fit_prior`): `prior_axes` (D, S), mixtures of bases,
-    one standard deviation long; `prior_transitions` (P, D, D), maps from the last P clips, latest first;
-    `prior_innovation` (D, D), a square root of the innovations' covariance.
+    `kappa` is κ of Eq. 2.
     """
 
+    # Sixteen bits would move the samples.
     _keep_in_fp32_modules = ["motion_bases", "prior_axes", "prior_transitions", "prior_innovation"]
 
     @register_to_config
@@ -54,11 +53,16 @@ class MotionSpace(OSMNetModel):
             num_bases=num_bases, motion_dim=motion_dim, kappa=kappa, prior_dim=prior_dim, prior_order=prior_order
         )
         self.motion_bases = nn.Parameter(torch.randn(num_bases, motion_dim) / math.sqrt(motion_dim))
+        # The prior: how real clips follow one another, from `fit_prior` in `training/osm_net/motion_prior.py`. Before
+        # training each clip is 0.8 of the one before.
         width = min(prior_dim, num_bases)
         transitions = torch.zeros(prior_order, width, width)
         transitions[0] = 0.8 * torch.eye(width)
+        # (D, S): mixtures of bases along which clips lie around their centre, one standard deviation long.
         self.register_buffer("prior_axes", torch.eye(width, num_bases) / math.sqrt(width))
+        # (P, D, D): linear maps from the last P clips, the latest first.
         self.register_buffer("prior_transitions", transitions)
+        # (D, D): a square root of the innovations' covariance.
         self.register_buffer("prior_innovation", 0.6 * torch.eye(width))
 
     def log_attention(self, feature: torch.Tensor) -> torch.Tensor:
@@ -262,7 +266,6 @@ class MotionWalk:
     """Random walk over clips that moves like real heads.
 
     A vector autoregression in the span of the bases, scaled by a slow mood, short bursts and the share of speech.
-    Clips do not depend on how many are advanced at a time.
 
     Args:
         space (`MotionSpace`): With the learned prior.

@@ -151,9 +151,10 @@ class SpeechEncoder(OSMNetModel):
         Returns:
             `np.ndarray` of shape `(n, hidden_dim)`: float32; beyond the ends the nearest step.
         """
-        waveform = np.pad(waveform, (0, max(RECEPTIVE_FIELD + STRIDE - len(waveform), 0)))  # two steps at least
+        # 1. Encode the piece, of at least two steps.
+        waveform = np.pad(waveform, (0, max(RECEPTIVE_FIELD + STRIDE - len(waveform), 0)))
         steps = self(torch.from_numpy(np.ascontiguousarray(waveform))[None].to(self.device))[0].float().cpu().numpy()
-        # Interpolate linearly between the two steps around each place.
+        # 2. Interpolate linearly between the two steps around each place.
         at = ((np.asarray(frames) + 0.5) * SAMPLES_PER_FRAME - RECEPTIVE_FIELD // 2) / STRIDE
         at = np.clip(at, 0, len(steps) - 1)
         below = np.minimum(at.astype(int), len(steps) - 2)

@@ -22,8 +22,7 @@ class EagerDecoder:
         network (`VideoGenerator`): Of either geometry.
         source_image (`torch.Tensor` of shape `(1, 3, H, W)`): The source, in [-1, 1].
         dtype (`torch.dtype`): Of the copy's weights and maps; frames are blended in float32.
-        batch (`int`): Frames at a time. Fewer are padded, more are split, so that all batches have one shape, which on
-            a GPU is captured once and replayed. 0 takes any number at a time.
+        batch (`int`): Frames at a time; fewer are padded, more split, since a GPU replays one shape. 0 takes any.
     """
 
     def __init__(self, network: VideoGenerator, source_image: torch.Tensor, dtype: torch.dtype, batch: int = 0):

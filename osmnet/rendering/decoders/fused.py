@@ -26,9 +26,6 @@ def can_fuse(network: VideoGenerator) -> bool:
 class FusedDecoder:
     """Execute a copy of a `VideoGenerator` of `geometry="mesh"` on a CPU; thread-safe.
 
-    The source's share of the first convolution is precomputed, all modulations are one product, and the last
-    convolution covers only the painted box.
-
     Args:
         network (`VideoGenerator`): On the CPU.
         source_image (`torch.Tensor` of shape `(1, 3, H, W)`): The source, in [-1, 1].

@@ -43,7 +43,7 @@ def resolve_precision(video_generator: VideoGenerator, precision: str = "auto") 
     """Return the dtype of a precision (see `make_decoder`) for the default runtime.
 
     Raises:
-        ValueError: If the name is unknown, or if it is float16 and the fused runtime of a CPU renders.
+        ValueError: If the name is unknown, or float16 for a CPU's fused runtime.
     """
     check_precision(precision)
     if precision == "auto":
@@ -86,6 +86,7 @@ def fastest_precision(
     Returns:
         `torch.dtype`: float32 or bfloat16; float32 where the CPU has no instructions for bfloat16.
     """
+    # Without AMX, float32 may be faster even where there are instructions for bfloat16.
     if not has_bfloat16():
         return torch.float32
     machine = _machine(video_generator)
@@ -150,7 +151,7 @@ def _kept_or_measured(
         return kept
     try:
         make_folder(path.parent)
-    except ValueError:
+    except ValueError:  # not timed, because the next process might decide otherwise
         return "bfloat16" if "amx_bf16" in machine["capabilities"] else "float32"
     seconds = timer(video_generator)
     if (kept := _read(path, machine)) is not None:  # another process was faster: both take its answer

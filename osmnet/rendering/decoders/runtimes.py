@@ -47,8 +47,8 @@ def make_decoder(
     Args:
         video_generator (`VideoGenerator`): On the device that renders.
         source_image (`torch.Tensor` of shape `(1, 3, H, W)`): The source, in [-1, 1].
-        runtime (`str`): `"fused"`, for a CPU and `geometry="mesh"`; `"eager"`, PyTorch alone, on a GPU as a graph; or
-            `"auto"`, the fused one where it is possible.
+        runtime (`str`): `"fused"` (CPU with `geometry="mesh"`), `"eager"` (PyTorch alone, on a GPU as a graph) or
+            `"auto"` (fused if possible).
         precision (`str`): `"float32"`, `"bfloat16"`, `"float16"` (not fused) or `"auto"`: the network's own (float32
             for one in float16 on a CPU); for one in float32, float16 on a GPU and `fastest_precision` on a CPU.
 

@@ -18,7 +18,7 @@ class BatchedMouth:
     Args:
         source_px (`np.ndarray` of shape `(478, 2)`): The source's vertices in pixels of its own window.
         window_size (`int`): Side of the windows in pixels.
-        device (`torch.device`): Where to compute.
+        device (`torch.device`): Device of the frames.
     """
 
     def __init__(self, source_px: np.ndarray, window_size: int, device: torch.device):
@@ -99,6 +99,7 @@ class BatchedMouth:
 
     def _polygons(self, points: np.ndarray) -> torch.Tensor:
         """Draw polygons `(n, corners, 2)` px as OpenCV does: `(n, size, size)` in [0, 1]."""
+        # OpenCV rounds corners to sixteenths of a pixel across and to whole pixels down; pixel centres are integers.
         size, frames = self.window_size, len(points)
         fixed = np.round((points - 0.5) * 16) / 16
         fixed[..., 1] = np.floor(fixed[..., 1] + 0.5)
@@ -147,7 +148,8 @@ def _line_profile() -> np.ndarray:
         x = 4 * 32 + fraction
         cv2.line(canvas, (x, 0), (x, 8 * 32), 255, 1, cv2.LINE_AA, 5)
         for column in range(9):
-            distance = x + 16 - 32 * column
+            distance = x + 16 - 32 * column  # from half a pixel before the line to the pixel
             if -32 <= distance < 64:
                 profile[distance + 32] = canvas[4, column] / 255
+    # Upright lines are drawn twice, at 1/√2 of the strength of diagonal ones.
     return np.sqrt(2) * (1 - np.sqrt(1 - profile))

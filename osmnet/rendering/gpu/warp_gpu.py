@@ -41,7 +41,7 @@ class BatchedWarp:
 
     Args:
         warp (`MeshWarp`): The warp of the picture, for its geometry.
-        device (`torch.device`): Where to draw.
+        device (`torch.device`): Device of the frames.
     """
 
     def __init__(self, warp: MeshWarp, device: torch.device):
@@ -51,6 +51,7 @@ class BatchedWarp:
         image = to_device(warp.image, device).float().permute(2, 0, 1)
         factor = max(2, min(_FINER, _FINEST // self.size // 2 * 2))  # even, so that a pixel's centre is a place
         finer = to_device(lanczos_matrix(self.size, factor), device)
+        # Interpolated once at a higher resolution, which is as sharp as interpolating every frame anew.
         self._picture = (finer @ image @ finer.T)[None]
         self._triangles = to_device(TRIANGLES.astype(np.int64), device)
 
@@ -124,22 +125,25 @@ class BatchedWarp:
         return smallest.scatter_reduce_(0, pixel + shift[row], key, "amin").reshape(frames, -1)
 
     def _origins(self, nearest: torch.Tensor, planes: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        # 1. The triangle of each pixel.
         frames, count = planes.shape[:2]
         drawn = nearest != _NOTHING
         triangle = torch.where(drawn, nearest & _NUMBERS, 0).long()
         triangle = (triangle + count * torch.arange(frames, device=self.device)[:, None]).flatten()
+        # 2. The origin: the triangle's linear function at the pixel.
         side = torch.arange(self.size, device=self.device, dtype=torch.float32)
         pixel = torch.stack([side.expand(self.size, -1), side[:, None].expand(-1, self.size)], -1).reshape(1, -1, 2)
         plane = planes[..., 3:].flatten(0, 1)[triangle].unflatten(0, (frames, -1))  # (n, pixels, 3, 2)
         from_corner = pixel - first.flatten(0, 1)[triangle].unflatten(0, (frames, -1))
         origin = plane[:, :, 0] + from_corner[..., :1] * plane[:, :, 1] + from_corner[..., 1:] * plane[:, :, 2]
-        # The corners, which no triangle covers, stay.
+        # 3. The corners of the crop, which no triangle covers, stay.
         return torch.where(drawn[..., None], origin, pixel + 0.5).unflatten(1, (self.size, self.size))
 
     def _sample(self, grid: torch.Tensor) -> torch.Tensor:
         frames = grid.shape[0]
         places = (((grid - 0.5) * _PLACES + 0.5).floor_() / _PLACES + 0.5) * (2 / self.size) - 1
         places = places.reshape(1, frames * self.size, self.size, 2)
+        # One tall grid for all frames: (1, 3, n · size, size).
         colours = F.grid_sample(self._picture, places, "bilinear", "border", align_corners=True)
         colours = colours[0].unflatten(1, (frames, self.size)).transpose(0, 1)
         return colours.add_(0.5).floor_().clamp_(0, 255)
