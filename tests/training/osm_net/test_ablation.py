@@ -183,7 +183,7 @@ def test_a_dataset_without_anyone_to_train_on_is_refused_before_anything_is_made
         (("clips: 1", "clips: many"), "evaluation takes"),
         (("clips: 1", "split: half"), "speaker or clip"),
         (("shared:", "common:"), "must hold the sections"),
-        (("shared:", "shared: [", ), "not readable YAML"),
+        (("shared:", "shared: [", ), "not valid YAML"),
     ],
 )  # fmt: skip
 def test_a_wrong_configuration_is_refused_before_anything_is_trained(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from osmnet import OSMNetPipeline
 from osmnet.cli import main
-from osmnet.cli.push import check_model, choose_files
+from osmnet.cli.push import check_card, choose_files
 from osmnet.evaluation.protocol import STRIP_SIDE, ClipResult
 from osmnet.loading.model import WEIGHTS_NAME
 from osmnet.loading.packaged import packaged_weights
@@ -133,7 +133,7 @@ def test_the_result_has_a_model_card_and_can_be_pushed(tuned, start, capsys):
     assert str(start.parent) not in card and report["held_out"][0] not in card  # no paths, no names of people
     for name in ("LICENSE", "NOTICE"):
         assert (out / name).read_bytes() == (start / name).read_bytes()
-    check_model(out)
+    check_card(out)
     sent, kept = (set(map(str, files)) for files in choose_files(out))
     assert {"README.md", "LICENSE", "NOTICE", "model_index.json", "face_landmarker.task"} < sent
     assert "finetune.png" in kept  # frames of the clips
