@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from osmnet.cli.parser import EXIT_INTERRUPTED, Parser, add_model
-from osmnet.pipelines.options import MAX_EPSILON, MotionOptions, PictureOptions
+from osmnet.pipelines.options import MAX_EPSILON, NUM_VIDEOS, MotionOptions, PictureOptions
 from osmnet.takes.files import TakeFiles, free_folder
 from osmnet.takes.unfinished import unfinished_records
 from osmnet.utils.files import write_whole
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from osmnet.pipelines.talking_head import TalkingHeadPipeline
     from osmnet.takes.output import TalkingHeadOutput
 
-NUM_VIDEOS = 4
+
 OUTPUT = Path("out")
 ANIMATION_KINDS = ("webp", "gif")
 SHORT = {"num_videos": "-n", "epsilon": "-e"}
@@ -211,6 +211,8 @@ def _check_output(folder: Path) -> None:
 def _choose_output(arguments: argparse.Namespace, count: int) -> Path:
     """Return where the takes go: never among other takes, unless the arguments or an answer say so."""
     path = OUTPUT if arguments.output is None else arguments.output
+    if path.suffix.lower() == ".mp4" and count > 1:
+        raise ValueError(f"'{path}' is one file, and there are {count} takes; add --num-videos 1, or name a folder.")
     files = TakeFiles(path, count)
     _check_output(files.folder)
     if files.is_file and path.is_dir():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options")
 
+NUM_VIDEOS = 4  # takes on the command line and the page, where people compare them; one in Python
 MAX_VIDEOS, MAX_EPSILON = 100, 100.0
 MIN_SIZE, MAX_SIZE = 64, 2048  # px, side of the square around the head
 DEFAULT_SIZE = 256  # px

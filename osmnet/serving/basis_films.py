@@ -60,9 +60,10 @@ class BasisFilms:
 
     def example_film(self, index: int) -> Path:
         """`film` of the example, made once."""
-        path = self.studio.folder / f"example-basis-{index}.mp4"
-        if not path.exists():
-            self._film(self._source(None, False)[0], index, path, None)
+        with self.studio.at_work() as folder:
+            path = folder / f"example-basis-{index}.mp4"
+            if not path.exists():
+                self._film(self._source(None, False)[0], index, path, None)
         return path
 
     def turn(self, portrait: str | None, folder: Path, has_agreed: bool) -> tuple[list[tuple[Path, str]], str]:
@@ -106,7 +107,6 @@ class BasisFilms:
         self.studio.disk.check()
         basis = self.bases[index]
         head_pose = source.fit.head_pose + np.stack([basis.held, basis.swung])  # (2, frames, 6)
-        path.parent.mkdir(exist_ok=True)
         write_film(path, source, head_pose, self._draw(source, head_pose), consent=consent)
 
     def _draw(self, source: Source, head_pose: np.ndarray) -> np.ndarray:

@@ -1,14 +1,12 @@
 """`Draft`: takes that were sampled but not rendered."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from osmnet.pipelines.options import MotionOptions
 from osmnet.serving.inputs import RefusedInputError
 from osmnet.structures import Motion, Source
-
-NUM_VIDEOS = 4  # takes of a request that does not say how many
 
 
 @dataclass(frozen=True)
@@ -61,4 +59,4 @@ class RenderedTake:
     seed: int
     video: Path
     details: Path
-    turn: list[int]
+    turn: list[int] = field(repr=False)

@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osmnet.serving.drafts import NUM_VIDEOS, Draft, RenderedTake
-from osmnet.serving.studio import Studio
+from osmnet.pipelines.options import NUM_VIDEOS
+from osmnet.serving.drafts import Draft, RenderedTake
+from osmnet.serving.studio import Studio, StudioClosedError
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,9 @@ class Showcase:
         return thread
 
     def _make_all(self) -> None:
-        for index in range(len(self.examples)):
-            self.show(index)
+        with suppress(StudioClosedError):
+            for index in range(len(self.examples)):
+                self.show(index)
 
     def _make(self, index: int) -> tuple[Draft, list[RenderedTake]]:
         example = self.examples[index]

@@ -2,7 +2,9 @@
 
 import shutil
 import tempfile
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,27 @@ from osmnet.pipelines.talking_head import takes_options
 from osmnet.serving.disk import DiskBudget
 from osmnet.serving.drafts import Draft, RenderedTake
 from osmnet.serving.inputs import Inputs, RefusedInputError
-from osmnet.serving.jobs import FILES, MOVEMENT, PICTURES, PORTRAIT, SPEECH, Job, Step, Tell, in_background
+from osmnet.serving.jobs import (
+    FILES,
+    MOVEMENT,
+    PICTURES,
+    POLL_SECONDS,
+    PORTRAIT,
+    SPEECH,
+    Job,
+    Step,
+    Tell,
+    in_background,
+)
 from osmnet.serving.settings import Settings
 from osmnet.serving.sketch import curves, sketch
 from osmnet.structures import Motion, Speech
+
+CLOSE_SECONDS = 10.0  # s that `close` waits for work to end; rendering ends within a chunk
+
+
+class StudioClosedError(RuntimeError):
+    """The studio was closed before the work was done."""
 
 
 class Studio:
@@ -52,6 +71,9 @@ class Studio:
         self.render_pipe = render_pipe or pipe
         self.inputs = Inputs(settings, pipe)
         self.folder = Path(tempfile.mkdtemp(prefix="osmnet-studio-"))
+        # No lock: a process that is forked while another thread held it would wait for ever.
+        self._closed = False
+        self._work: set[object] = set()  # what is writing to the folder
         self.disk = DiskBudget([self.folder, *folders], settings.max_disk_mb)
 
     @classmethod
@@ -72,14 +94,39 @@ class Studio:
         return cls(settings, pipe, render_pipe, folders)
 
     def close(self) -> None:
-        """Remove temporary files and cached inputs."""
+        """Stop all rendering, and remove temporary files and cached inputs."""
+        self._closed = True
+        end = time.monotonic() + CLOSE_SECONDS
+        while self._work and time.monotonic() < end:
+            time.sleep(POLL_SECONDS / 4)
         self.inputs.cache.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @contextmanager
+    def at_work(self) -> Iterator[Path]:
+        """Keep `close` waiting while a `with` block writes to the folder; gives the folder.
+
+        Raises:
+            StudioClosedError: If the studio is closed.
+        """
+        work = object()
+        self._work.add(work)  # before the check: `close` does it the other way round
+        try:
+            self.check_open()
+            self.folder.mkdir(exist_ok=True)
+            yield self.folder
+        finally:
+            self._work.remove(work)
+
+    def check_open(self) -> None:
+        """Raise `StudioClosedError` if the studio is closed."""
+        if self._closed:
+            raise StudioClosedError("The studio is closed.")
+
     def temporary_folder(self) -> tempfile.TemporaryDirectory[str]:
         """A folder for one request, removed at the end of its `with` block."""
-        self.folder.mkdir(exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True)
+        with self.at_work() as folder:
+            return tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True)
 
     @takes_options(MotionOptions, PictureOptions)
     def draft(self, portrait: str | None, speech: str | None, *, seed: int, **options: Any) -> Job[Draft]:
@@ -168,7 +215,7 @@ class Studio:
 
         Returns:
             `Job[list[RenderedTake]]`: Raises `RefusedInputError` if the disk budget is used up, and `ValueError` if a
-            file cannot be written. A job that is stopped leaves no video.
+            file cannot be written. A job that is stopped leaves no video; closing the studio stops it, too.
         """
         return Job(self._render(draft, folder, consent, pipe or self.render_pipe))
 
@@ -180,7 +227,12 @@ class Studio:
         output = pipe.takes(draft.source, draft.motion, seed=draft.seed)
 
         def save(tell: Tell) -> list[Path]:
-            return output.save(folder, sheet=False, progress=tell, consent=consent)
+            def progress(done: int, total: int) -> None:
+                self.check_open()
+                tell(done, total)
+
+            with self.at_work():
+                return output.save(folder, sheet=False, progress=progress, consent=consent)
 
         def step_at(done: float, seconds_left: float | None) -> Step:
             return Step(PICTURES, done, seconds_left) if done < 1 else Step(FILES)

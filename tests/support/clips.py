@@ -97,7 +97,7 @@ def dataset_of(
     if speech:
         files["wav"] = _wav(waveform)
     rows = []
-    with ShardWriter(out, "clips") as writer:
+    with ShardWriter(out, video.stem) as writer:
         for name in names:
             row = {"status": "kept", "key": name, "source": video.name, "speaker": speaker_of(name), "size": size,
                    "frames": len(frames), "speech": speech, "av_offset": 0}  # fmt: skip

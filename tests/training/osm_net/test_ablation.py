@@ -204,8 +204,8 @@ def test_the_packaged_configuration_has_the_papers_rows_and_known_settings():
     assert {"Ours", "w/o L_ldmk", "w/o WF", "w/o Clip", "geometry none", "sampling ball"} <= set(titles)
     for variant in config.variants:
         stages = ablation._stage_configs(config, variant)
-        assert stages["video"][0].window == (1 if variant.title == "w/o WF" else 17)
-        assert stages["motion"][0].clip_length == (2 if variant.title == "w/o Clip" else 5)
-        assert (stages["expression"][0].weights["ldmk"] == 0) == ("L_ldmk" in variant.title)
-        assert stages["expression"][0].weights["l2"] == 1
+        assert stages["video"]["video"].window == (1 if variant.title == "w/o WF" else 17)
+        assert stages["motion"]["motion"].clip_length == (2 if variant.title == "w/o Clip" else 5)
+        assert (stages["expression"]["expression"].weights["ldmk"] == 0) == ("L_ldmk" in variant.title)
+        assert stages["expression"]["expression"].weights["l2"] == 1
     assert {name for _, name in ablation.COLUMNS} <= {metric.name for metric in METRICS}
