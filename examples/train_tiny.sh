@@ -18,9 +18,8 @@ if [ -z "$CLIPS" ]; then
     mkdir -p "$CLIPS"
     voice=1
     for face in astronaut hopper; do
-        $OSMNET generate "examples/portrait_$face.jpg" "examples/speech_$voice.wav" --output "$OUT/made" \
-            --num-videos 1 --seed "$voice" --crop --size 320 --no-sheet
-        mv "$OUT/made/take-1.mp4" "$CLIPS/$face.mp4"
+        $OSMNET generate "examples/portrait_$face.jpg" "examples/speech_$voice.wav" --output "$CLIPS/$face.mp4" \
+            --num-videos 1 --seed "$voice" --size 320
         voice=$((voice + 1))
     done
 fi

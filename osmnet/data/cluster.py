@@ -1,6 +1,6 @@
-"""Many jobs at a time: on the processes of this machine, or on a Ray cluster.
+"""Run many jobs in parallel: on processes of this machine, or on a Ray cluster.
 
-A worker that is killed (most often for want of memory) takes nothing with it but its job, which is tried again.
+A worker that is killed, mostly for lack of memory, takes only its own job with it, which is retried once.
 """
 
 import logging
@@ -17,14 +17,13 @@ from typing import Any, TypeVar
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 KILLED = "the worker was killed each time while working on it (not enough memory?)"
-# Side by side one cannot tell whose job killed a worker, nor whether the other had begun: alone one can.
-ATTEMPTS_ALONE = 2
+ATTEMPTS_ALONE = 2  # of jobs that ran when a worker died: among several one cannot tell which of them killed it
 # One job a core: more threads inside a job would only take turns.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 class WorkerKilled(RuntimeError):
-    """What takes the place of a result where workers died of a job again and again."""
+    """Takes the place of a result when workers died of a job twice."""
 
 
 def on_processes(
@@ -33,15 +32,15 @@ def on_processes(
     """Run jobs on processes of this machine.
 
     Args:
-        jobs (sequence): What to do.
-        function (`Callable`): Does it; of a module, since it is named to new processes.
+        jobs (sequence): Arguments of `function`.
+        function (`Callable`): Function of a module, since new processes import it.
         workers (`int`): Processes.
 
     Yields:
-        `tuple`: A job and its result, in the order in which they end.
+        `tuple`: A job and its result, in the order in which they finish.
 
     Raises:
-        Exception: What `function` raises; the other jobs are not begun.
+        Exception: Whatever `function` raises; no further jobs are started.
     """
     waiting = deque(jobs)
     while waiting:
@@ -50,7 +49,7 @@ def on_processes(
         with _pool(min(workers, len(waiting))) as pool:
             try:
                 while (waiting or running) and not suspects:
-                    # No more are handed out than can run, so that those at hand are all that may have killed a worker.
+                    # No more are submitted than can run, so that one of these has killed a worker that dies.
                     while waiting and len(running) < workers:
                         running[pool.submit(function, waiting[0])] = waiting[0]
                         waiting.popleft()
@@ -60,7 +59,7 @@ def on_processes(
                             suspects.append(job)
                         else:
                             yield job, future.result()
-            except BrokenProcessPool:  # by handing out
+            except BrokenProcessPool:  # raised by submit
                 pass
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -92,9 +91,9 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 def _begin_worker() -> None:
     os.environ |= dict.fromkeys(_ONE_THREAD, "1")
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches workers, too: they end without a traceback each
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches workers, too: they end without a traceback
     parent = multiprocessing.parent_process()
-    if parent is not None:  # a worker whose run was killed would wait for work for ever
+    if parent is not None:  # a worker whose run was killed would wait forever
 
         def leave() -> None:
             parent.join()
@@ -104,7 +103,7 @@ def _begin_worker() -> None:
 
 
 def usable_cpus() -> int:
-    """How many processors this process may use."""
+    """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -114,16 +113,16 @@ def on_ray(
     """Run jobs on a Ray cluster; every node must have osmnet and see the same files under the same paths.
 
     Args:
-        jobs (sequence): What to do.
-        function (`Callable`): Does it.
-        address (`str`): Of the cluster: `HOST:PORT`, `auto`, or `local` for one of this machine alone.
+        jobs (sequence): Arguments of `function`.
+        function (`Callable`): Function to run.
+        address (`str`): Address of the cluster: `HOST:PORT`, `auto`, or `local` for this machine alone.
 
     Yields:
-        `tuple`: A job and its result, in the order in which they end.
+        `tuple`: A job and its result, in the order in which they finish.
 
     Raises:
         ValueError: If Ray is not installed or the cluster cannot be reached.
-        Exception: What `function` raises; the other jobs are not begun.
+        Exception: Whatever `function` raises; no further jobs are started.
     """
     try:
         import ray
@@ -137,6 +136,8 @@ def on_ray(
         raise ValueError(f"There is no Ray cluster at '{address}' ({reason}); start one with `ray start`.") from error
 
     try:
+        # Retried here: Ray retries a task that it has killed for memory many times over, or forever, whatever its
+        # `max_retries` is above 0 (`task_oom_retries`).
         remote = ray.remote(num_cpus=1, max_retries=0)(function)
         waiting = deque((job, 1) for job in jobs)
         running: dict[Any, tuple[Job, int]] = {}

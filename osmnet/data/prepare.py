@@ -206,8 +206,9 @@ def prepare(
         `list[dict]`: All rows of the manifest.
 
     Raises:
-        ValueError: If the folder holds a dataset of another version or of other options.
-        OSError: If it cannot be written; the next run uses the finished videos.
+        ValueError: If the folder holds a dataset of another version or of other options, or cannot be written; the
+            next run uses the finished videos.
+        CannotSave: Likewise, by a worker.
     """
     options = options or Options()
     about = options.as_dict() | {"face_model": load_face_model(model)[1]}

@@ -26,7 +26,7 @@ from osmnet.data.shards import ShardWriter, encode_track, fingerprint
 from osmnet.data.track import Tracking, track_faces
 from osmnet.face.morphable import FaceModel
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE, load_speech
-from osmnet.utils.files import put_in_place, temporary_path
+from osmnet.utils.files import write_whole
 
 UNFINISHED = ".unfinished"  # folder of the records, in the dataset
 
@@ -203,15 +203,10 @@ def write_record(job: Job, rows: list[dict[str, Any]]) -> None:
     record = {
         "digest": job.digest(), "prepared_with": job.prepared_with(), **stamp, "rows": [stamp | row for row in rows],
     }  # fmt: skip
-    temporary = temporary_path(job.record)
     try:
-        job.record.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(record), encoding="utf-8")
-        put_in_place(temporary, job.record)
-    except OSError as error:
-        raise _cannot_save(job, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_whole(job.record, json.dumps(record).encode())
+    except ValueError as error:
+        raise _cannot_save(job, error.__cause__) from error
 
 
 def read_records(out: Path) -> dict[str, dict[str, Any]]:
@@ -227,6 +222,6 @@ def read_records(out: Path) -> dict[str, dict[str, Any]]:
     return {record["video"]: record for record in records}
 
 
-def _cannot_save(job: Job, error: OSError) -> CannotSave:
-    reason = error.strerror or str(error)
+def _cannot_save(job: Job, error: BaseException | None) -> CannotSave:
+    reason = getattr(error, "strerror", None) or str(error)
     return CannotSave(f"'{job.out}' cannot be written ({reason}); make room and run again, finished videos are kept.")

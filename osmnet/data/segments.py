@@ -1,4 +1,4 @@
-"""From the faces of a video to stretches of one face each: which face, which part, which sound; and their crops."""
+"""Choose segments of a video, stretches of one face each with its sound, and crop them."""
 
 import io
 import tempfile
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from osmnet.data.offset import LAGS, Agreement, LipReader, Verdict, judge, pooled
+from osmnet.data.offset import LAGS, Agreement, LipReader, Verdict, decide, pooled
 from osmnet.data.track import FaceRun, Tracking
 from osmnet.face.crop import CropBox, crop_box, extract, to_crop
 from osmnet.face.morphable import FaceFit, FaceModel
@@ -22,24 +22,24 @@ from osmnet.media.features import mel_windows, speech_activity
 from osmnet.media.video_reader import Window, read_frames
 from osmnet.media.video_writer import VideoWriter
 
-CROP_SIZE = 384  # the largest side that is stored; smaller crops keep their own
-CRF = 14
-FACE_HEIGHT = 128  # pixels at which sharpness is measured
+CROP_SIZE = 384  # px, largest side that is stored; smaller crops keep theirs
+CRF = 14  # of x264
+FACE_HEIGHT = 128  # px at which sharpness is measured
 SHARPNESS_EVERY = 5  # frames
-LEAST_SOUND = 0.5  # seconds of sound without which there is nothing to judge
-STRIP = 112  # pixels: side of the three pictures in the report
+LEAST_SOUND = 0.5  # s of speech activity needed to compare lips and sound
+STRIP = 112  # px, side of the three pictures in the report
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is kept of videos.
+    """Criteria for the clips to keep.
 
     Attributes:
-        max_seconds (`float`): Longer stretches are parted into equal pieces.
+        max_seconds (`float`): Longer stretches are split into equal pieces.
         min_seconds (`float`): Shorter stretches are dropped.
-        min_face (`int`): Least height of a face in pixels of the video, forehead to chin.
-        min_sharpness (`float`): Least sharpness of the face, see `sharpness_of`.
-        max_turn (`float`): Degrees; a face turned further than this in more than half of the frames is dropped.
+        min_face (`int`): Smallest height of a face, forehead to chin, in pixels of the video.
+        min_sharpness (`float`): Smallest sharpness of the face, see `sharpness_of`.
+        max_turn (`float`): Degrees; a face turned further in more than half of the frames is dropped.
     """
 
     max_seconds: float = 20.0
@@ -64,12 +64,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a video beforehand; `None` is found out.
+    """Facts about a video that need not be measured; `None` is measured.
 
     Attributes:
         speech (`bool`, *optional*): Whether its sound is speech of the face seen.
         av_offset (`int`, *optional*): Frames by which the picture is late (negative: early).
-        speaker (`str`, *optional*): Who is seen.
+        speaker (`str`, *optional*): Name of the person seen.
     """
 
     speech: bool | None = None
@@ -85,10 +85,10 @@ class Segment:
         run (`FaceRun`): The face in it.
         box (`CropBox`): The square around the head, pixels of the video's picture.
         size (`int`): Side of the stored crop in pixels.
-        verdict (`Verdict`): About its sound.
-        fit (`FaceFit`): Of the face model, in pixels of the stored crop.
+        verdict (`Verdict`): Decision about its sound.
+        fit (`FaceFit`): Fit of the face model, in pixels of the stored crop.
         measured (`dict`): Sharpness, size and turn, for the manifest.
-        reason (`str`): Why it is dropped; empty if it is not.
+        reason (`str`): Why it is dropped; empty if it is kept.
     """
 
     run: FaceRun
@@ -106,7 +106,7 @@ class Segment:
 
 
 def dropped(reason: str, seconds: float, **more: Any) -> dict[str, Any]:
-    """Make the manifest's line of what is dropped."""
+    """Make the manifest's line for something dropped."""
     return {"status": "dropped", "reason": reason, "seconds": round(seconds, 2), **more}
 
 
@@ -118,19 +118,19 @@ def choose_segments(
     face_model: FaceModel,
     lip_reader: Callable[[], LipReader],
 ) -> tuple[list[Segment], list[dict[str, Any]]]:
-    """Choose one face at every moment, decide about its sound, part what is long and measure what there is.
+    """Choose one face at every moment, decide about its sound, split long stretches, and measure them.
 
     Args:
         tracking (`Tracking`): All faces of the video.
         sound (`np.ndarray` of shape `(samples,)`, *optional*): At 16 kHz; None if there is none.
-        options (`Options`): What is kept.
-        known (`Known`): What need not be found out.
-        face_model (`FaceModel`): To be fitted.
-        lip_reader (`Callable`): Gives the reader of lips; called only if there is sound.
+        options (`Options`): What to keep.
+        known (`Known`): Facts that need not be measured.
+        face_model (`FaceModel`): Face model to fit.
+        lip_reader (`Callable`): Loads the `LipReader`; called only if there is sound.
 
     Returns:
-        `tuple[list[Segment], list[dict]]`: Segments in order of time, with a reason if they are dropped; and the
-        manifest's lines of the rest.
+        `tuple[list[Segment], list[dict]]`: Segments in order of time, with a reason if they are dropped; and lines of
+        the manifest for what is no segment.
 
     Raises:
         ValueError: If there is no face.
@@ -152,8 +152,8 @@ def choose_segments(
         size = max(tracking.height, tracking.width)
         windows, activity = mel_windows(sound), speech_activity(sound)
         reader = lip_reader()
-        words = reader.words_of(sound)
-        agreements = [reader.compare(run.landmarks_px, size, windows, words, run.first) for run in long_enough]
+        features = reader.speech_features(sound)
+        agreements = [reader.compare(run.landmarks_px, size, windows, features, run.first) for run in long_enough]
         # A face that speaks goes before any that does not; among those that do not, the largest.
         ranks = [
             1 + agreement.strength if agreement.is_plausible else run.face_px / (2 * size)
@@ -180,7 +180,7 @@ def choose_segments(
 
 
 def _apart(runs: list[FaceRun], ranks: list[float]) -> list[int]:
-    """Take runs by rank as long as they do not overlap in time: which are taken."""
+    """Take runs by rank unless they overlap in time with one already taken. Returns their indices."""
     taken: list[int] = []
     for i in sorted(range(len(runs)), key=lambda i: -ranks[i]):
         run = runs[i]
@@ -195,11 +195,11 @@ def _verdict(own: Agreement, whole: Agreement, known: Known, activity: np.ndarra
         measured = own.at(known.av_offset) if abs(known.av_offset) <= LAGS[-1] else None
         return Verdict(True, known.av_offset, measured)
     if known.speech:
-        verdict = judge(own, whole)
+        verdict = decide(own, whole)
         return verdict if verdict.speech else Verdict(True, 0, own.at(0))
     if activity.sum() < LEAST_SOUND * FPS:
         return Verdict(False, note="hardly any sound")
-    return judge(own, whole)
+    return decide(own, whole)
 
 
 def _split(run: FaceRun, options: Options) -> list[FaceRun]:
@@ -303,10 +303,10 @@ def _crop_segment(
 
 
 def sharpness_of(crop: np.ndarray, landmarks_px: np.ndarray) -> float:
-    """How sharp a face is, whatever its size, light and contrast.
+    """Measure the sharpness of a face, independent of its size, light and contrast.
 
-    The variance of the Laplacian of the face, made 128 pixels high, as a percentage of its variance of grey levels.
-    Faces in good videos have 2 to 40.
+    The variance of the Laplacian of the face at a height of 128 pixels, as a percentage of the variance of its grey
+    levels. Faces in good videos have 2 to 40.
 
     Args:
         crop (`np.ndarray` of shape `(size, size, 3)`): uint8.

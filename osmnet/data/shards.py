@@ -26,7 +26,7 @@ import numpy as np
 
 from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.media.audio import FPS, SAMPLING_RATE
-from osmnet.utils.files import put_in_place, temporary_path
+from osmnet.utils.files import put_in_place, write_whole
 
 DATASET_FORMAT, DATASET_VERSION = "osmnet-dataset", 1
 DATASET_FILE, MANIFEST, SHARDS = "dataset.json", "manifest.jsonl", "shards"
@@ -168,19 +168,14 @@ def write_manifest(folder: Path, rows: Iterable[dict[str, Any]], **about: Any) -
         **about: Further entries of `dataset.json`, for example the options used.
 
     Raises:
-        OSError: If the disk is full.
+        ValueError: If the disk is full.
     """
     described = {
         "format": DATASET_FORMAT, "version": DATASET_VERSION, "fps": FPS, "sampling_rate": SAMPLING_RATE, **about,
     }  # fmt: skip
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     for name, text in ((DATASET_FILE, json.dumps(described, indent=1) + "\n"), (MANIFEST, lines)):
-        temporary = temporary_path(folder / name)
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            put_in_place(temporary, folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(folder / name, text.encode())
 
 
 def read_manifest(source: str | Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""All faces of a video, followed from frame to frame and parted at cuts."""
+"""Track all faces of a video from frame to frame, and split the tracks at cuts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +12,21 @@ from osmnet.face.topology import STABLE
 from osmnet.media.video_reader import read_frames
 
 NUM_FACES = 4
-# Pixels: larger pictures are tracked at this size. The landmarker looks at 256 x 256 pixels around a face anyway.
-TRACKING_SIDE = 1280
-# Frames. With several faces MediaPipe does not smooth; with one it does, and its filter is late. Measured on rendered
-# faces whose vertices are known, this symmetric filter has three quarters of that one's error, and no delay.
+TRACKING_SIDE = 1280  # px to which larger pictures are scaled; the landmarker takes 256 x 256 of a face anyway
+# Frames. MediaPipe smooths single faces only, by a filter that lags. On rendered faces whose vertices are known, this
+# symmetric filter has three quarters of its error, and no lag.
 SMOOTHING = 0.5
-FACE_JUMP = 0.3  # a face that moves or grows by more than this part of its size from one frame to the next is another
+FACE_JUMP = 0.3  # of its size; a face that moves or grows by more from one frame to the next is another
 # The detector finds faces of at least an eighth of the picture's longer side. Where it finds none, parts of the
-# picture are searched every fifth frame; a face that was found once is followed however small it is.
-SEARCH_EVERY, SEARCH_PART = 5, 0.55  # frames; part of the picture's height and width
-SAME_FACE = 0.3  # two faces nearer than this part of their size are one that was found twice
+# picture are searched every fifth frame; a face that was found once is tracked however small it is.
+SEARCH_EVERY, SEARCH_PART = 5, 0.55  # frames; of the picture's height and width
+SAME_FACE = 0.3  # of their size; two faces nearer than this are one that was found twice
 FACE_PER_SPREAD = 2.5  # height of a face in standard deviations of its stable vertices
 # Cuts. PySceneDetect is not used: it depends on opencv-python, whose files overwrite those of the OpenCV that
 # MediaPipe depends on, and it knows nothing of faces. Of 750 cuts within one shot, made by leaving 0.4 to 6 seconds
 # out of talking heads before a steady background, these limits find 60 % (those that change least are overlooked; a
 # change of scene always stands out), with one cut a minute where none was made, mostly where the video lacks frames.
-GLANCE = (48, 27)  # pixels: size at which pictures are compared
+GLANCE = (48, 27)  # px, size at which pictures are compared
 REACH = 3  # frames to either side among which a cut must stand out
 CUT_PICTURE, PICTURE_CONTRAST = 1.5, 2.0  # grey levels of 255; times the largest change of two frames around it
 CUT_FACE, FACE_CONTRAST = 0.05, 2.5  # sizes of the face; times as above
@@ -35,7 +34,7 @@ CUT_FACE, FACE_CONTRAST = 0.05, 2.5  # sizes of the face; times as above
 
 @dataclass(frozen=True)
 class FaceRun:
-    """One face, seen without a break and without a cut.
+    """One face in consecutive frames without a cut.
 
     Attributes:
         first (`int`): Its first frame, at 25 fps.
@@ -50,20 +49,20 @@ class FaceRun:
 
     @property
     def face_px(self) -> float:
-        """Height of the face in pixels, from forehead to chin."""
+        """Height of the face in pixels, forehead to chin."""
         return float(np.median(np.ptp(self.landmarks_px[..., 1], axis=1)))
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """What was seen in a video.
+    """All faces of a video.
 
     Attributes:
         runs (`list[FaceRun]`): In order of their first frames.
         frames (`int`): Length of the video at 25 fps.
         height (`int`): Of the picture, pixels.
         width (`int`): Of the picture, pixels.
-        breaks_off (`bool`): Whether more was to come, but does not decode.
+        breaks_off (`bool`): Whether the file is damaged or truncated.
     """
 
     runs: list[FaceRun]
@@ -74,13 +73,13 @@ class Tracking:
 
 
 def track_faces(video: Path, bundle: Path) -> Tracking:
-    """Follow every face of a video.
+    """Track every face of a video.
 
-    A run ends where its face is lost, jumps or is replaced by another, and where the video cuts to another scene or
+    A run ends where its face is lost, jumps or is replaced by another, and where the video cuts to another scene or to
     another moment of the same one.
 
     Args:
-        video (`Path`): Any video; frames are looked at one by one, made smaller if they are large.
+        video (`Path`): Any video; frames are processed one by one, large ones scaled down.
         bundle (`Path`): The face landmarker.
 
     Returns:
@@ -98,7 +97,7 @@ def track_faces(video: Path, bundle: Path) -> Tracking:
         for index, frame in enumerate(read_frames(video, max_side=TRACKING_SIDE, on_break=breaks.append)):
             shape = shape or frame.shape
             if frame.shape != shape:
-                break  # a picture that changes its size in the middle: places in it would mean something else
+                break  # the picture changes its size: landmarks would not be comparable
             glances.append(cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), GLANCE, interpolation=cv2.INTER_AREA))
             scale = np.array([width / shape[1], height / shape[0], width / shape[1]], np.float32)
             faces = landmarker.detect(frame)
@@ -121,7 +120,7 @@ def track_faces(video: Path, bundle: Path) -> Tracking:
             open_runs = still_open + [(index, [face]) for face in found]
     done += [FaceRun(first, np.stack(faces)) for first, faces in open_runs]
     cuts = find_cuts(np.stack(glances))
-    parts = [part for run in done for part in _parted(run, cuts)]
+    parts = [part for run in done for part in _split(run, cuts)]
     return Tracking(sorted(parts, key=lambda run: run.first), len(glances), height, width, bool(breaks))
 
 
@@ -131,7 +130,7 @@ def _centre_and_size(face: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _search(frame: np.ndarray, landmarker: FaceLandmarker) -> list[np.ndarray]:
-    """Look for small faces in the corners and the middle of a picture in which none was found."""
+    """Search the corners and the middle of a picture for small faces."""
     height, width = frame.shape[:2]
     h, w = round(SEARCH_PART * height), round(SEARCH_PART * width)
     corners = [(y, x) for y in (0, height - h) for x in (0, width - w)] + [((height - h) // 2, (width - w) // 2)]
@@ -144,7 +143,7 @@ def _search(frame: np.ndarray, landmarker: FaceLandmarker) -> list[np.ndarray]:
 
 
 def _look_closer(frame: np.ndarray, last: np.ndarray, landmarker: FaceLandmarker) -> np.ndarray | None:
-    """Look for a face where it was a frame ago: the detector sees the whole picture at 128 pixels, often too few."""
+    """Search for a face where it was a frame ago: in the whole picture the detector has 128 px, often too few."""
     centre, size = _centre_and_size(last)
     half = 1.25 * size
     x0, y0 = np.maximum(np.floor(centre - half), 0).astype(int)
@@ -156,7 +155,7 @@ def _look_closer(frame: np.ndarray, last: np.ndarray, landmarker: FaceLandmarker
 
 
 def _distinct(faces: list[np.ndarray]) -> list[np.ndarray]:
-    """Leave out faces that were found twice; the larger one comes first and stays."""
+    """Drop faces that were found twice; the larger one comes first and stays."""
     kept: list[np.ndarray] = []
     for face in faces:
         if _is_new(face, kept):
@@ -170,7 +169,7 @@ def _is_new(face: np.ndarray, others: list[np.ndarray]) -> bool:
 
 
 def _jump(last: np.ndarray, face: np.ndarray) -> float:
-    """How far a face would have moved or grown between two frames, in its own sizes."""
+    """Measure how far a face would have moved or grown between two frames, in its own sizes."""
     (centre, size), (other, other_size) = _centre_and_size(last), _centre_and_size(face)
     return max(float(np.linalg.norm(other - centre)) / size, abs(float(np.log(other_size / size))))
 
@@ -178,7 +177,7 @@ def _jump(last: np.ndarray, face: np.ndarray) -> float:
 def _matched(
     runs: list[tuple[int, list[np.ndarray]]], faces: list[np.ndarray]
 ) -> list[tuple[tuple[int, list[np.ndarray]], np.ndarray | None]]:
-    """Give every run its face in the next frame, nearest first; taken faces are removed from `faces`."""
+    """Match every run to its face in the next frame, nearest first; removes matched faces from `faces`."""
     near = []
     for i, (_, past) in enumerate(runs):
         near += [(d, i, j) for j, face in enumerate(faces) if (d := _jump(past[-1], face)) < FACE_JUMP]
@@ -193,13 +192,13 @@ def _matched(
 
 
 def _picture_change(glances: np.ndarray, step: int) -> np.ndarray:
-    """Mean change of the picture since `step` frames before, grey levels: `(frames, h, w)` to `(frames,)`."""
+    """Measure the mean change of grey levels over `step` frames: `(frames, h, w)` to `(frames,)`."""
     grey = glances.astype(np.float32)
     return np.pad(np.abs(grey[step:] - grey[:-step]).mean((1, 2)), (min(step, len(grey)), 0))[: len(grey)]
 
 
 def _face_change(landmarks_px: np.ndarray, step: int) -> np.ndarray:
-    """How far a face moved since `step` frames before, in its own sizes: `(frames, 478, 3)` to `(frames,)`."""
+    """Measure how far a face moves over `step` frames, in its own sizes: `(frames, 478, 3)` to `(frames,)`."""
     points = landmarks_px[:, STABLE, :2]
     size = np.sqrt(points.var(1).sum(-1)) * FACE_PER_SPREAD
     moved = np.sqrt(((points[step:] - points[:-step]) ** 2).sum(-1).mean(-1)) / size[step:]
@@ -207,10 +206,9 @@ def _face_change(landmarks_px: np.ndarray, step: int) -> np.ndarray:
 
 
 def _cuts(change: np.ndarray, change_of_two: np.ndarray, least: float, contrast: float) -> np.ndarray:
-    """Where one frame changes more than any two frames around it: what moves, moves on; a cut takes one frame.
+    """Find frames that change more than any two frames around them: motion lasts, a cut takes one frame.
 
-    Two frames, because in videos that were converted from another frame rate some pictures come twice and others are
-    left out.
+    Two frames, because videos converted from another frame rate repeat some pictures and lack others.
     """
     padded = np.pad(change_of_two, REACH + 1)
     at = np.arange(len(change)) + REACH + 1
@@ -219,7 +217,7 @@ def _cuts(change: np.ndarray, change_of_two: np.ndarray, least: float, contrast:
 
 
 def find_cuts(glances: np.ndarray) -> np.ndarray:
-    """Find the frames with which a new scene, or another moment of the same one, begins.
+    """Find the frames at which a new scene, or another moment of the same one, begins.
 
     Args:
         glances (`np.ndarray` of shape `(frames, h, w)`): Small grey pictures.
@@ -230,8 +228,8 @@ def find_cuts(glances: np.ndarray) -> np.ndarray:
     return _cuts(_picture_change(glances, 1), _picture_change(glances, 2), CUT_PICTURE, PICTURE_CONTRAST)
 
 
-def _parted(run: FaceRun, cuts: np.ndarray) -> list[FaceRun]:
-    """Part a run where the picture is cut and where the face jumps, and smooth each part by itself."""
+def _split(run: FaceRun, cuts: np.ndarray) -> list[FaceRun]:
+    """Split a run where the picture is cut and where the face jumps, and smooth each piece by itself."""
     jumps = _cuts(_face_change(run.landmarks_px, 1), _face_change(run.landmarks_px, 2), CUT_FACE, FACE_CONTRAST)
     starts = np.flatnonzero(cuts[run.first : run.first + len(run)] | jumps)
     starts = starts[starts > 0]

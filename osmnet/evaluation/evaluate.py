@@ -252,7 +252,7 @@ def with_progress(
             if shown and not is_estimated and isinstance(result, ClipResult):
                 rate = (time.monotonic() - begun) / lengths[clip.name]  # s for a second of video, of one worker
                 about = clock(rate * total / workers)
-                bar.write(f"{size}: about {about}, then the head motion of up to {MAX_CLIPS} clips.", file=sys.stderr)
+                bar.write(f"{size}: about {about}, then head motion.", file=sys.stderr)
                 is_estimated = True
             bar.set_description_str(f"clips {number}/{count}", refresh=False)
             bar.update(lengths[clip.name])

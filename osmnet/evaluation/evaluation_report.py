@@ -19,15 +19,12 @@ FIGURES = (("diversity", 2), ("spread", 2), ("speed", 3), ("jerk", 3))  # of hea
 
 
 def write_report(folder: Path, report: dict[str, Any], results: Sequence[ClipResult]) -> list[Path]:
-    """Write the three files; each appears under its name only when it is complete.
+    """Write the three files into an existing folder; each appears under its name only when it is complete.
 
     Args:
-        folder (`Path`): An existing folder.
+        folder (`Path`): The folder.
         report (`dict`): From `osmnet.evaluation.evaluate`, without NaN.
         results (`Sequence[ClipResult]`): Curves and strips of the clips, for the plots.
-
-    Returns:
-        `list[Path]`: report.json, report.html, report.md.
 
     Raises:
         ValueError: If a file cannot be written.

@@ -114,15 +114,12 @@ class ClipResult:
 
 
 def track(frames: np.ndarray, bundle: Path, face_model: FaceModel) -> Track | None:
-    """Track the face of a video.
+    """Track the face of square uint8 RGB frames; `None` if no frame has a face.
 
     Args:
-        frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB, square.
+        frames (`np.ndarray` of shape `(frames, height, width, 3)`): The video.
         bundle (`Path`): The face landmarker.
         face_model (`FaceModel`): The linear face model.
-
-    Returns:
-        `Track`: `None` if there is no face in any frame.
     """
     found: list[np.ndarray | None] = []
     with FaceLandmarker(bundle, mode="video") as landmarker:
@@ -159,14 +156,9 @@ def render_oracle(pipe: "OSMNetPipeline", source: Source, fit: FaceFit, frames: 
 
 
 def face_boxes(landmarks_px: np.ndarray, size: int) -> np.ndarray:
-    """Return boxes around face ovals, at least 16 px wide and high and within the picture.
+    """Return boxes around face ovals of vertices `(frames, 478, 3)`, at least 16 px wide and high.
 
-    Args:
-        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels.
-        size (`int`): Side of the picture in pixels.
-
-    Returns:
-        `np.ndarray` of shape `(frames, 4)`: Whole pixels: left, top, right, bottom.
+    They are `(frames, 4)` whole pixels left, top, right, bottom within a picture of `size` pixels.
     """
     oval = landmarks_px[:, OVAL, :2]
     low = np.clip(np.floor(oval.min(1)), 0, size - 16).astype(int)

@@ -81,15 +81,7 @@ METRICS = (
 
 
 def mean_metrics(results: Sequence[ClipResult], by_length: bool) -> dict[str, dict[str, float]]:
-    """Average every metric over the clips that have it.
-
-    Args:
-        results (`Sequence[ClipResult]`): Results of the clips.
-        by_length (`bool`): Weight clips by their length.
-
-    Returns:
-        `dict[str, dict[str, float]]`: Means by method and metric; metrics that no clip has are left out.
-    """
+    """Average every metric over the clips that have it, by method and metric; `by_length` weights clips by length."""
     means: dict[str, dict[str, float]] = {}
     for method in METHODS:
         means[method] = {}

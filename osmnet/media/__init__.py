@@ -1,4 +1,4 @@
-"""Files at the edges: portraits, recordings, videos and contact sheets to and from plain arrays.
+"""Portraits, recordings and videos to and from arrays.
 
-Import from the modules themselves (`from osmnet.media.audio import load_speech`): each one loads only what it needs.
+Import from the modules (`from osmnet.media.audio import load_speech`): each loads only what it needs.
 """

@@ -1,4 +1,4 @@
-"""What the networks hear: log-mel windows and voice activity per video frame, of sound of any length.
+"""Speech features per video frame: log-mel windows and voice activity, for sound of any length.
 
 Convention:
     Video frame `i` covers the samples `640 i … 640 (i + 1)`. Mel step `j` is centred on sample `160 j + 80`, so that
@@ -15,22 +15,22 @@ import numpy as np
 from osmnet.media.audio import SAMPLES_PER_FRAME, SAMPLING_RATE, num_frames
 from osmnet.media.recording import Recording
 
-HOP = 160  # samples between two mel steps: 10 ms
-NUM_MELS = 16  # mel bands
+HOP = 160  # samples between two mel steps, 10 ms
+NUM_MELS = 16  # bands
 MEL_WINDOW = 16  # mel steps in the window of one video frame
 STEPS_PER_FRAME = SAMPLES_PER_FRAME // HOP  # 4
 
-N_FFT = 512
-WINDOW_LENGTH = 400  # 25 ms
+N_FFT = 512  # samples
+WINDOW_LENGTH = 400  # samples, 25 ms
 _MEL_FMIN, _MEL_FMAX = 50.0, 8000.0  # Hz
-MEL_FLOOR = 1e-6  # power relative to the recording's loudness: -60 dB,
-SILENCE = -1.0  # which every band of a spectrogram then holds
-_SPEECH_BAND = (200.0, 4000.0)  # Hz: voice without hum below and hiss above
-_CHUNK_STEPS = 2048  # mel steps transformed at a time: 20 s, few enough to stay near the processor
+MEL_FLOOR = 1e-6  # power relative to the recording's loudness, -60 dB
+SILENCE = -1.0  # value of every band of a spectrogram in silence
+_SPEECH_BAND = (200.0, 4000.0)  # Hz; voice without hum below and hiss above
+_CHUNK_STEPS = 2048  # mel steps transformed at a time, 20 s; few enough to stay in the processor's cache
 
 
 def speech_features(sound: np.ndarray | Recording) -> tuple[np.ndarray, np.ndarray]:
-    """Hear a recording once: its `mel_spectrogram` and its `speech_activity`.
+    """Compute `mel_spectrogram` and `speech_activity` of a recording in one pass.
 
     Args:
         sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz; read block by block.
@@ -46,19 +46,19 @@ def speech_features(sound: np.ndarray | Recording) -> tuple[np.ndarray, np.ndarr
 
 
 def mel_spectrogram(sound: np.ndarray | Recording) -> np.ndarray:
-    """Log-mel spectrogram of a recording, independent of its loudness.
+    """Compute the log-mel spectrogram of a recording, independent of its loudness.
 
     25 ms Hann windows every 10 ms, 512-point power spectrum, 16 triangular filters of peak 1 on the Slaney mel scale
-    from 50 to 8000 Hz (`librosa.filters.mel(..., norm=None)`). Powers are taken relative to the recording's loudness
-    (the mean power of its loud parts, see `gated_level`), then `(log10(power + 1e-6) + 3) / 3`: 1 is the whole
-    loudness in one band, -1 is 60 dB or more below it. Loud moments reach about 1.2.
+    from 50 to 8000 Hz. Powers are divided by the recording's loudness (`gated_level`), then scaled by
+    `(log10(power + 1e-6) + 3) / 3`: 1 is the whole loudness in one band, -1 is 60 dB or more below it. Loud moments
+    reach about 1.2.
 
     Args:
         sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz.
 
     Returns:
-        `np.ndarray` of shape `(steps, 16)`: float32, about [-1, 1], low bands first. `steps` is 4 per video frame:
-        the end is filled with silence to a whole frame.
+        `np.ndarray` of shape `(steps, 16)`: float32, about [-1, 1], low bands first; 4 steps per video frame, the last
+        frame padded with silence.
 
     Raises:
         ValueError: If the sound is not one-dimensional, empty or not finite.
@@ -68,10 +68,10 @@ def mel_spectrogram(sound: np.ndarray | Recording) -> np.ndarray:
 
 
 def mel_windows(sound: np.ndarray | Recording) -> np.ndarray:
-    """Log-mel window of every video frame, the input of the speech networks.
+    """Compute the log-mel window of every video frame, the input of the speech networks.
 
-    The window of frame `i` holds the steps `4 i - 6 … 4 i + 9` of `mel_spectrogram`: 160 ms around the frame's middle.
-    Before the beginning and after the end it holds the floor value -1 (silence).
+    The window of frame `i` holds the steps `4 i - 6 … 4 i + 9` of `mel_spectrogram`, 160 ms around the frame's middle;
+    -1 (silence) before the beginning and after the end.
 
     Args:
         sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz.
@@ -83,23 +83,23 @@ def mel_windows(sound: np.ndarray | Recording) -> np.ndarray:
         ValueError: If the sound is not one-dimensional, empty or not finite.
 
     Source:
-        OSM-Net, Sec. IV-A, implementation details: 25 fps and a mel spectrogram of 16 x 16 per frame. It leaves the
-        hop, the bands' limits and the scaling open; ours are above.
+        OSM-Net, Sec. IV-A, implementation details: 25 fps and a mel spectrogram of 16 x 16 per frame. Hop, limits of
+        the bands and scaling are ours.
     """
     return np.ascontiguousarray(cut_windows(mel_spectrogram(sound)))
 
 
 def cut_windows(mel: np.ndarray, begin: int = 0, end: int | None = None) -> np.ndarray:
-    """Cut a spectrogram into the windows of `mel_windows`, which take four times its memory when they stand alone.
+    """Cut a spectrogram into the windows of `mel_windows`, which would take four times its memory as copies.
 
     Args:
         mel (`np.ndarray` of shape `(4 * frames, 16)`): From `mel_spectrogram`.
-        begin (`int`): First frame wanted.
-        end (`int`, *optional*): Frame before which to end, above `begin`; the last one's if not given.
+        begin (`int`): First frame.
+        end (`int`, *optional*): Frame after the last, above `begin`; that of `mel` if not given.
 
     Returns:
-        `np.ndarray` of shape `(end - begin, 16, 16)`: float32 `(frame, step, band)`: a view of `mel`, or, where the
-        windows reach beyond its ends, of one copy of its part. Not for writing.
+        `np.ndarray` of shape `(end - begin, 16, 16)`: float32 `(frame, step, band)`; a view of `mel`, or of a padded
+        copy of its part where windows reach beyond its ends. Not for writing.
     """
     end = len(mel) // STEPS_PER_FRAME if end is None else end
     around = (MEL_WINDOW - STEPS_PER_FRAME) // 2  # 6
@@ -113,11 +113,11 @@ def cut_windows(mel: np.ndarray, begin: int = 0, end: int | None = None) -> np.n
 
 
 def speech_activity(sound: np.ndarray | Recording) -> np.ndarray:
-    """How much of each video frame is speech, from the energy between 200 and 4000 Hz.
+    """Measure how much of each video frame is speech, by the energy between 200 and 4000 Hz.
 
-    The threshold lies 28 dB below the recording's own loud parts, yet at least 7 dB above its noise floor (its
-    quietest 2 % that are not digital silence); activity rises from 0 to 1 between 3 dB below it and 3 dB above. It
-    holds for 80 ms after speech ends and opens 20 ms before. Only energy counts: music that comes and goes is speech.
+    The threshold is 28 dB below the recording's loud parts, but at least 7 dB above its noise floor (the quietest 2 %
+    that are not digital silence). Activity rises from 0 to 1 within ±3 dB of it, opens 20 ms before speech and holds
+    for 80 ms after it. Intermittent music counts as speech.
 
     Args:
         sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz.
@@ -133,17 +133,17 @@ def speech_activity(sound: np.ndarray | Recording) -> np.ndarray:
 
 
 def gated_level(power: np.ndarray) -> float:
-    """Loudness of the loud parts: mean power of the steps above a tenth of the mean (the relative gate of BS.1770)."""
+    """Measure the loudness of the loud parts: mean power above a tenth of the mean (the relative gate of BS.1770)."""
     mean = float(power.mean(dtype=np.float64))
     return float(power[power >= 0.1 * mean].mean(dtype=np.float64)) if mean > 0 else 0.0
 
 
 def log_mel(power: np.ndarray, level: float) -> np.ndarray:
-    """Scale powers to the numbers of `mel_spectrogram`.
+    """Scale powers as in `mel_spectrogram`.
 
     Args:
         power (`np.ndarray` of shape `(steps, 16)`): float32; overwritten.
-        level (`float`): Loudness of the recording, see `gated_level`; 0 of one without sound.
+        level (`float`): `gated_level` of the recording; 0 if it is silent.
 
     Returns:
         `np.ndarray` of shape `(steps, 16)`: `power` itself.
@@ -158,29 +158,29 @@ def log_mel(power: np.ndarray, level: float) -> np.ndarray:
 
 
 def _activity(power: np.ndarray) -> np.ndarray:
-    """Powers `(steps,)` of the speech band to the activity of the frames."""
+    # power: (steps,) in the speech band
     level = gated_level(power)
     if level <= 0:
         return np.zeros(len(power) // STEPS_PER_FRAME, np.float32)
 
     loudness = 10 * np.log10(power / level + 1e-7)  # dB below the recording's loud parts, at least -70
-    heard = loudness[loudness > -65]  # digital silence says nothing about the noise of the room
-    threshold = max(float(np.percentile(heard, 2)) + 7.0, -28.0)
+    audible = loudness[loudness > -65]  # digital silence has nothing to do with the noise of the room
+    threshold = max(float(np.percentile(audible, 2)) + 7.0, -28.0)
     return activity_above(loudness, threshold)
 
 
 def activity_above(loudness: np.ndarray, threshold: float) -> np.ndarray:
-    """Activity of each video frame, see `speech_activity`.
+    """Map loudness to the activity of each video frame, see `speech_activity`.
 
     Args:
-        loudness (`np.ndarray` of shape `(steps,)`): In dB, 4 steps a frame.
-        threshold (`float`): Where speech begins, dB.
+        loudness (`np.ndarray` of shape `(steps,)`): dB, 4 steps per frame.
+        threshold (`float`): dB at which speech begins.
 
     Returns:
         `np.ndarray` of shape `(frames,)`: float32 in [0, 1].
     """
     activity = np.clip((loudness - threshold + 3) / 6, 0, 1)
-    # Hold: the largest of the last 8 and the next 2 steps; then a short mean takes the corners off.
+    # The largest of the last 8 and the next 2 steps, smoothed by a short mean.
     padded = np.pad(activity, (8, 2))
     activity = np.lib.stride_tricks.sliding_window_view(padded, 11).max(axis=1)
     activity = np.convolve(np.pad(activity, 2, mode="edge"), np.full(5, 0.2), mode="valid")
@@ -188,7 +188,7 @@ def activity_above(loudness: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def _band_powers(sound: np.ndarray | Recording, *filters: np.ndarray) -> list[np.ndarray]:
-    """Power of each mel step, 4 a video frame, in each band: float32 `(steps, bands)` for each of `filters`."""
+    """Power of each mel step in each band, float32 `(steps, bands)` for each of `filters`."""
     if not isinstance(sound, Recording):
         sound = np.asarray(sound)
         if sound.ndim != 1 or sound.size == 0:
@@ -205,7 +205,7 @@ def _band_powers(sound: np.ndarray | Recording, *filters: np.ndarray) -> list[np
 
 
 def _spans(sound: np.ndarray | Recording, steps: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the first step of each chunk and the samples under the windows of its steps, `(chunk, 400)`."""
+    """Yield the first step of each chunk, and the samples under the windows of its steps `(chunk, 400)`."""
     before = (WINDOW_LENGTH - HOP) // 2  # step j is centred on sample 160 j + 80
     for first in range(0, steps, _CHUNK_STEPS):
         start = first * HOP - before
@@ -219,9 +219,9 @@ def _spans(sound: np.ndarray | Recording, steps: int) -> Iterator[tuple[int, np.
 
 
 def speech_filter() -> np.ndarray:
-    """Make the filter `(1, 257)` of the band in which `speech_activity` listens."""
+    """Make the filter `(1, 257)` for the band of `speech_activity`."""
     frequencies = np.fft.rfftfreq(N_FFT, 1 / SAMPLING_RATE)
-    return ((frequencies >= _SPEECH_BAND[0]) & (frequencies <= _SPEECH_BAND[1]))[None].astype(np.float32)  # (1, 257)
+    return ((frequencies >= _SPEECH_BAND[0]) & (frequencies <= _SPEECH_BAND[1]))[None].astype(np.float32)
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""Portraits: any still picture to an RGB array."""
+"""Load portraits: any still picture to an RGB array, by imageio."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 179_000_000  # more is a decompression bomb, not a portrait (twice the limit at which PIL warns)
-MAX_SIDE = 2048  # pixels
+MAX_PIXELS = 179_000_000  # more is a decompression bomb, not a portrait; twice the limit at which PIL warns
+MAX_SIDE = 2048  # px
 
 # Everything a camera, a phone or a browser saves. Not EPS and the like, for which PIL starts other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
@@ -30,23 +30,23 @@ _UPRIGHT = {
 
 
 def load_portrait(portrait: str | os.PathLike[str] | Image.Image | np.ndarray, max_side: int = MAX_SIDE) -> np.ndarray:
-    """Load a picture as RGB, upright and not larger than needed.
+    """Load a picture as upright 8-bit RGB.
 
-    The orientation that a camera wrote into the file (EXIF) is carried out, transparency is laid on white, grey,
-    palette, CMYK and 16-bit pictures become 8-bit RGB, and of an animation the first frame is taken. A picture whose
-    longer side exceeds `max_side` is scaled down with a Lanczos filter. The input is never modified.
+    Applies the camera's orientation (EXIF), composites transparency onto white, converts grey, palette, CMYK and
+    16-bit pictures, and takes the first frame of an animation. A picture whose longer side exceeds `max_side` is
+    scaled down by a Lanczos filter. The input is never modified.
 
     Args:
         portrait (`str`, `os.PathLike`, `PIL.Image.Image` or `np.ndarray`): A file, an opened picture, or an array of
-            shape `(H, W)`, `(H, W, 1)`, `(H, W, 3)` (RGB) or `(H, W, 4)` (RGBA): uint8, uint16, other integers of the
-            range of one of these, bool, or floats in [0, 1].
-        max_side (`int`): Longest side of the result, in pixels.
+            shape `(H, W)`, `(H, W, 1)`, `(H, W, 3)` (RGB) or `(H, W, 4)` (RGBA): uint8, uint16, other integers within
+            one of these ranges, bool, or floats in [0, 1].
+        max_side (`int`): Longest side of the result in pixels.
 
     Returns:
         `np.ndarray` of shape `(H, W, 3)`: uint8 RGB.
 
     Raises:
-        ValueError: If the file is missing, empty, damaged or no picture, if it has more than 179 million pixels, or if
+        ValueError: If the file is missing, empty, damaged or not a picture, has more than 179 million pixels, or if
             the array has another shape, type or range.
     """
     if max_side < 1:

@@ -83,17 +83,7 @@ def draw_bases(
 def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path, kind: str = "png") -> list[Path]:
     """Draw portraits unchanged, turned right, left and to the front, one row each; Fig. 7.
 
-    Args:
-        pipe (`OSMNetPipeline`): The pipeline of the bases.
-        portraits (`Sequence[Path]`): Pictures with a face.
-        out (`Path`): Folder; receives `rotation.png` (or `.jpg`) and `rotation.json`.
-        kind (`"png"` or `"jpg"`): Format of the picture.
-
-    Returns:
-        `list[Path]`: The two files.
-
-    Raises:
-        ValueError: If a portrait cannot be used or the folder cannot be written.
+    Arguments, files and errors are as for `draw_bases`; the files are `rotation.png` (or `.jpg`) and `rotation.json`.
     """
     make_folder(out)
     titles = ("source", "right", "left", "frontal")

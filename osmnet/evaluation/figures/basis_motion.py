@@ -79,7 +79,7 @@ class Rotation:
 
 
 def name_motion(head_pose: np.ndarray) -> str:
-    """Name a head motion in a word or two.
+    """Name a head motion `(frames, 6)` or `(frames, 3)` (yaw, pitch, roll in radians first), relative or absolute.
 
     The rules, for each of yaw, pitch and roll, in degrees:
 
@@ -91,13 +91,6 @@ def name_motion(head_pose: np.ndarray) -> str:
     - A mean angle (of a still head: in the second half) of 4° or more is named as well: *tilted left still*, *turned
       right nod*.
     - Motions smaller than half of the strongest one are left out.
-
-    Args:
-        head_pose (`np.ndarray` of shape `(frames, 6)` or `(frames, 3)`): Yaw, pitch, roll in radians first; relative
-            or absolute.
-
-    Returns:
-        `str`: E.g. `"nod"`, `"turn right, down"`, `"tilted left shake"`, `"still"`. Right and left as in the picture.
 
     Raises:
         ValueError: If the shape is another one or a number is not finite.
@@ -157,13 +150,10 @@ def decode_bases(pipe: OSMNetPipeline, epsilon: float = 1.0) -> list[Basis]:
 
     Args:
         pipe (`OSMNetPipeline`): The pipeline.
-        epsilon (`float`): Distance of the bases from the centre; 95 % of real motion lies within 1.
+        epsilon (`float`): Distance of the bases from the centre, above 0; 95 % of real motion lies within 1.
 
     Returns:
         `list[Basis]`: In the order of `motion_bases`.
-
-    Raises:
-        ValueError: If `epsilon` is not above 0.
 
     Source:
         arXiv 2309.16148, Section IV-E.2 and Fig. 6, which decodes the bases themselves; distance and swing are ours.
@@ -247,16 +237,9 @@ def _unlimited(turn: np.ndarray) -> np.ndarray:
 
 
 def varied(bases: Sequence[Basis], count: int = 6) -> list[Basis]:
-    """Choose bases with different motions, as in Fig. 6 of the paper.
+    """Choose at most `count` bases with different motions, as in Fig. 6 of the paper.
 
     Of each name, the basis that moves the head most is a candidate. New kinds of swing come first, then short names.
-
-    Args:
-        bases (`Sequence[Basis]`): From `decode_bases`.
-        count (`int`): Largest number of bases.
-
-    Returns:
-        `list[Basis]`: The chosen ones, in the given order.
     """
     strongest: dict[str, Basis] = {}
     for basis in sorted(bases, key=lambda each: -float(np.abs(each.held[:, :3]).max())):

@@ -137,15 +137,7 @@ class Setting:
 
 
 def speaking_moments(opening: np.ndarray, count: int) -> list[int]:
-    """Choose frames over a take in which the mouth is widest and most closed, in turn.
-
-    Args:
-        opening (`np.ndarray` of shape `(frames,)`): Opening of the mouth.
-        count (`int`): Number of frames, limited by those of the take.
-
-    Returns:
-        `list[int]`: Frames in ascending order.
-    """
+    """Choose `count` frames over a take in which the mouth `(frames,)` is widest and most closed, in turn."""
     parts = [part for part in np.array_split(np.arange(len(opening)), count) if len(part)]
     return [int(part[opening[part].argmin() if number % 2 else opening[part].argmax()])
             for number, part in enumerate(parts)]  # fmt: skip

@@ -12,17 +12,8 @@ def frechet_distance(
     `‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½)`. The trace of the root is the sum of the roots of the eigenvalues of
     `Σ_a^½ Σ_b Σ_a^½`. That matrix is symmetric, so nothing becomes complex, and covariances may lack full rank.
 
-    Args:
-        mean_a (`np.ndarray` of shape `(dim,)`): μ_a.
-        covariance_a (`np.ndarray` of shape `(dim, dim)`): Σ_a, symmetric.
-        mean_b (`np.ndarray` of shape `(dim,)`): μ_b.
-        covariance_b (`np.ndarray` of shape `(dim, dim)`): Σ_b, symmetric.
-
-    Returns:
-        `float`: At least 0.
-
     Raises:
-        ValueError: If the shapes do not fit or a number is not finite.
+        ValueError: If means `(dim,)` and covariances `(dim, dim)` do not fit or a number is not finite.
 
     Source:
         Dowson, Landau, "The Fréchet distance between multivariate normal distributions", 1982, Eq. 4; Heusel et al.
@@ -48,16 +39,9 @@ def frechet_distance(
 
 
 def sample_frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
-    """Compute the Fréchet distance between the Gaussians of two sets of samples.
+    """Compute the Fréchet distance between the Gaussians of two sets of samples `(samples, dim)`.
 
     It is too large with few samples in many dimensions, see `few_samples`.
-
-    Args:
-        real (`np.ndarray` of shape `(samples, dim)`): At least 2 samples.
-        fake (`np.ndarray` of shape `(other samples, dim)`): At least 2 samples.
-
-    Returns:
-        `float`: At least 0; 0 for equal sets.
 
     Raises:
         ValueError: If a set has fewer than 2 samples, the dimensions differ, or a number is not finite.
@@ -78,12 +62,7 @@ def sample_frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
 
 
 def few_samples(count: int, dim: int) -> str | None:
-    """Return a warning for a Fréchet distance of too few samples, `None` if there are enough.
-
-    Args:
-        count (`int`): Samples of the smaller set.
-        dim (`int`): Dimensions of a sample.
-    """
+    """Return a warning if `count` samples in `dim` dimensions are too few for a Fréchet distance, else `None`."""
     if count > dim:
         return None
     return (

@@ -8,7 +8,7 @@ from osmnet.face.topology import STABLE
 
 
 def neutral_shape(landmarks_px: np.ndarray, face_model: FaceModel) -> np.ndarray:
-    """Return the face of a video without pose and expression, mean over its frames.
+    """Return the face of a video without pose and expression, mean over its frames: `(478, 3)` head units.
 
     α and β of every frame are the most probable ones under unit normal priors, as when a portrait is fitted. βB_exp is
     subtracted; residuals of the face model stay in the shape.
@@ -16,9 +16,6 @@ def neutral_shape(landmarks_px: np.ndarray, face_model: FaceModel) -> np.ndarray
     Args:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels.
         face_model (`FaceModel`): The linear face model.
-
-    Returns:
-        `np.ndarray` of shape `(478, 3)`: Head units.
     """
     mean = face_model.array("mean_shape")
     shape = fit_similarity(mean[STABLE], landmarks_px[:, STABLE]).unplace(landmarks_px)

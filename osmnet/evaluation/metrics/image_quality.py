@@ -1,8 +1,8 @@
 """Image quality of frames: similarity to the real frame (SSIM, PSNR) and sharpness (CPBD, Laplacian energy).
 
 Convention:
-    Frames are uint8 RGB `(frames, height, width, 3)`. Every metric uses their luma (ITU-R BT.601, 0 … 255) and returns
-    one value a frame.
+    Frames are uint8 RGB `(frames, height, width, 3)`; `real` and `fake` have one shape. Metrics use their luma
+    (ITU-R BT.601, 0 … 255), return one float64 a frame, and raise `ValueError` for other frames.
 """
 
 import cv2
@@ -27,17 +27,7 @@ _MAX_MARGIN = 100  # px that an edge is followed to either side
 
 
 def ssim(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """Compute the structural similarity of frames to the real ones.
-
-    Args:
-        real (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB; at least 11 pixels high and wide.
-        fake (`np.ndarray` of the same shape): uint8 RGB.
-
-    Returns:
-        `np.ndarray` of shape `(frames,)`: float64, 1 for equal frames.
-
-    Raises:
-        ValueError: If the frames are not uint8 RGB, or their shapes differ.
+    """Compute the structural similarity to the real frames, 1 for equal ones; frames are at least 11 pixels wide.
 
     Source:
         Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to structural similarity",
@@ -56,35 +46,14 @@ def ssim(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
 
 
 def psnr(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """Compute the peak signal-to-noise ratio of frames to the real ones.
-
-    Args:
-        real (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
-        fake (`np.ndarray` of the same shape): uint8 RGB.
-
-    Returns:
-        `np.ndarray` of shape `(frames,)`: dB, float64; 100 for equal frames.
-
-    Raises:
-        ValueError: If the frames are not uint8 RGB, or their shapes differ.
-    """
+    """Compute the peak signal-to-noise ratio to the real frames in dB, 100 for equal ones."""
     _check_pair(real, fake)
     error = np.array([((_luma(a) - _luma(b)) ** 2).mean() for a, b in zip(real, fake, strict=True)])
     return 10 * np.log10(PEAK**2 / np.maximum(error, PEAK**2 * 10 ** (-MAX_PSNR / 10)))
 
 
 def laplacian(frames: np.ndarray) -> np.ndarray:
-    """Compute the Laplacian energy of frames: the amount of fine detail, noise included.
-
-    Args:
-        frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
-
-    Returns:
-        `np.ndarray` of shape `(frames,)`: Mean square of the Laplacian (4 neighbours minus 4 times the pixel).
-
-    Raises:
-        ValueError: If the frames are not uint8 RGB.
-    """
+    """Compute the mean square of the Laplacian (4 neighbours): the amount of fine detail, noise included."""
     _check_frames(frames)
     return np.array([np.square(cv2.Laplacian(_luma(frame), cv2.CV_64F, ksize=1)).mean() for frame in frames])
 
@@ -92,16 +61,7 @@ def laplacian(frames: np.ndarray) -> np.ndarray:
 def sharpness_ratio(real: np.ndarray, fake: np.ndarray) -> float:
     """Compare the Laplacian energy of a video with the real one: below 1 is softer, above 1 sharper or noisier.
 
-    Args:
-        real (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
-        fake (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB of the same size; the number of frames may
-            differ.
-
-    Returns:
-        `float`: Ratio of the means over the frames; NaN if the real frames are flat.
-
-    Raises:
-        ValueError: If the frames are not uint8 RGB.
+    The videos may differ in length. NaN if the real frames are flat.
     """
     energy = laplacian(real).mean()
     return float(laplacian(fake).mean() / energy) if energy > 0 else float("nan")
@@ -112,20 +72,10 @@ def cpbd(frames: np.ndarray) -> np.ndarray:
 
     Vertical edges (Sobel, thinned) are followed to either side for as long as the luma falls or rises. An edge is
     sharp when the probability of noticing its blur, `1 - exp(-(width / JNB) ** 3.6)`, is at most 63 %. Blocks of 64
-    pixels without edges (Canny) and pixels beyond whole blocks do not count.
+    pixels without edges (Canny) and pixels beyond whole blocks do not count. A frame without a single edge scores 0.
 
     The paper leaves the edge detectors' thresholds open. These are those of the Python port (`cpbd` 1.0.7 on PyPI),
-    with which published talking-head figures were computed; results agree with it to the last digit. They let more
-    edges through than the authors' MATLAB program.
-
-    Args:
-        frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
-
-    Returns:
-        `np.ndarray` of shape `(frames,)`: In [0, 1], higher is sharper; 0 for a frame without a single edge.
-
-    Raises:
-        ValueError: If the frames are not uint8 RGB, or smaller than a block.
+    with which published talking-head figures were computed; results agree with it to the last digit.
 
     Source:
         Narvekar, Karam, "A No-Reference Image Blur Metric Based on the Cumulative Probability of Blur Detection

@@ -19,12 +19,6 @@ def landmark_distance(fake: np.ndarray, real: np.ndarray, vertices: np.ndarray =
         real (`np.ndarray` of the same shape): The real faces of the same frames.
         vertices (`np.ndarray` of shape `(n,)`): Indices of vertices, `LIPS` or the whole `FACE`.
 
-    Returns:
-        `float`: Distance in the unit of the vertices.
-
-    Raises:
-        ValueError: If the shapes differ.
-
     Source:
         OSM-Net, Sec. IV-B.1. The paper does not name its landmarks; ours are MediaPipe's.
     """
@@ -40,16 +34,9 @@ def eye_distance(landmarks: np.ndarray) -> float:
 
 
 def best_correlation(fake: np.ndarray, real: np.ndarray, max_lag: int = MAX_LAG) -> tuple[float, int]:
-    """Find the largest correlation of two curves within a few frames, and its lag.
+    """Find the largest Pearson correlation of two curves `(frames,)` within a few frames, and its lag.
 
-    Args:
-        fake (`np.ndarray` of shape `(frames,)`): E.g. the opening of the generated mouth.
-        real (`np.ndarray` of shape `(frames,)`): The same curve of the real mouth.
-        max_lag (`int`): Frames to either side.
-
-    Returns:
-        `tuple[float, int]`: Pearson's correlation, NaN if a curve is flat; and the lag in frames, positive if the
-        generated curve is late.
+    The lag is positive if the generated curve is late. The correlation is NaN if a curve is flat.
 
     Raises:
         ValueError: If the lengths differ or leave fewer than 3 frames to compare.
@@ -74,17 +61,9 @@ def amplitude_ratio(fake: np.ndarray, real: np.ndarray) -> float:
 
 
 def change_in_silence(opening: np.ndarray, activity: np.ndarray) -> float:
-    """Compute the mean absolute change of the mouth's opening between neighbouring silent frames.
+    """Compute the mean absolute change of the mouth's opening `(frames,)` between neighbouring silent frames.
 
-    Args:
-        opening (`np.ndarray` of shape `(frames,)`): Distance of the lips.
-        activity (`np.ndarray` of shape `(frames,)`): `osmnet.media.features.speech_activity` of the sound.
-
-    Returns:
-        `float`: Change a frame in the unit of `opening`; NaN for fewer than 5 changes.
-
-    Raises:
-        ValueError: If the lengths differ.
+    `activity` is the `speech_activity` of the sound. NaN for fewer than 5 changes.
     """
     if opening.shape != activity.shape:
         raise ValueError(f"opening and activity must be of one length, not {len(opening)} and {len(activity)}.")

@@ -59,13 +59,9 @@ def jerk_deg(head_pose: np.ndarray) -> float:
 
 
 def pairwise_distance_deg(takes: np.ndarray) -> float:
-    """Compute the distance of (yaw, pitch, roll) between takes of one speech.
+    """Compute the distance of (yaw, pitch, roll) between takes `(takes, frames, 6)`, mean over frames and pairs.
 
-    Args:
-        takes (`np.ndarray` of shape `(takes, frames, 6)`): Head poses.
-
-    Returns:
-        `float`: Mean over the frames and all pairs of takes; NaN for one take.
+    NaN for one take.
     """
     turn = angles_deg(takes)
     pairs = [(i, j) for i in range(len(turn)) for j in range(i)]
@@ -79,9 +75,6 @@ def window_features(head_pose: np.ndarray) -> np.ndarray:
     cosines, but is the same for every dataset, so distances of different reports compare. The mean angle of a window
     is left out, since it depends on the portrait.
 
-    Args:
-        head_pose (`np.ndarray` of shape `(frames, 6)`): A track.
-
     Returns:
         `np.ndarray` of shape `(windows, 18)`: Degrees. The squares of a row sum to the angles' variance within the
         window between 0.25 and 1.5 Hz. Windows start every 12 frames; a track below two seconds has none.
@@ -94,14 +87,11 @@ def window_features(head_pose: np.ndarray) -> np.ndarray:
 
 
 def halves(groups: Sequence[str], number: int) -> np.ndarray:
-    """Halve clips so that no speaker is in both halves; clips of a single speaker are halved as they are.
+    """Choose the clips `(clips,)` of a random half of the speakers, or half of the clips of a single speaker.
 
     Args:
         groups (`Sequence[str]`): Speaker of every clip.
-        number (`int`): Seed of the random halving.
-
-    Returns:
-        `np.ndarray` of shape `(clips,)`: bool, true in the first half.
+        number (`int`): Seed.
     """
     names = sorted(set(groups))
     if len(names) < 2:
@@ -151,14 +141,7 @@ def reach_deg(tracks: Sequence[np.ndarray], percentile: float = 99.0) -> np.ndar
 
 
 def last_minute_deg(head_pose: np.ndarray) -> np.ndarray:
-    """Return the mean angles of the last minute from the first frame, each of the take where it is largest.
-
-    Args:
-        head_pose (`np.ndarray` of shape `(takes, frames, 6)`): Poses of a long speech.
-
-    Returns:
-        `np.ndarray` of shape `(3,)`: Degrees.
-    """
+    """Return the mean angles `(3,)` of the last minute from the first frame, each of the take where it is largest."""
     turn = angles_deg(head_pose)
     mean = (turn[:, -60 * FPS :] - turn[:, :1]).mean(1)
     return mean[np.abs(mean).argmax(0), np.arange(3)]

@@ -54,9 +54,6 @@ def shifted_distances(
     Returns:
         `np.ndarray` of shape `(frames, 2 * max_shift + 1)`: Distance of frame `i` to the sound of frame
         `i + column - max_shift`.
-
-    Raises:
-        ValueError: If the shapes differ.
     """
     if lips.shape != sound.shape or lips.ndim != 2:
         raise ValueError(f"Embeddings of lips and sound must have one shape, not {lips.shape} and {sound.shape}.")
@@ -66,14 +63,7 @@ def shifted_distances(
 
 
 def score(distances: np.ndarray) -> SyncScore:
-    """Pool distances over the frames of a video, as SyncNet's released program does.
-
-    Args:
-        distances (`np.ndarray` of shape `(frames, shifts)`): From `shifted_distances`, at least one frame; NaN is
-            left out.
-
-    Returns:
-        `SyncScore`: Smallest mean over the frames, its distance from the median of the means, and its shift.
+    """Pool `shifted_distances` over the frames of a video, as SyncNet's released program does; NaN is left out.
 
     Source:
         Chung, Zisserman, "Out of time: automated lip sync in the wild", 2016, Sec. 4.1.
@@ -181,15 +171,12 @@ def load_sync_judge() -> SyncJudge:
 
 
 def judge_distances(judge: SyncJudge, landmarks_px: np.ndarray, waveform: np.ndarray) -> np.ndarray:
-    """Compute the sync judge's distances for every frame and shift of a video; `judge_score` pools them.
+    """Compute the sync judge's `shifted_distances`, in [0, 2]; `judge_score` pools them.
 
     Args:
         judge (`SyncJudge`): In evaluation mode.
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels, 25 fps.
         waveform (`np.ndarray` of shape `(samples,)`): 16 kHz mono.
-
-    Returns:
-        `np.ndarray` of shape `(frames - 4, 31)`: As `shifted_distances`; in [0, 2].
 
     Raises:
         ValueError: If there are fewer frames with sound than the judge needs.

@@ -95,18 +95,10 @@ def _head() -> nn.Sequential:
 
 
 def load_syncnet(path: str | Path) -> SyncNet:
-    """Load published SyncNet weights.
-
-    Args:
-        path (`str` or `Path`): `syncnet_v2.model` (a state dict saved by PyTorch; nothing in it is run), or the same
-            tensors as safetensors.
-
-    Returns:
-        `SyncNet`: In evaluation mode.
+    """Load published SyncNet weights, `syncnet_v2.model` or the same tensors as safetensors; no code in the file runs.
 
     Raises:
-        ValueError: If there is no such file, it holds no state dict, or a tensor is missing, surplus or of another
-            shape.
+        ValueError: If the file is missing or is no state dict, or a tensor is missing, surplus or of another shape.
     """
     path = Path(path)
     if not path.is_file():
@@ -142,12 +134,12 @@ def syncnet_crops(frames: np.ndarray, landmarks_px: np.ndarray) -> np.ndarray:
     """Crop the face as SyncNet's released pipeline does.
 
     There a face detector (S3FD) gives the box, forehead to chin; here it is the bounding box of the face oval. With s
-    half its longer side, steadied by a median over 13 frames, the square reaches 1.4 s to either side, s above and
-    1.8 s below the box's centre. It is grey (110) beyond the picture.
+    half its longer side, steadied by a median over 13 frames, the square reaches 1.4 s to either side, s above and 1.8
+    s below the box's centre. It is grey (110) beyond the picture.
 
     Args:
         frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
-        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels of the frames.
+        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels.
 
     Returns:
         `np.ndarray` of shape `(frames, 224, 224, 3)`: uint8 **BGR**, as the released weights expect.
@@ -168,14 +160,11 @@ def syncnet_crops(frames: np.ndarray, landmarks_px: np.ndarray) -> np.ndarray:
 
 
 def mfcc(waveform: np.ndarray) -> np.ndarray:
-    """Compute cepstra as `python_speech_features.mfcc` does with its defaults, which SyncNet expects.
+    """Compute cepstra of 16 kHz speech as `python_speech_features.mfcc` does with its defaults, which SyncNet expects.
 
     16-bit samples, pre-emphasis 0.97, rectangular windows of 25 ms every 10 ms, 512-point power spectrum, 26
     triangular filters from 0 to 8000 Hz on HTK's mel scale with edges on whole bins, logarithm, orthonormal DCT,
     lifter 22. The first cepstrum is the logarithm of the window's energy.
-
-    Args:
-        waveform (`np.ndarray` of shape `(samples,)`): 16 kHz mono in [-1, 1].
 
     Returns:
         `np.ndarray` of shape `(steps, 13)`: float64; step `j` starts at sample `160 j`.
@@ -211,11 +200,8 @@ def syncnet_score(network: SyncNet, frames: np.ndarray, landmarks_px: np.ndarray
     Args:
         network (`SyncNet`): With the published weights, which alone give the published scale.
         frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB, 25 fps.
-        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels of the frames.
+        landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels.
         waveform (`np.ndarray` of shape `(samples,)`): 16 kHz mono.
-
-    Returns:
-        `SyncScore`: The three figures.
 
     Raises:
         ValueError: If there are fewer than 6 frames with sound.
