@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageEntry:
-    """Where a stage is.
+    """Module and settings of a stage.
 
     Attributes:
         module (`str`): Has the settings classes and `train`, see `train_stage`.
@@ -57,9 +57,6 @@ def load_settings(
 
     Returns:
         `dict[str, StageConfig]`: By section.
-
-    Raises:
-        ValueError: If a file, section, setting or value is wrong.
     """
     from osmnet.training.core.config import load_config
 

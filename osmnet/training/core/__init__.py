@@ -1,1 +1,1 @@
-"""What every training run needs, whatever it trains."""
+"""The parts of every training run, whatever it trains."""

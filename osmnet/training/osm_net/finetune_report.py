@@ -1,4 +1,4 @@
-"""What fine-tuning changed: the table before and after, in words, as JSON, Markdown and a picture."""
+"""The report of fine-tuning: figures before and after as JSON, Markdown and a picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from osmnet.evaluation.protocol import STRIP_SIDE, ClipResult
 from osmnet.evaluation.summary import METRICS, Metric
 from osmnet.utils.files import make_folder, write_whole
 
-# Metrics of the protocol that fine-tuning is meant to move or must not spoil, by method.
+# Metrics of the protocol that fine-tuning should improve or must not spoil, by method.
 SHOWN = {
     "ours": (
         "opening_correlation", "width_correlation", "amplitude", "lmd_mouth_px", "lmd_lips", "lse_c",
@@ -31,13 +31,12 @@ def compare(before: Sequence[ClipResult], after: Sequence[ClipResult]) -> list[d
     """Compare two measurements of clips.
 
     Args:
-        before (`Sequence[ClipResult]`): Of the model to begin with.
-        after (`Sequence[ClipResult]`): Of the adapted one; clips that are in one list only do not count.
+        before (`Sequence[ClipResult]`): Of the starting model.
+        after (`Sequence[ClipResult]`): Of the adapted model; clips in one list only are ignored.
 
     Returns:
-        `list[dict]`: For each figure that some clip has both times its `method`, `metric`, `label`, `better` (which
-        way), `before` and `after` (means over the clips, rounded as shown) and `change`: `"better"`, `"worse"` or
-        `"same"`.
+        `list[dict]`: For each figure of some clip in both: `method`, `metric`, `label`, `better` (direction), `before`
+        and `after` (means over the clips, rounded as shown) and `change`: `"better"`, `"worse"` or `"same"`.
     """
     both = [(a, b) for a in before for b in after if a.name == b.name]
     rows = []
@@ -63,7 +62,7 @@ def compare(before: Sequence[ClipResult], after: Sequence[ClipResult]) -> list[d
 
 
 def _error(metric: Metric, value: float, real: float) -> float:
-    """How far a figure is from what it should be; less is better."""
+    """Distance of a figure from its ideal."""
     if metric.better in ("higher", "lower"):
         return -value if metric.better == "higher" else value
     if metric.better == "one":
@@ -134,7 +133,7 @@ def write(report: dict[str, Any], measured: Mapping[str, Sequence[ClipResult]], 
     """Write `finetune.json`, `finetune.md` and `finetune.png`: frames of the held-out clips, real, before and after.
 
     Args:
-        report (`dict`): What to write.
+        report (`dict`): Content of `finetune.json`.
         measured (`Mapping[str, Sequence[ClipResult]]`): Results `"before"` and `"after"`.
         out (`Path`): Folder.
 

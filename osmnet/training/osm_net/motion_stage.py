@@ -30,23 +30,23 @@ from osmnet.training.osm_net.trained_components import load_component, load_init
 __all__ = ["AudioMotionConfig", "AudioMotionStage", "MotionConfig", "MotionStage", "train"]
 
 COMPONENTS = {"motion_encoder": MotionEncoder, "motion_space": MotionSpace, "motion_decoder": MotionDecoder}
-MAX_SCALE_CLIPS = 256  # whose spread is the unit of the poses
+MAX_SCALE_CLIPS = 256  # for the spread, which is the unit of poses
 MAX_VALIDATION_CLIPS = 64  # held in memory
-IN_USE = 0.001  # share of the stretches that must be nearest to a basis
+IN_USE = 0.001  # a basis is used if it is the nearest one of this share of the stretches
 
 
 @dataclass(frozen=True)
 class MotionConfig(StageConfig):
-    """Settings of the motion space, besides those of every stage.
+    """Settings of the motion space, besides those of `StageConfig`.
 
     Args:
-        clip_length (`int`): T, poses of a stretch; this and the next four are taken from the networks with `init`.
+        clip_length (`int`): T, poses of a stretch; with `init`, this and the next four are the networks' own.
         num_bases (`int`): S.
         motion_dim (`int`): C.
         kappa (`float`): κ of Eq. 2.
         hidden_dim (`int`): Width of encoder and decoder.
-        keep_space (`bool`): With `init`, leave encoder, bases and decoder as they are, and train only what speech asks
-            for: bases learnt from many people hold one person's motion, too, and ε keeps its meaning.
+        keep_space (`bool`): With `init`, train the audio motion encoder only: bases learnt from many people suit one
+            person, too, and ε keeps its meaning.
     """
 
     steps: int = 4000
@@ -69,11 +69,11 @@ class MotionStage(Stage):
 
     Args:
         config (`MotionConfig`): Settings.
-        dataset (`Dataset`): All of its clips are used, with speech or without.
+        dataset (`Dataset`): All of its clips are used, with or without speech.
         model (`Path`): Folder with `face_model`.
 
     Raises:
-        ValueError: If no clip can be used, or an earlier stage is missing.
+        ValueError: If no clip can be used, or a component is missing.
     """
 
     name: ClassVar[str] = "motion"
@@ -102,7 +102,6 @@ class MotionStage(Stage):
         self.objective = MotionLosses(**networks)
 
     def _pose_scale(self) -> torch.Tensor:
-        """Spread of the poses of stretches and their mirror images."""
         poses = [
             clip.poses()
             for each in tqdm(evenly(self._training, MAX_SCALE_CLIPS), desc="pose spread", unit="clip", leave=False)
@@ -130,9 +129,9 @@ class MotionStage(Stage):
         return {"head_pose": torch.from_numpy(poses)}
 
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Return the losses on held-out clips, and how many bases these use.
+        """Return the losses on held-out clips, and the number of bases these use.
 
-        There is no score: the last weights are kept, and held-out clips choose nothing.
+        There is no score, so the last weights are kept: held-out clips choose nothing.
         """
         poses = torch.cat([torch.from_numpy(clip.poses()) for clip in self._validation_clips()])
         losses = MotionLosses(**_motion_networks(networks))({"head_pose": poses.to(_device(networks))})
@@ -149,18 +148,18 @@ class MotionStage(Stage):
         return self._validation
 
     def figures(self, networks: dict[str, OSMNetModel]) -> dict[str, np.ndarray]:
-        """Draw held-out tracks, real and decoded stretch by stretch."""
+        """Plot held-out tracks, real and decoded stretch by stretch."""
         return {"tracks": plot_tracks(self._validation_clips(), **_motion_networks(networks))}
 
     def finish(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Count the bases that training clips at hand use: `bases_in_use`."""
+        """Count the bases that the training clips in memory use: `bases_in_use`."""
         clips = self._pools.at(self.config.steps - 1)
         poses = torch.cat([torch.from_numpy(clip.poses()) for clip in clips])
         return {"bases_in_use": _bases_in_use(networks, poses)}
 
 
 class MotionLosses(nn.Module):
-    """Losses of the motion space: poses given back, Eq. 3, and bases that are all at work."""
+    """Losses of the motion space: reconstruction of poses, Eq. 3, and the usage of all bases."""
 
     def __init__(self, motion_encoder: MotionEncoder, motion_space: MotionSpace, motion_decoder: MotionDecoder):
         super().__init__()
@@ -168,7 +167,7 @@ class MotionLosses(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the losses `pose`, `pose_mixed`, `basis` and `usage` of a batch."""
-        with torch.autocast(batch["head_pose"].device.type, enabled=False):  # sixteen bits would move the bases
+        with torch.autocast(batch["head_pose"].device.type, enabled=False):  # half precision would move the bases
             return self._losses(batch["head_pose"])
 
     def _losses(self, poses: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -179,9 +178,9 @@ class MotionLosses(nn.Module):
         return {
             "pose": F.l1_loss(self.decoder(feature) / scale, poses / scale),
             "pose_mixed": F.l1_loss(self.decoder(mixed) / scale, poses / scale),
-            # L1 over C numbers of unit spread: the feature's own size is the yardstick.
+            # Relative to the feature's own spread.
             "basis": F.l1_loss(mixed, feature) / feature.detach().std().clamp(min=1e-3),
-            # Bases that no clip uses would be drawn when sampling: keep them all at work.
+            # Sampling would draw bases that no clip uses.
             "usage": (usage * (usage * len(usage) + 1e-9).log()).sum(),
         }
 
@@ -191,15 +190,7 @@ def train(
 ) -> dict[str, dict]:
     """Train the motion space, then `audio_motion_encoder`; see `stages.train_stage`.
 
-    Args:
-        dataset (`Dataset`): Made by `osmnet prepare`.
-        model (`Path`): Model folder with `face_model`.
-        config (`MotionConfig`): Settings of the motion space.
-        work (`Path`): Gets the folders `motion` and `audio-motion`.
-        audio_config (`AudioMotionConfig`, *optional*): Settings of the audio motion encoder.
-
-    Returns:
-        `dict[str, dict]`: The trainer's reports of `motion` (if it was trained) and of `audio-motion`.
+    `work` gets the folders `motion` and `audio-motion`. The reports are by section, without `motion` if `keep_space`.
     """
     audio_config = audio_config or AudioMotionConfig(init=config.init, split=config.split)
     dataset.split(speech=True, by=cast(Any, audio_config.split))  # refuses clips without speech before the first half

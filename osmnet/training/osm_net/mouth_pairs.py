@@ -1,4 +1,4 @@
-"""Pairs of mouth windows of the same clip, one warped to the other: what `geometry="mesh"` is trained on."""
+"""Pairs of mouth windows of the same clip, one warped to the other, for `geometry="mesh"`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,12 @@ from osmnet.face.warp import MeshWarp
 from osmnet.training.osm_net.driving import Driving, window
 from osmnet.training.osm_net.pairs import AS_IT_IS, Pair, Pairs, frames_on_disk, joined, view
 
-WIDE, WIDE_OPEN = 2.0, 0.3  # how much more often a mouth that is open this far [head units] is drawn
-CONTEXT = 1.5  # the windows on disk are this much wider than the network's: warping looks outside the window
+WIDE, WIDE_OPEN = 2.0, 0.3  # extra weight of a mouth opened this far, head units
+CONTEXT = 1.5  # width of the windows on disk relative to the network's; warping samples outside of the window
 
 
 class MouthClip:
-    """One clip's mouth windows, kept on disk and mapped into memory, with what a warp between its frames needs.
-
-    Args:
-        clip (`Clip`): A prepared clip.
-        face_model (`FaceModel`): The linear face model.
-        driving (`Driving`): Gives the poses that drive.
-        window_size (`int`): Side of the network's window in pixels.
-        folder (`Path`): Where the windows are kept while this object lives.
-    """
+    """A clip's mouth windows, memory-mapped from disk, and the geometry of its frames; see `Pairs`."""
 
     def __init__(self, clip: Clip, face_model: FaceModel, driving: Driving, window_size: int, folder: Path):
         fit = clip.fit(face_model)
@@ -41,7 +33,7 @@ class MouthClip:
         anchor = face_model.mouth_anchor(fit.identity)
         self.affine = window_affine(anchor, fit.similarity, window_size)
         self.wide_affine = window_affine(anchor, fit.similarity, self.wide_size, WINDOW_WIDTH * CONTEXT)
-        # Another face model places the windows elsewhere, another preparation has other frames: another name.
+        # The name depends on the face model, which places the windows, and on the preparation.
         places = zlib.crc32(f"{clip.info['shard']} {clip.info['files']}".encode())
         places = zlib.crc32(self.wide_affine.round(2).tobytes(), places)
         frames = zip(clip.read_frames(), self.wide_affine, strict=False)
@@ -51,7 +43,7 @@ class MouthClip:
         )  # fmt: skip
         opening = mouth_opening(self.shape)
         rank = opening.argsort().argsort() / max(len(opening) - 1, 1)
-        # Within a clip the open half, and what is wide open by any measure: few clips have it.
+        # Prefer the open half of a clip, and wide open mouths, which few clips have.
         weight = 0.4 + rank + WIDE * np.minimum(opening / WIDE_OPEN, 1)
         self.open_weight = weight / weight.sum()
         self.widest = min(float(np.quantile(opening, 0.95)) / WIDE_OPEN, 1.0)
@@ -61,13 +53,7 @@ class MouthClip:
         return len(self.expression)
 
     def pair(self, source: int, target: int, context: int, affine: np.ndarray = AS_IT_IS) -> Pair:
-        """Warp one frame of the clip to another: the inputs of the network and the truth.
-
-        Args:
-            source (`int`): Frame of the source picture.
-            target (`int`): Frame wanted.
-            context (`int`): Frames of driving numbers on either side.
-            affine (`np.ndarray` of shape `(2, 3)`): Moves the pixels of the windows, see `random_view`.
+        """Make the inputs of the network and the truth by warping one frame to another, see `Pairs.make`.
 
         Returns:
             `dict[str, np.ndarray]`: Pictures `source`, `target`, `warped`, uint8; `guide`; `driving`.
@@ -100,14 +86,14 @@ class MouthPairs(Pairs):
     """Draws pairs of mouth windows, `size` the window's; `guide` has 4 channels."""
 
     def make(self, clip: Clip) -> MouthClip:
-        """Make a clip ready."""
+        """Prepare a clip."""
         return MouthClip(clip, self.face_model, self.driving, self.size, self.folder)
 
     def share(self, clip: MouthClip) -> float:
-        """Long clips count more, but not in proportion; sharp ones much more: soft teeth are learnt easily enough."""
+        """Weight a clip by length and, much more, by sharpness: soft teeth are easily learnt."""
         return np.sqrt(len(clip)) * clip.size**2 * (0.4 + clip.widest)
 
     def draw(self, clip: MouthClip, rng: np.random.Generator) -> tuple[int, int]:
-        """Draw a source that is shut half of the time, and a target that is rather open."""
+        """Draw a source, shut half of the time, and a target, preferably open."""
         source = rng.choice(clip.shut) if rng.random() < 0.5 else rng.integers(len(clip))
         return int(source), int(rng.choice(len(clip), p=clip.open_weight))
