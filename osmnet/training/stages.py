@@ -57,9 +57,6 @@ def load_settings(
 
     Returns:
         `dict[str, StageConfig]`: By section.
-
-    Raises:
-        ValueError: If a file, section, setting or value is wrong.
     """
     from osmnet.training.core.config import load_config
 

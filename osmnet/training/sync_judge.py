@@ -57,7 +57,6 @@ class SyncConfig(StageConfig):
     lip_noise: float = 0.005
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
         super().__post_init__()
         if self.frames <= 2 * self.context_layers + 1:
             raise ValueError(f"frames must be above {2 * self.context_layers + 1}, not {self.frames}.")

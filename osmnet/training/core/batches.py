@@ -13,7 +13,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class _Batches(IterableDataset):
-    """Batches from step `start` to before step `stop`; each of n loader processes makes every n-th."""
+    """Batches of steps `start` to `stop` - 1; each of n loader processes makes every n-th."""
 
     def __init__(self, stage: Stage, start: int, stop: int, micros: int, rank: int, world: int):
         self.stage, self.rank, self.world, self.micros = stage, rank, world, micros
@@ -44,13 +44,13 @@ def batches(
         rank (`int`): This process.
         world (`int`): Number of training processes.
         workers (`int`): Loader processes; the order of the batches does not depend on it.
-        pin_memory (`bool`): Whether to put them into page-locked memory, for a CUDA GPU.
+        pin_memory (`bool`): Whether to use page-locked memory, for a CUDA GPU.
 
     Yields:
         `dict[str, torch.Tensor]`: `micros` batches for each step.
 
     Raises:
-        ValueError: As the stage raised it (or `OSError`).
+        ValueError: As raised by the stage (or `OSError`).
     """
     loader = DataLoader(
         _Batches(stage, start, stop, micros, rank, world),

@@ -150,7 +150,6 @@ def random_state_kept() -> Iterator[None]:
 
 
 def _folders(work: Path) -> list[Path]:
-    """Checkpoints of a run, newest first."""
     return sorted((each for each in work.glob(f"{PREFIX}*") if _step(each) >= 0), key=_step, reverse=True)
 
 
@@ -160,7 +159,6 @@ def _step(folder: Path) -> int:
 
 
 def _checksum(file: Path) -> list[int]:
-    """Size and CRC-32."""
     crc = 0
     with file.open("rb") as stream:
         while block := stream.read(2**22):

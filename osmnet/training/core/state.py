@@ -32,7 +32,7 @@ class WeightedSum(nn.Module):
 
     Args:
         losses (`nn.Module`): An objective or an adversary.
-        weights (`dict[str, float]`, *optional*): By loss; missing losses count 0. Not given: each counts 1.
+        weights (`dict[str, float]`, *optional*): By loss, 0 if missing. Not given: 1 each.
         autocast (`bool`): False computes in float32, whatever the precision of the networks is.
     """
 
@@ -63,7 +63,9 @@ class Ema(AveragedModel):
     """
 
     def __init__(self, network: OSMNetModel, decay: float):
-        super().__init__(network, multi_avg_fn=lambda *lists: get_ema_multi_avg_fn(self.decay)(*lists))
+        super().__init__(
+            cast(nn.Module, network), multi_avg_fn=lambda *lists: get_ema_multi_avg_fn(self.decay)(*lists)
+        )
         self.final_decay, self.decay = decay, 0.0
         self.n_averaged.fill_(1)  # at 0, the first update would copy the network
         self.eval().requires_grad_(False)
@@ -71,7 +73,7 @@ class Ema(AveragedModel):
     def update(self, network: OSMNetModel, step: int) -> None:
         """Follow the network after a step, counted from 0."""
         self.decay = min(self.final_decay, (step + 1) / (step + 10))
-        self.update_parameters(network)
+        self.update_parameters(cast(nn.Module, network))
 
 
 @contextmanager
@@ -95,8 +97,8 @@ class RunState:
         accelerator (`Accelerator`): Device and processes.
 
     Attributes:
-        trained (`list[nn.Parameter]`): Parameters of `optimizer`: the networks' and others of the objective.
-        discriminators (`list[nn.Parameter]`): Parameters of `discriminator_optimizer`: the adversary's own.
+        trained (`list[nn.Parameter]`): Parameters of `optimizer`.
+        discriminators (`list[nn.Parameter]`): Parameters of `discriminator_optimizer`.
         averages (`dict[str, Ema]`): Of the networks; in the main process only.
         best_networks (`dict[str, OSMNetModel]`): The averages at the highest score, if there is a score.
         best (`dict`): Their `score`, `step` and `validation`.
@@ -250,7 +252,7 @@ class RunState:
         return []
 
     def _write(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
-        """Hand our own tensors to `save_state`, in place of the wrapped modules'."""
+        """`save_state` hook: our own tensors in place of the wrapped modules'."""
         weights.clear()
         if not self.accelerator.is_main_process:
             return
@@ -260,7 +262,7 @@ class RunState:
                 torch.save(self.discriminator_optimizer.state_dict(), file)
 
     def _read(self, models: list[nn.Module], folder: str) -> None:
-        """Load what `_write` wrote, in place of the wrapped modules."""
+        """`load_state` hook: load what `_write` wrote."""
         models.clear()
         saved = load_file(Path(folder, TENSORS))
         if self.averages and any(name.startswith("best/") for name in saved):
@@ -283,7 +285,7 @@ class RunState:
         return networks | self._others()
 
     def _others(self) -> dict[str, torch.Tensor]:
-        """Trained parameters and buffers outside of the networks: a discriminator, a temperature, running means."""
+        """Trained parameters and buffers outside of the networks, e.g. a discriminator."""
         known = {id(tensor) for network in self.stage.networks.values() for tensor in _named(network).values()}
         trained = {id(parameter) for parameter in (*self.trained, *self.discriminators)}
         others = {}
@@ -301,7 +303,7 @@ def _named(module: nn.Module | OSMNetModel) -> dict[str, torch.Tensor]:
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON would return them, the weights of losses one by one."""
+    """Flatten settings, to what JSON returns."""
     weights = settings.get("weights", {})
     flat = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     return {**flat, "weights": None, **{f"weights.{loss}": weight for loss, weight in weights.items()}}

@@ -47,12 +47,11 @@ def fit(stage: Stage, config: StageConfig, out: Path, work: Path) -> dict[str, f
             `checkpoint-STEP/`.
 
     Returns:
-        `dict[str, float]`: `step`, the last losses, the last validation (the best, if the stage has a score) under
+        `dict[str, float]`: `step`, the last losses, the last validation (the best, if there is a score) under
         `val/NAME`, and the figures of `stage.finish`; the same in every process.
 
     Raises:
-        ValueError: If `work` holds a run of other settings, clips or starting weights, another run is active in it, a
-            loss is not finite, or something cannot be written.
+        ValueError: If `work` holds another run or an active one, a loss is not finite, or something cannot be written.
         Stopped: After SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
     join_processes()
@@ -76,8 +75,6 @@ def fit(stage: Stage, config: StageConfig, out: Path, work: Path) -> dict[str, f
 
 
 class _Run:
-    """One call of `fit`."""
-
     def __init__(self, stage: Stage, config: StageConfig, out: Path, work: Path, accelerator: Accelerator):
         self.stage, self.config, self.out, self.work, self.accelerator = stage, config, out, work, accelerator
         self.state = RunState(stage, config, accelerator)
@@ -129,7 +126,6 @@ class _Run:
         return found, remarks
 
     def _step(self, step: int, stream: Iterator[Batch], log: RunLog) -> None:
-        """One step of the optimizers."""
         config, accelerator, state = self.config, self.accelerator, self.state
         self.stage.begin_step(step)
         discriminator_optimizer = state.discriminator_optimizer if self.stage.adversary_active else None
@@ -160,7 +156,6 @@ class _Run:
         log.step()
 
     def _after(self, done: int, log: RunLog) -> None:
-        """Log, validate, draw and save, where it is due."""
         config, last = self.config, done == self.config.steps
         stop_signal = self.signals.any_received()
         validate, draw, save = (
@@ -192,7 +187,6 @@ class _Run:
 
     @torch.no_grad()
     def _finish(self, done: int) -> dict[str, float]:
-        """Let the stage finish, save the networks, and report."""
         state = self.state
         with random_state_kept():
             figures = self.stage.finish(state.kept)

@@ -74,7 +74,7 @@ class AblationConfig:
         clips (`int`): Held-out clips to render.
         quick (`bool`): Only the first four seconds of each.
         takes (`int`): Takes of each clip for the figures of head motion.
-        split (`str`): `"speaker"` holds out one speaker in eight, `"clip"` every fifth clip.
+        split (`str`): As in `StageConfig`.
     """
 
     shared: dict[str, dict[str, Any]]
@@ -167,7 +167,6 @@ def ablate(
 
 
 def _stage_configs(config: AblationConfig, variant: Variant) -> dict[str, dict[str, Any]]:
-    """Settings of every stage of a variant, by section."""
     configs = {}
     for stage in STAGES:
         overrides = {}
@@ -183,7 +182,6 @@ def _stage_configs(config: AblationConfig, variant: Variant) -> dict[str, dict[s
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Flatten `weights: {ldmk: 0}` to `weights.ldmk: 0`."""
     weights = {f"weights.{name}": value for name, value in (settings.get("weights") or {}).items()}
     return {name: value for name, value in settings.items() if name != "weights"} | weights
 
@@ -195,7 +193,7 @@ def _text(value: Any) -> str:
 def _train(
     dataset: Any, base: Any, variant: Variant, configs: dict[str, dict[str, Any]], folder: Path, full: Path
 ) -> None:
-    """Make the model of a variant, unless it exists; the trainer resumes a stopped run."""
+    """Make the model of a variant, unless it exists."""
     model, training = folder / "model", folder / "training"
     done = folder / "trained.json"
     wanted = _described(variant, configs)
@@ -218,7 +216,6 @@ def _train(
 
 
 def _described(variant: Variant, configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Settings of the stages that were trained for a variant, as JSON returns them."""
     trained = list(STAGES) if variant.name == FULL else variant.stages
     described = {stage: [dataclasses.asdict(config) for config in configs[stage].values()] for stage in trained}
     return json.loads(json.dumps(described))
@@ -274,7 +271,6 @@ def _result(data: str | Path, config: AblationConfig, rows: list[dict[str, Any]]
 
 
 def _table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and cells of the table."""
     metrics: dict[str, Metric] = {metric.name: metric for metric in METRICS}
     shown = [
         (f"{method}.{name}", f"{metrics[name].label}{TRUE_MOTION[method]} {metrics[name].arrow}", metrics[name].digits)

@@ -52,8 +52,6 @@ class AudioMotionConfig(StageConfig):
 class AudioMotionStage(Stage):
     """Trains the audio motion encoder on the weights of the motion encoder (Eq. 4), then sets the unit of ε.
 
-    The other networks of the motion space are unchanged until `finish` scales them.
-
     Args:
         config (`AudioMotionConfig`): Settings.
         dataset (`Dataset`): Its clips with speech are used.
@@ -61,7 +59,7 @@ class AudioMotionStage(Stage):
         rescale (`bool`): Whether to set the unit of ε and the prior from these clips; false keeps both.
 
     Raises:
-        ValueError: If no clip can be used, an earlier stage is missing, or networks do not fit each other.
+        ValueError: If no clip can be used, a component is missing, or networks do not fit each other.
     """
 
     name: ClassVar[str] = "audio-motion"
@@ -136,14 +134,14 @@ class AudioMotionStage(Stage):
         return {"weights": plot_weights(clip.name, weights, predicted)}
 
     def finish(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Set the unit of ε and the prior of takes.
+        """Set the unit of ε, so that 95 % of real stretches lie within ε = 1, and the prior of takes.
 
-        The features are scaled so that 95 % of real stretches lie within ε = 1 of the centre from their own sound: of
-        the training clips in memory and of the held-out ones, which the encoder predicts less well.
+        Measured around the centre from their own sound, on the training clips in memory and on the held-out ones,
+        which the encoder predicts less well.
 
         Returns:
-            `dict[str, float]`: `epsilon_of_95_percent`, the radius of 95 % of these clips in the old unit; with
-            `rescale` also `prior_learned`, 0 if these clips are too few or too short for the prior.
+            `dict[str, float]`: `epsilon_of_95_percent`, the radius in the old unit; with `rescale` also
+            `prior_learned`, 0 if the clips are too few or too short for the prior.
         """
         clips = [*self._pools.at(self.config.steps - 1), *self._validation_clips()]
         distance = torch.cat([_distance(networks, [clip]) for clip in clips])
@@ -189,7 +187,7 @@ def _weights(networks: dict[str, OSMNetModel], clips: list[PoseClip]) -> tuple[t
 
 @torch.no_grad()
 def _distance(networks: dict[str, OSMNetModel], clips: list[PoseClip]) -> torch.Tensor:
-    """Distance of each stretch, as the bases represent it, from the centre of its own sound."""
+    """Distance of each stretch, as the bases represent it, from the centre of its sound."""
     space = networks["motion_space"]
     weights, predicted = _weights(networks, clips)
     return (space.reconstruct(weights.exp()) - space.reconstruct(predicted.exp())).norm(dim=1)
@@ -197,7 +195,7 @@ def _distance(networks: dict[str, OSMNetModel], clips: list[PoseClip]) -> torch.
 
 @torch.no_grad()
 def _walks(networks: dict[str, OSMNetModel], clip: PoseClip) -> list[np.ndarray]:
-    """Offsets of consecutive clips from the centre, and of their mirror images: each `(clips, C)`."""
+    """Offsets `(clips, C)` of consecutive clips from the centre, and of their mirror images."""
     space = networks["motion_space"]
     poses, mel = (torch.from_numpy(each).to(space.motion_bases.device) for each in (clip.poses(), clip.mel()))
     center = space.reconstruct(networks["audio_motion_encoder"](mel).exp().mean(0))  # (C,)

@@ -28,8 +28,7 @@ class Driving:
 
     - `measured`: from the landmarks.
     - `motion`: the head's own motion through the motion space, F̃_m of Eq. 1-2 decoded and composed.
-    - `center`: from the clip's own sound, F_c decoded and composed as in the pipeline (without its mean, pulled to
-      rest, smoothed).
+    - `center`: from the clip's own sound, F_c decoded and composed as in the pipeline.
 
     Args:
         kinds (sequence of `str`): Of the above.
@@ -61,11 +60,11 @@ class Driving:
 
     @torch.no_grad()
     def tracks(self, clip: Clip, head_pose: np.ndarray) -> np.ndarray:
-        """Compute the pose tracks of a clip.
+        """Compute the pose tracks of a clip, with speech if `needs_speech`.
 
         Args:
-            clip (`Clip`): With speech, if `needs_speech`.
-            head_pose (`np.ndarray` of shape `(frames, 6)`): Measured poses.
+            clip (`Clip`): The clip.
+            head_pose (`np.ndarray` of shape `(frames, 6)`): Its measured poses.
 
         Returns:
             `np.ndarray` of shape `(kinds, frames, 6)`: float32; all begin with the first measured pose.
@@ -94,7 +93,7 @@ def window(tracks: np.ndarray, expression: np.ndarray, source: int, target: int,
     Args:
         tracks (`np.ndarray` of shape `(kinds, frames, 6)`): From `Driving`.
         expression (`np.ndarray` of shape `(frames, 64)`): β.
-        source (`int`): Frame of the source picture.
+        source (`int`): Source frame.
         target (`int`): Target frame.
         context (`int`): Frames on either side.
 

@@ -108,7 +108,6 @@ class ExpressionConfig(StageConfig):
     sound_speed: tuple[float, float] = SOUND["speed"]
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
         super().__post_init__()
         if self.frames < 2:
             raise ValueError(f"frames must be at least 2, not {self.frames}.")
@@ -128,8 +127,8 @@ class ExpressionConfig(StageConfig):
 class ExpressionStage(Stage):
     """Trains the expression extractor.
 
-    Three groups of speakers: most train it; some are set aside to choose the best step and the amplitude; the held-out
-    ones of the dataset are measured at the end only.
+    Most speakers train it; some are set aside to choose the best step and the amplitude; the held-out ones of the
+    dataset are measured at the end only.
 
     Args:
         config (`ExpressionConfig`): Settings.
@@ -137,7 +136,7 @@ class ExpressionStage(Stage):
         model (`Path`): Folder with `face_model`.
 
     Raises:
-        ValueError: If no clip can be used, or an earlier stage is missing.
+        ValueError: If no clip can be used, or a component is missing.
     """
 
     name: ClassVar[str] = "expression"
@@ -187,7 +186,7 @@ class ExpressionStage(Stage):
         return made
 
     def _standardise(self, network: ExpressionExtractor) -> None:
-        """Set mean and spread of the speech features, from the same clips in all processes."""
+        """Set mean and spread of the speech features; all processes use the same clips."""
         encoder, some = cast(SpeechEncoder, self._encoder), evenly(self._training, MAX_VALIDATION_CLIPS)
         features = []
         for clip in tqdm(some, desc="speech", unit="clip", leave=False):

@@ -39,7 +39,7 @@ def mirror_vertices(mean: np.ndarray) -> np.ndarray:
 
 
 def _upright(mean: np.ndarray) -> np.ndarray:
-    """Rotate and scale a mean shape to the head's axes: outer eye corners one unit apart on x, forehead above chin."""
+    """Move a mean shape to the head's axes: outer eye corners one unit apart on x."""
     across = mean[LEFT_OUTER_CORNER] - mean[RIGHT_OUTER_CORNER]
     x = across / np.linalg.norm(across)
     down = mean[CHIN] - mean[FOREHEAD]
@@ -70,7 +70,7 @@ def fit_mean(neutrals: np.ndarray, rounds: int = 4) -> tuple[np.ndarray, np.ndar
 
 
 class _Moments:
-    """Weighted second moments of flattened shapes and of their mirror images, in one matrix."""
+    """Weighted second moments of shapes and of their mirror images."""
 
     def __init__(self, mirror: np.ndarray):
         self.mirror = mirror
@@ -78,14 +78,13 @@ class _Moments:
         self.weight, self.count = 0.0, 0
 
     def add(self, shapes: np.ndarray, weights: np.ndarray) -> None:
-        """Add shapes `(samples, 478, 3)` and their mirror images."""
         both = np.concatenate([shapes, shapes[:, self.mirror] * (-1, 1, 1)]).reshape(2 * len(shapes), -1)
         scaled = both * np.sqrt(np.tile(weights, 2))[:, None]
         self.sum += scaled.T @ scaled
         self.weight, self.count = self.weight + 2 * weights.sum(), self.count + len(both)
 
     def components(self, most: int) -> tuple[np.ndarray, float]:
-        """Principal components times their standard deviation `(count, 1434)`, and their share of the variance."""
+        """Principal components times their standard deviation `(count, 1434)`, and their share."""
         variance, axes = np.linalg.eigh(self.sum / self.weight)
         variance, axes = variance[::-1], axes.T[::-1]
         largest = np.abs(axes).argmax(1)
@@ -143,14 +142,14 @@ def fit_face_model(
 
 
 class _Blinks:
-    """Regression of the eyes' surroundings on how far the lids are closed."""
+    """Regression of the eyes' surroundings on the closing of the lids."""
 
     def __init__(self) -> None:
         self.moved = np.zeros((NUM_VERTICES, 3))
         self.closed = 0.0
 
     def add(self, change: np.ndarray, opening: np.ndarray, weight: np.ndarray) -> None:
-        """Add a clip: changes `(frames, 478, 3)` and openings relative to the median `(frames,)`, head units."""
+        """Add changes `(frames, 478, 3)` and openings relative to the median `(frames,)`, head units."""
         closed = np.minimum(opening, 0)  # blinks, not eyes wide open
         self.moved += np.tensordot(weight * closed, change, 1)
         self.closed += (weight * closed**2).sum()
@@ -169,8 +168,6 @@ class _Blinks:
 
 
 class _Tracks(Sequence):
-    """Landmarks of clips, read on access."""
-
     def __init__(self, clips: Sequence[Clip]):
         self.clips = clips
 

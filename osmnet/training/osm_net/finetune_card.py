@@ -51,7 +51,7 @@ def write_card(
         model (`str`, *optional*): The starting model, as given on the command line.
         start (`Path`): Folder with its card and terms, from `find_card`.
         training (`Sequence[Clip]`): Clips that were trained on.
-        held_out (`Sequence[Clip]`): Clips that were measured.
+        held_out (`Sequence[Clip]`): Clips that were not.
 
     Raises:
         ValueError: If the folder cannot be written.
@@ -71,7 +71,7 @@ def write_card(
     write_whole(card, text.encode())
 
 
-def _license(start: Path) -> dict[str, str]:
+def _license(start: Path) -> dict[str, Any]:
     card = start / CARD
     try:
         metadata = (metadata_load(card) if card.is_file() else None) or {}
@@ -136,7 +136,7 @@ the protocol of `osmnet evaluate`: the first frame is the portrait, the clip's o
 
 
 def _base_name(where: str) -> str:
-    """A name without the folders of this machine; addresses and Hub ids as they are."""
+    """Drop the folders of this machine; keep addresses and Hub ids."""
     return Path(where).resolve().name if Path(where).exists() else where
 
 

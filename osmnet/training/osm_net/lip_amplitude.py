@@ -72,7 +72,7 @@ def measure(network: ExpressionExtractor, face_model: FaceModel, clips: Iterable
 
     Args:
         network (`ExpressionExtractor`): In evaluation mode.
-        face_model (`FaceModel`): The linear face model, on the CPU.
+        face_model (`FaceModel`): On the CPU.
         clips (iterable of `SpeechClip`): At least one, weighted by length; iterated once.
 
     Returns:
@@ -116,8 +116,8 @@ def set_amplitude(
 
     Args:
         network (`ExpressionExtractor`): Its `output_scale` and `output_bias` are changed.
-        face_model (`FaceModel`): The linear face model, on the CPU.
-        clips (`list[SpeechClip]`): Clips that it was not trained on: on those its output is larger.
+        face_model (`FaceModel`): On the CPU.
+        clips (`list[SpeechClip]`): Not trained on: there the output is smaller.
         spread (`float`): Target of the opening's standard deviation, head units: the median over the clips.
 
     Returns:

@@ -73,7 +73,7 @@ class MotionStage(Stage):
         model (`Path`): Folder with `face_model`.
 
     Raises:
-        ValueError: If no clip can be used, or an earlier stage is missing.
+        ValueError: If no clip can be used, or a component is missing.
     """
 
     name: ClassVar[str] = "motion"
@@ -102,7 +102,6 @@ class MotionStage(Stage):
         self.objective = MotionLosses(**networks)
 
     def _pose_scale(self) -> torch.Tensor:
-        """Standard deviation of the poses of stretches and their mirror images."""
         poses = [
             clip.poses()
             for each in tqdm(evenly(self._training, MAX_SCALE_CLIPS), desc="pose spread", unit="clip", leave=False)
@@ -191,15 +190,7 @@ def train(
 ) -> dict[str, dict]:
     """Train the motion space, then `audio_motion_encoder`; see `stages.train_stage`.
 
-    Args:
-        dataset (`Dataset`): Made by `osmnet prepare`.
-        model (`Path`): Model folder with `face_model`.
-        config (`MotionConfig`): Settings of the motion space.
-        work (`Path`): Gets the folders `motion` and `audio-motion`.
-        audio_config (`AudioMotionConfig`, *optional*): Settings of the audio motion encoder.
-
-    Returns:
-        `dict[str, dict]`: The trainer's reports of `motion` (if it was trained) and of `audio-motion`.
+    `work` gets the folders `motion` and `audio-motion`. The reports are by section, without `motion` if `keep_space`.
     """
     audio_config = audio_config or AudioMotionConfig(init=config.init, split=config.split)
     dataset.split(speech=True, by=cast(Any, audio_config.split))  # refuses clips without speech before the first half

@@ -22,15 +22,7 @@ CONTEXT = 1.5  # width of the windows on disk relative to the network's; warping
 
 
 class MouthClip:
-    """A clip's mouth windows, memory-mapped from disk, and the geometry of its frames.
-
-    Args:
-        clip (`Clip`): A prepared clip.
-        face_model (`FaceModel`): The linear face model.
-        driving (`Driving`): The poses that drive.
-        window_size (`int`): Side of the network's window in pixels.
-        folder (`Path`): Cache of the windows while this object lives.
-    """
+    """A clip's mouth windows, memory-mapped from disk, and the geometry of its frames; see `Pairs`."""
 
     def __init__(self, clip: Clip, face_model: FaceModel, driving: Driving, window_size: int, folder: Path):
         fit = clip.fit(face_model)
@@ -61,13 +53,7 @@ class MouthClip:
         return len(self.expression)
 
     def pair(self, source: int, target: int, context: int, affine: np.ndarray = AS_IT_IS) -> Pair:
-        """Make the inputs of the network and the truth, by warping one frame to another.
-
-        Args:
-            source (`int`): Frame of the source picture.
-            target (`int`): Target frame.
-            context (`int`): Frames of driving numbers on either side.
-            affine (`np.ndarray` of shape `(2, 3)`): Augmentation of the windows, see `random_view`.
+        """Make the inputs of the network and the truth by warping one frame to another, see `Pairs.make`.
 
         Returns:
             `dict[str, np.ndarray]`: Pictures `source`, `target`, `warped`, uint8; `guide`; `driving`.

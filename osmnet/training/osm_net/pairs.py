@@ -191,7 +191,11 @@ class Pairs(ABC):
 
     @abstractmethod
     def make(self, clip: Clip) -> Any:
-        """Prepare a clip: an object with a length and a method `pair`."""
+        """Prepare a clip: an object with a length and a method `pair(source, target, context, affine)`.
+
+        `source` and `target` are frames, `context` the frames of driving numbers on either side, and `affine` `(2, 3)`
+        moves the pixels of the pictures, see `random_view`.
+        """
 
     @abstractmethod
     def share(self, clip: Any) -> float:

@@ -98,8 +98,8 @@ def perceptual_losses(vgg: VGG19, sample: torch.Tensor, target: torch.Tensor) ->
         target (`torch.Tensor` of the same shape): The truth.
 
     Returns:
-        `dict[str, torch.Tensor]`: `per`, the mean L1 distances of the maps relu1_1, 2_1, 3_1, 4_1 and 5_1, summed; and
-        `style`, those of the Gram matrices of relu2_2, 3_4, 4_4 and 5_2, summed.
+        `dict[str, torch.Tensor]`: `per`, the mean L1 distances of `PERCEPTUAL_LAYERS`, summed; and `style`, those of
+        the Gram matrices of `STYLE_LAYERS`, summed.
 
     Source:
         arXiv 2309.16148, Eq. 13 and 14, one of their two terms. The paper does not name the layers.

@@ -184,7 +184,7 @@ def _rerecord(piece: np.ndarray, level: float, change: SoundAugmentation) -> tup
 
 
 def _room(seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """Make the impulse response of a room: the direct sound, then noise that fades by 60 dB in `seconds`."""
+    """Impulse response of a room: the direct sound, then noise that fades by 60 dB."""
     length = round(seconds * SAMPLING_RATE)
     echoes = rng.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
     echoes[: round(min(rng.uniform(*ROOM_DELAY), seconds / 2) * SAMPLING_RATE)] = 0
@@ -194,7 +194,7 @@ def _room(seconds: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _band_power(waveform: np.ndarray, centres: np.ndarray, filters: np.ndarray) -> np.ndarray:
-    """Power in each band around samples: float32 `(steps, bands)`; the sound is silent beyond its ends."""
+    """Power in each band around samples: float32 `(steps, bands)`."""
     padded = np.pad(waveform, WINDOW_LENGTH)
     spans = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_LENGTH)[centres + WINDOW_LENGTH // 2]
     spectrum = scipy.fft.rfft(spans * HANN, N_FFT)  # (steps, 257)

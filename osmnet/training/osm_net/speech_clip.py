@@ -181,7 +181,6 @@ def set_aside(clips: Sequence[Clip], share: float) -> tuple[list[Clip], list[Cli
 
 
 def _interpolate(rows: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Interpolate rows `(n, dim)` at positions `(m,)` to `(m, dim)`."""
     below = np.minimum(at.astype(int), max(len(rows) - 2, 0))
     part = (at - below)[:, None].astype(np.float32)
     return rows[below] * (1 - part) + rows[np.minimum(below + 1, len(rows) - 1)] * part

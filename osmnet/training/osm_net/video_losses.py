@@ -108,7 +108,7 @@ class VideoLosses(nn.Module):
         return {name: kinds * loss for name, loss in losses.items()}
 
     def _mesh(self, driving: torch.Tensor, batch: Batch) -> tuple[Batch, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Losses within the painted area, and the frames with the truth everywhere else."""
+        """Losses within the painted area, and the frames with the truth elsewhere."""
         target, guide = batch["target"], batch["guide"]
         output: VideoGeneratorOutput = self.network(batch["source"], driving, batch["warped"], guide)
         sample, paint, inside = output.sample.float(), guide[:, :1], guide[:, 1:2]

@@ -48,8 +48,8 @@ class VideoConfig(StageConfig):
         max_channels (`int`): up to this one.
         stem_stride (`int`): 2 works at half the resolution. With `init`, these six are the initial network's.
         min_size (`int`): Smallest crop, pixels; teeth in smaller ones are too soft.
-        driving (`tuple[str, ...]`): `measured` poses; for `"none"` also `motion` and `center`, decoded from F̃_m of the
-            clip's motion and F_c of its sound. Each generates a frame; their losses are summed.
+        driving (`tuple[str, ...]`): `measured` poses; for `"none"` also `motion` and `center`, decoded from F̃_m of
+            the clip's motion and F_c of its sound. Each generates a frame; their losses are summed.
         vgg (`str`): Weights of VGG-19 for `per` and `style`: a file, a Hub id (`ID:FILE`), or `""` for none. `"auto"`
             asks the Hub and, if it has none, trains with the discriminator instead.
         adversarial_from (`int`): First step of the discriminator, if `g` or `feature` has a weight.
@@ -80,7 +80,6 @@ class VideoConfig(StageConfig):
     adversarial_from: int = 1500
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
         super().__post_init__()
         if self.geometry not in GEOMETRIES:
             raise ValueError(f"geometry must be one of {', '.join(GEOMETRIES)}, not '{self.geometry}'.")
@@ -99,8 +98,7 @@ class VideoStage(Stage):
         work (`Path`): Folder of the run; `frames` in it caches the pictures of the clips in memory.
 
     Raises:
-        ValueError: If no clip can be used, an earlier stage is missing, or VGG-19 or the initial network cannot be
-            loaded.
+        ValueError: If no clip can be used, a component is missing, or VGG-19 cannot be loaded.
     """
 
     name: ClassVar[str] = "video"
@@ -176,7 +174,7 @@ class VideoStage(Stage):
         return {}
 
     def _held_out_batches(self, device: torch.device) -> list[dict[str, torch.Tensor]]:
-        """Return the same pairs at every validation."""
+        """The same pairs at every validation."""
         if not self._validation:
             clips = [self._unseen.make(clip) for clip in evenly(self._held_out, VALIDATION_CLIPS)]
             rng = np.random.default_rng(1)
@@ -188,13 +186,12 @@ class VideoStage(Stage):
 
 @torch.no_grad()
 def _sampled(network: VideoGenerator, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Generate frames with the first kind of driving."""
     with_mesh = (batch["warped"], batch["guide"]) if "warped" in batch else ()
     return network(batch["source"], batch["driving"][:, 0], *with_mesh).sample
 
 
 def _initial_network(config: VideoConfig, face_model: FaceModel) -> tuple[VideoGenerator, VideoConfig]:
-    """Build or load the initial network; return the settings with its sizes, too."""
+    """Build or load the network; return the settings with its sizes, too."""
     mesh = config.geometry == "mesh"
     if not config.init:
         network = VideoGenerator(
@@ -220,7 +217,7 @@ def _initial_network(config: VideoConfig, face_model: FaceModel) -> tuple[VideoG
 
 
 def _with_vgg(config: VideoConfig) -> tuple[VideoConfig, VGG19 | None]:
-    """Load VGG-19 if it is configured; return the settings to use with it or without."""
+    """Load VGG-19 if configured; return the settings with it or without."""
     if not config.vgg:
         return config, None
     try:
