@@ -110,19 +110,19 @@ def usable_cpus() -> int:
 def on_ray(
     jobs: Sequence[Job], function: Callable[[Job], Result], address: str
 ) -> Iterator[tuple[Job, Result | WorkerKilled]]:
-    """Run jobs on a Ray cluster; every node must have osmnet and see the same files under the same paths.
+    """Run jobs on a Ray cluster, whose nodes have osmnet and see the same files under the same paths.
 
     Args:
-        jobs (sequence): Arguments of `function`.
-        function (`Callable`): Function to run.
-        address (`str`): Address of the cluster: `HOST:PORT`, `auto`, or `local` for this machine alone.
+        jobs (sequence): As of `on_processes`.
+        function (`Callable`): As of `on_processes`.
+        address (`str`): `HOST:PORT` of the cluster, `auto`, or `local` for this machine alone.
 
     Yields:
-        `tuple`: A job and its result, in the order in which they finish.
+        `tuple`: As `on_processes`.
 
     Raises:
         ValueError: If Ray is not installed or the cluster cannot be reached.
-        Exception: Whatever `function` raises; no further jobs are started.
+        Exception: As `on_processes`.
     """
     try:
         import ray

@@ -37,12 +37,12 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """The clip's name, unique in its dataset."""
+        """Name, unique in the dataset."""
         return self.info["key"]
 
     @property
     def speaker(self) -> str:
-        """The person seen, as far as known; splits go by this."""
+        """Person seen, as far as known; splits go by this."""
         return self.info["speaker"]
 
     @property
@@ -52,7 +52,7 @@ class Clip:
 
     @property
     def frames(self) -> int:
-        """Number of frames, 25 a second."""
+        """Number of frames, 25 per second."""
         return self.info["frames"]
 
     @property
@@ -179,8 +179,8 @@ class Dataset:
                 fine-tuning on one person.
 
         Returns:
-            `tuple[list[Clip], list[Clip]]`: The training clips, and the held-out ones. The second list is never empty:
-            if no speaker is held out, it repeats the training clips.
+            `tuple[list[Clip], list[Clip]]`: Training and held-out clips; if no speaker is held out, the latter repeat
+            the former.
 
         Raises:
             ValueError: If there is nothing to train on, or only one clip to split.

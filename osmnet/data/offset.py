@@ -101,8 +101,8 @@ class Verdict:
 def decide(own: Agreement, whole: Agreement) -> Verdict:
     """Decide whether one stretch of a video has speech, and at which offset.
 
-    It takes the offset of the video, unless it is decisive by itself and differs. If neither is decisive (too short,
-    too few words), lips and sound are taken to fit unshifted if the video's peak is within a frame of no offset.
+    It takes the offset of the video, unless it is decisive by itself and differs. If neither is decisive, lips and
+    sound are taken to fit unshifted if the video's peak is within a frame of no offset.
 
     Args:
         own (`Agreement`): Of this stretch.
@@ -174,10 +174,10 @@ class LipReader:
             size (`int`): Side of the picture in pixels.
             mel_windows (`np.ndarray` of shape `(all_frames, 16, 16)`): Sound of the whole video.
             speech_features (`Callable`, *optional*): `speech_features` of that sound.
-            first (`int`): The run's first frame in the video.
+            first (`int`): First frame of the run.
 
         Returns:
-            `Agreement`: Correlations of the lips with those predicted from the sound.
+            `Agreement`: Correlations of the lips with those predicted.
         """
         fit = self.face_model.fit_track(landmarks_px, size)
         begin, end = max(first + LAGS[0], 0), min(first + len(landmarks_px) + LAGS[-1], len(mel_windows))

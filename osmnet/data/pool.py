@@ -14,9 +14,9 @@ Item = TypeVar("Item")
 class ClipPool(Generic[Item]):
     """At most `capacity` clips, loaded.
 
-    The pool at a step is a pure function of the arguments, also in a resumed run or a loader process that begins in
-    the middle. A dataset that fits is held whole. Of a larger one the pool holds a window of an endless sequence of
-    shuffled epochs: every `turnover` steps the oldest clip is replaced by the next.
+    The pool at a step is a pure function of the arguments, also in a resumed run. A dataset that fits is held whole;
+    of a larger one, a window of an endless sequence of shuffled epochs, in which every `turnover` steps the oldest
+    clip is replaced by the next.
 
     Args:
         clips (sequence of `Clip`): All clips, in the same order in every process.

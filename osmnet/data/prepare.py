@@ -26,7 +26,7 @@ def read_table(path: Path) -> dict[str, Known]:
 
     Args:
         path (`Path`): CSV with the column `file` and any of `speech` (yes or no), `av_offset_frames` (whole frames by
-            which the picture is late) and `speaker`; other columns are ignored, empty cells are measured.
+            which the picture is late) and `speaker`; empty cells are measured.
 
     Returns:
         `dict[str, Known]`: By file name.
@@ -72,7 +72,7 @@ def find_videos(paths: list[Path]) -> list[Path]:
         `list[Path]`: At least one; in folders, names that begin with a dot are left out.
 
     Raises:
-        ValueError: If a path is missing, there is no file, or two files would become one clip.
+        ValueError: If a path is missing, there is no file, or two would become one clip.
     """
     missing = [path for path in paths if not path.exists()]
     if missing:
@@ -198,7 +198,7 @@ def prepare(
         model (`Path`): Folder of the face model and the expression extractor.
         bundle (`Path`): The face landmarker.
         options (`Options`, *optional*): What to keep.
-        table (`dict[str, Known]`, *optional*): Known facts by file name, see `read_table`.
+        table (`dict[str, Known]`, *optional*): See `read_table`.
         workers (`int`): Processes.
         ray (`str`, *optional*): Address of a Ray cluster to use instead.
 
@@ -206,9 +206,8 @@ def prepare(
         `list[dict]`: All rows of the manifest.
 
     Raises:
-        ValueError: If the folder holds a dataset of another version or of other options, or cannot be written; the
-            next run uses the finished videos.
-        CannotSave: Likewise, by a worker.
+        ValueError: If the folder holds a dataset of another version or of other options, or cannot be written.
+        CannotSave: If a worker cannot write.
     """
     options = options or Options()
     about = options.as_dict() | {"face_model": load_face_model(model)[1]}

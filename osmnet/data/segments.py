@@ -82,8 +82,8 @@ class Segment:
     """A stretch of one face.
 
     Attributes:
-        run (`FaceRun`): The face in it.
-        box (`CropBox`): The square around the head, pixels of the video's picture.
+        run (`FaceRun`): Its landmarks.
+        box (`CropBox`): The square around the head, in pixels of the video.
         size (`int`): Side of the stored crop in pixels.
         verdict (`Verdict`): Decision about its sound.
         fit (`FaceFit`): Fit of the face model, in pixels of the stored crop.
@@ -122,15 +122,15 @@ def choose_segments(
 
     Args:
         tracking (`Tracking`): All faces of the video.
-        sound (`np.ndarray` of shape `(samples,)`, *optional*): At 16 kHz; None if there is none.
+        sound (`np.ndarray` of shape `(samples,)`, *optional*): At 16 kHz.
         options (`Options`): What to keep.
         known (`Known`): Facts that need not be measured.
         face_model (`FaceModel`): Face model to fit.
         lip_reader (`Callable`): Loads the `LipReader`; called only if there is sound.
 
     Returns:
-        `tuple[list[Segment], list[dict]]`: Segments in order of time, with a reason if they are dropped; and lines of
-        the manifest for what is no segment.
+        `tuple[list[Segment], list[dict]]`: Segments in order of time, with a reason if dropped; and manifest lines for
+        what is no segment.
 
     Raises:
         ValueError: If there is no face.
@@ -242,7 +242,7 @@ def crop_segments(
 
     Yields:
         `tuple[Segment, dict[str, bytes]]`: Each segment, and its files by ending: `jpg`, and `mp4` unless it had a
-        reason before.
+        reason.
 
     Raises:
         ValueError: If the video does not decode a second time.

@@ -68,16 +68,12 @@ def encode_track(landmarks_px: np.ndarray, fit: FaceFit, face_model: str) -> byt
 class ShardWriter:
     """Write the clips of one video into tar shards. They appear when the block ends, or not at all.
 
-    Their bytes depend on nothing but the clips: neither on the time nor on the user.
+    Their bytes depend on nothing but the clips.
 
     Args:
         folder (`Path`): The dataset.
         name (`str`): The video; its shards are `shards/NAME.000.tar` and so on, see `shard_name`.
         max_bytes (`int`): After a shard of this size another one is begun.
-
-    Example:
-        >>> with ShardWriter(folder, "ann-1") as writer:
-        ...     writer.add(row, {"mp4": ..., "npz": ..., "json": ...})
     """
 
     def __init__(self, folder: Path, name: str, max_bytes: int = MAX_SHARD_BYTES):
@@ -95,7 +91,7 @@ class ShardWriter:
         """Add a clip.
 
         Args:
-            row (`dict`): Its line of the manifest, with its `key`. When the block ends it gets `shard` (the file) and
+            row (`dict`): Its line of the manifest, with its `key`; when the block ends it gets `shard` (the file) and
                 `files` (`[offset, bytes]` there by ending).
             files (`dict[str, bytes]`): Contents by ending.
 

@@ -75,11 +75,11 @@ class Tracking:
 def track_faces(video: Path, bundle: Path) -> Tracking:
     """Track every face of a video.
 
-    A run ends where its face is lost, jumps or is replaced by another, and where the video cuts to another scene or to
-    another moment of the same one.
+    A run ends where its face is lost, jumps or is replaced by another, and where the video cuts to another scene or
+    moment.
 
     Args:
-        video (`Path`): Any video; frames are processed one by one, large ones scaled down.
+        video (`Path`): The video; large frames are scaled down.
         bundle (`Path`): The face landmarker.
 
     Returns:

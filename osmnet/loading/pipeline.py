@@ -41,6 +41,7 @@ class PipelineLoader:
 
     components_classes: ClassVar[dict[str, str]] = {}
     optional_components: ClassVar[frozenset[str]] = frozenset()
+    needs_landmarker: ClassVar[bool] = True  # False: a saved pipeline may lack the landmarker's file
     pipeline_classes: ClassVar[dict[str, str]] = {}
 
     def __init__(
@@ -123,8 +124,9 @@ class PipelineLoader:
         folder = find_folder(source, [INDEX_NAME, LANDMARKER_NAME, *files], **hub)
         names = cls._check_index(folder / INDEX_NAME)
         if face_landmarker is None:
-            face_landmarker = folder / LANDMARKER_NAME
-            if not face_landmarker.is_file():
+            saved = folder / LANDMARKER_NAME
+            face_landmarker = saved if saved.is_file() else None
+            if face_landmarker is None and cls.needs_landmarker:
                 raise ValueError(
                     f"{folder} has no {LANDMARKER_NAME}; download the model again or give face_landmarker= the path "
                     "of a .task file."

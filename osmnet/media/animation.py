@@ -31,24 +31,23 @@ def write_animation(
 ) -> Path:
     """Write an animated WebP or GIF. It appears under its name when it is whole.
 
-    The encoders want all frames at once: at most 500 are held in memory, at the size at which they are written; later
-    ones are left out. GIF has 256 colours a frame and takes about eight times the space of WebP.
+    The encoders want all frames at once: at most 500 are held in memory at their final size, later ones are left out.
+    GIF has 256 colours per frame and takes about eight times the space of WebP.
 
     Args:
         path (`str` or `os.PathLike`): The file, `*.webp` or `*.gif`; missing folders are made, a file is replaced.
         frames (iterable of `np.ndarray`): uint8 RGB, chunks `(n, H, W, 3)` or single ones `(H, W, 3)`.
         fps (`float`): Frames per second; GIF shows at most 50.
         max_side (`int`): Longest side in pixels, at most 4096; larger frames are scaled down.
-        loop (`int`): Times that it is shown; 0 for ever.
-        seal (`Callable`, *optional*): Called with the whole file before it gets its name; may put a signed copy in its
-            place.
+        loop (`int`): Times to show it; 0 for ever.
+        seal (`Callable`, *optional*): As of `VideoWriter`.
 
     Returns:
         `Path`: The file.
 
     Raises:
-        ValueError: If an argument is out of range, frames are not uint8 RGB of one size, there are none, or the file
-            cannot be written.
+        ValueError: If an argument is out of range, frames are not uint8 RGB of one size, or the file cannot be
+            written.
     """
     path = Path(path)
     ending = path.suffix.lower()
@@ -88,13 +87,13 @@ def write_animation(
 def animate_video(
     video: str | os.PathLike[str], path: str | os.PathLike[str], max_side: int = 320, seal: Seal | None = None
 ) -> Path:
-    """Write the first seconds of a video as a small animation of 12.5 frames per second, see `write_animation`.
+    """Write the first 8 seconds of a video as a small animation of 12.5 frames per second.
 
     Args:
         video (`str` or `os.PathLike`): The video.
-        path (`str` or `os.PathLike`): As of `write_animation`.
-        max_side (`int`): As of `write_animation`.
-        seal (`Callable`, *optional*): As of `write_animation`.
+        path (`str` or `os.PathLike`): As of `write_animation`, like the others.
+        max_side (`int`): Longest side in pixels.
+        seal (`Callable`, *optional*): As of `VideoWriter`.
 
     Returns:
         `Path`: The file.

@@ -40,16 +40,15 @@ def load_speech(
 ) -> np.ndarray:
     """Load a recording as mono speech at 16 kHz.
 
-    Reads the formats of `osmnet.media.container.FORMATS`, videos too (their sound; sample 0 is then the moment of the
-    first picture). A damaged or truncated file gives the part that decodes. A recording above full scale is scaled
-    down to a peak of 1, never clipped; others keep their level. `osmnet.media.recording.Recording` need not hold long
-    recordings in memory.
+    Videos are read too; sample 0 is then the moment of the first picture. A damaged or truncated file gives the part
+    that decodes. A recording above full scale is scaled to a peak of 1, others keep their level. For long ones see
+    `osmnet.media.recording.Recording`.
 
     Args:
-        speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): A file; or an array of shape `(samples,)`,
-            `(samples, channels)` or `(channels, samples)`, floats in [-1, 1] or integers (up to 32 bits) that use the
-            range of their type, with its rate in `sampling_rate`; or `(array, rate)` or `(rate, array)`. At most 64
-            channels.
+        speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): A file of one of `osmnet.media.container.FORMATS`; or
+            an array of shape `(samples,)`, `(samples, channels)` or `(channels, samples)`, floats in [-1, 1] or
+            integers (up to 32 bits) that use the range of their type; or `(array, rate)` or `(rate, array)`. At most
+            64 channels.
         sampling_rate (`int`, *optional*): Rate of an array in Hz, 1,000 to 768,000. Not used for files.
         max_seconds (`float`, *optional*): Length in seconds at which to stop decoding.
 
@@ -57,9 +56,8 @@ def load_speech(
         `np.ndarray` of shape `(samples,)`: float32 in [-1, 1] at 16 kHz.
 
     Raises:
-        ValueError: If the file is missing, empty, not decodable or has no sound, if the sound is shorter than 0.2 s,
-            silent throughout or not finite, has too many channels or a rate out of range, or if an array comes without
-            its rate.
+        ValueError: If the file is missing, empty, not decodable or without sound, if the sound is shorter than 0.2 s,
+            silent throughout or not finite, or if channels or rate are out of range.
     """
     name, sound = find_sound(speech, sampling_rate, max_seconds)
     level, pieces = Level(name), []
@@ -72,7 +70,7 @@ def load_speech(
 
 
 def num_frames(samples: int) -> int:
-    """Count the 25 fps video frames that cover `samples` samples at 16 kHz; the last one may be covered in part."""
+    """Count the 25 fps video frames that cover `samples` samples at 16 kHz, the last one perhaps in part."""
     return -(-int(samples) // SAMPLES_PER_FRAME)
 
 
@@ -82,13 +80,13 @@ def find_sound(
     """Find the sound that was given as `speech`, and begin to read it.
 
     Args:
-        speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): As for `load_speech`.
-        sampling_rate (`int`, *optional*): As for `load_speech`.
-        max_seconds (`float`, *optional*): As for `load_speech`.
+        speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): As for `load_speech`, like the others.
+        sampling_rate (`int`, *optional*): Rate of an array in Hz.
+        max_seconds (`float`, *optional*): Length at which to stop.
 
     Returns:
-        `tuple[str, MonoArray | Iterator[np.ndarray]]`: Its name for messages; and float32 pieces at 16 kHz in order,
-        not scaled. An array that has this rate already can be read in any order.
+        `tuple[str, MonoArray | Iterator[np.ndarray]]`: Its name for messages; and unscaled float32 pieces at 16 kHz.
+        An array that has this rate already can be read in any order.
 
     Raises:
         ValueError: If an array cannot be used. Faults of a file are raised when its pieces are read.
@@ -255,7 +253,7 @@ def _seconds_after_picture(container: av.container.InputContainer, sound_start: 
 
 
 class MonoArray:
-    """A given array as mono float32, converted piece by piece when it is read, never copied as a whole.
+    """A given array as mono float32, converted in pieces when it is read.
 
     Args:
         array (`np.ndarray`): See `load_speech`.
@@ -288,11 +286,9 @@ class MonoArray:
         self._array = array[:max_samples]
 
     def __len__(self) -> int:
-        """Give the number of samples."""
         return len(self._array)
 
     def __getitem__(self, where: slice) -> np.ndarray:
-        """Read a slice, `(n,)` float32."""
         part = self._array[where]
         if part.ndim == 2:
             part = part.mean(axis=1, dtype=np.float32)
@@ -300,7 +296,6 @@ class MonoArray:
         return part if self._scale == 1 else (part - np.float32(self._offset)) / np.float32(self._scale)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Read all of it in pieces."""
         return (self[start : start + _PIECE] for start in range(0, len(self), _PIECE))
 
 

@@ -33,7 +33,7 @@ def speech_features(sound: np.ndarray | Recording) -> tuple[np.ndarray, np.ndarr
     """Compute `mel_spectrogram` and `speech_activity` of a recording in one pass.
 
     Args:
-        sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz; read block by block.
+        sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: Spectrogram `(4 * frames, 16)` and activity `(frames,)`, float32.
@@ -50,18 +50,16 @@ def mel_spectrogram(sound: np.ndarray | Recording) -> np.ndarray:
 
     25 ms Hann windows every 10 ms, 512-point power spectrum, 16 triangular filters of peak 1 on the Slaney mel scale
     from 50 to 8000 Hz. Powers are divided by the recording's loudness (`gated_level`), then scaled by
-    `(log10(power + 1e-6) + 3) / 3`: 1 is the whole loudness in one band, -1 is 60 dB or more below it. Loud moments
-    reach about 1.2.
+    `(log10(power + 1e-6) + 3) / 3`: 1 is the whole loudness in one band, -1 is 60 dB or more below it.
 
     Args:
         sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz.
 
     Returns:
-        `np.ndarray` of shape `(steps, 16)`: float32, about [-1, 1], low bands first; 4 steps per video frame, the last
-        frame padded with silence.
+        `np.ndarray` of shape `(steps, 16)`: float32, about [-1, 1.2], low bands first; 4 steps per video frame.
 
     Raises:
-        ValueError: If the sound is not one-dimensional, empty or not finite.
+        ValueError: As `speech_features`.
     """
     (power,) = _band_powers(sound, mel_filters())
     return log_mel(power, gated_level(power.sum(axis=1)))
@@ -71,7 +69,7 @@ def mel_windows(sound: np.ndarray | Recording) -> np.ndarray:
     """Compute the log-mel window of every video frame, the input of the speech networks.
 
     The window of frame `i` holds the steps `4 i - 6 … 4 i + 9` of `mel_spectrogram`, 160 ms around the frame's middle;
-    -1 (silence) before the beginning and after the end.
+    -1 (silence) beyond the ends.
 
     Args:
         sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz.
@@ -80,7 +78,7 @@ def mel_windows(sound: np.ndarray | Recording) -> np.ndarray:
         `np.ndarray` of shape `(frames, 16, 16)`: float32 `(frame, step, band)`, about [-1, 1].
 
     Raises:
-        ValueError: If the sound is not one-dimensional, empty or not finite.
+        ValueError: As `speech_features`.
 
     Source:
         OSM-Net, Sec. IV-A, implementation details: 25 fps and a mel spectrogram of 16 x 16 per frame. Hop, limits of
@@ -90,7 +88,7 @@ def mel_windows(sound: np.ndarray | Recording) -> np.ndarray:
 
 
 def cut_windows(mel: np.ndarray, begin: int = 0, end: int | None = None) -> np.ndarray:
-    """Cut a spectrogram into the windows of `mel_windows`, which would take four times its memory as copies.
+    """Cut a spectrogram into the windows of `mel_windows`, without copies of four times its memory.
 
     Args:
         mel (`np.ndarray` of shape `(4 * frames, 16)`): From `mel_spectrogram`.
@@ -98,8 +96,7 @@ def cut_windows(mel: np.ndarray, begin: int = 0, end: int | None = None) -> np.n
         end (`int`, *optional*): Frame after the last, above `begin`; that of `mel` if not given.
 
     Returns:
-        `np.ndarray` of shape `(end - begin, 16, 16)`: float32 `(frame, step, band)`; a view of `mel`, or of a padded
-        copy of its part where windows reach beyond its ends. Not for writing.
+        `np.ndarray` of shape `(end - begin, 16, 16)`: float32 `(frame, step, band)`, a view not for writing.
     """
     end = len(mel) // STEPS_PER_FRAME if end is None else end
     around = (MEL_WINDOW - STEPS_PER_FRAME) // 2  # 6
@@ -123,10 +120,10 @@ def speech_activity(sound: np.ndarray | Recording) -> np.ndarray:
         sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz.
 
     Returns:
-        `np.ndarray` of shape `(frames,)`: float32 in [0, 1]; 0 in silence and in steady noise, 1 in speech.
+        `np.ndarray` of shape `(frames,)`: float32 in [0, 1].
 
     Raises:
-        ValueError: If the sound is not one-dimensional, empty or not finite.
+        ValueError: As `speech_features`.
     """
     (power,) = _band_powers(sound, speech_filter())
     return _activity(power[:, 0])
@@ -139,11 +136,11 @@ def gated_level(power: np.ndarray) -> float:
 
 
 def log_mel(power: np.ndarray, level: float) -> np.ndarray:
-    """Scale powers as in `mel_spectrogram`.
+    """Scale powers as in `mel_spectrogram`, in place.
 
     Args:
-        power (`np.ndarray` of shape `(steps, 16)`): float32; overwritten.
-        level (`float`): `gated_level` of the recording; 0 if it is silent.
+        power (`np.ndarray` of shape `(steps, 16)`): float32.
+        level (`float`): `gated_level` of the recording.
 
     Returns:
         `np.ndarray` of shape `(steps, 16)`: `power` itself.
@@ -188,7 +185,7 @@ def activity_above(loudness: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def _band_powers(sound: np.ndarray | Recording, *filters: np.ndarray) -> list[np.ndarray]:
-    """Power of each mel step in each band, float32 `(steps, bands)` for each of `filters`."""
+    """Compute the power of each mel step in each band: float32 `(steps, bands)` for each of `filters`."""
     if not isinstance(sound, Recording):
         sound = np.asarray(sound)
         if sound.ndim != 1 or sound.size == 0:
@@ -205,7 +202,6 @@ def _band_powers(sound: np.ndarray | Recording, *filters: np.ndarray) -> list[np
 
 
 def _spans(sound: np.ndarray | Recording, steps: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the first step of each chunk, and the samples under the windows of its steps `(chunk, 400)`."""
     before = (WINDOW_LENGTH - HOP) // 2  # step j is centred on sample 160 j + 80
     for first in range(0, steps, _CHUNK_STEPS):
         start = first * HOP - before

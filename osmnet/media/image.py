@@ -33,21 +33,20 @@ def load_portrait(portrait: str | os.PathLike[str] | Image.Image | np.ndarray, m
     """Load a picture as upright 8-bit RGB.
 
     Applies the camera's orientation (EXIF), composites transparency onto white, converts grey, palette, CMYK and
-    16-bit pictures, and takes the first frame of an animation. A picture whose longer side exceeds `max_side` is
-    scaled down by a Lanczos filter. The input is never modified.
+    16-bit pictures, takes the first frame of an animation, and scales large pictures down by a Lanczos filter.
 
     Args:
         portrait (`str`, `os.PathLike`, `PIL.Image.Image` or `np.ndarray`): A file, an opened picture, or an array of
             shape `(H, W)`, `(H, W, 1)`, `(H, W, 3)` (RGB) or `(H, W, 4)` (RGBA): uint8, uint16, other integers within
-            one of these ranges, bool, or floats in [0, 1].
+            one of these ranges, bool, or floats in [0, 1]. It is not modified.
         max_side (`int`): Longest side of the result in pixels.
 
     Returns:
         `np.ndarray` of shape `(H, W, 3)`: uint8 RGB.
 
     Raises:
-        ValueError: If the file is missing, empty, damaged or not a picture, has more than 179 million pixels, or if
-            the array has another shape, type or range.
+        ValueError: If the file is missing, empty, damaged or not a picture, has more than 179 million pixels, or the
+            array has another shape, type or range.
     """
     if max_side < 1:
         raise ValueError(f"max_side must be at least 1 pixel, not {max_side}.")

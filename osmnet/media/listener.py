@@ -77,10 +77,9 @@ class NoiseFloor:
 
 
 class Listener:
-    """Features of the last frames of sound that arrives in chunks.
+    """Features of the last frames of sound that arrives in chunks, wherever it is cut.
 
-    They do not depend on how the sound is cut into chunks. They differ from those of a whole recording in one thing:
-    loudness and noise floor are measured on the sound so far.
+    They differ from those of a whole recording in that loudness and noise floor are measured on the sound so far.
 
     Args:
         keep (`int`): Number of frames to keep.
@@ -154,7 +153,7 @@ class Listener:
 
     @property
     def first(self) -> int:
-        """The first frame that is kept."""
+        """First frame that is kept."""
         return max(self.frames - self._keep, 0)
 
     def mel_windows(self, first: int, stop: int) -> np.ndarray:
@@ -162,7 +161,7 @@ class Listener:
 
         Args:
             first (`int`): First frame; it and the 2 before it are kept, or it begins the sound.
-            stop (`int`): Frame after the last; may lie in the future.
+            stop (`int`): Frame after the last, perhaps still to come.
 
         Returns:
             `np.ndarray` of shape `(stop - first, 16, 16)`: As `osmnet.media.features.mel_windows`.

@@ -19,10 +19,9 @@ MEMORY_SECONDS = 120  # s; longer sound is decoded into a file, an hour would ta
 class Recording:
     """Mono speech at 16 kHz, read by slices: `len(recording)` samples, `recording[a:b]` float32 in [-1, 1].
 
-    Slices behave as numpy's. Several threads may read at once. A decoded recording of more than two minutes is kept in
-    an unnamed file in the system's temporary folder (`TMPDIR`), deleted with the recording. An array given at 16 kHz
-    is not copied and must not change while the recording is used. A pickled recording carries all its samples and
-    holds them in memory when loaded.
+    Several threads may read at once. A decoded recording of more than two minutes is kept in an unnamed temporary file
+    (`TMPDIR`). An array given at 16 kHz is not copied and must not change while it is used. Pickling takes all samples
+    along, into memory.
 
     Example:
         >>> recording = Recording.open("lecture.mp3")
@@ -43,19 +42,19 @@ class Recording:
         max_seconds: float | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Recording:
-        """Open a recording of any length, from everything that `load_speech` takes.
+        """Open a recording of any length.
 
         Args:
-            speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): See `load_speech`.
-            sampling_rate (`int`, *optional*): See `load_speech`.
-            max_seconds (`float`, *optional*): See `load_speech`.
+            speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): See `load_speech`, also for the next two.
+            sampling_rate (`int`, *optional*): Rate of an array in Hz.
+            max_seconds (`float`, *optional*): Length at which to stop decoding.
             progress (`Callable`, *optional*): Called with the seconds decoded, every few seconds of sound.
 
         Returns:
             `Recording`: With the samples of `load_speech`, bit for bit.
 
         Raises:
-            ValueError: As `load_speech`; also if the temporary folder has no room for a long recording.
+            ValueError: As `load_speech`; also if the temporary folder is full.
         """
         name, sound = find_sound(speech, sampling_rate, max_seconds)
         level = Level(name)
@@ -78,11 +77,9 @@ class Recording:
         return Recording, (self._samples[:], float(self._peak))
 
     def __len__(self) -> int:
-        """Give the number of samples."""
         return len(self._samples)
 
     def __getitem__(self, where: slice) -> np.ndarray:
-        """Read a slice of step 1, `(n,)` float32; not for writing."""
         if not isinstance(where, slice) or where.step not in (None, 1):
             raise TypeError(f"A recording is read by slices of step 1, recording[a:b], not by {where!r}.")
         part = self._samples[where]
@@ -114,11 +111,9 @@ class SampleFile:
         self._length += len(piece)
 
     def __len__(self) -> int:
-        """Give the number of samples."""
         return self._length
 
     def __getitem__(self, where: slice) -> np.ndarray:
-        """Read a slice of step 1."""
         start, stop, _ = where.indices(self._length)
         part = np.empty(max(stop - start, 0), np.float32)
         rest = part.data.cast("B")

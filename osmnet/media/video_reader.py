@@ -32,23 +32,21 @@ def read_frames(
     window: Callable[[int], Window | None] | None = None,
     on_break: Callable[[Exception], None] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Read the pictures of a video at a constant rate.
+    """Read a video at a constant rate.
 
-    Frame `k` is the picture whose timestamp is nearest to `k / fps` seconds after the first one, so videos of variable
-    or other rates keep their speed. Rotation and mirroring stored in the file are applied, pixels are made square. A
-    truncated file yields the frames that decode.
+    Frame `k` is the picture whose timestamp is nearest to `k / fps` seconds after the first one. Rotation and
+    mirroring stored in the file are applied, pixels are made square. A truncated file yields the frames that decode.
 
     Args:
         path (`str`, `os.PathLike` or `bytes`): A video of one of `osmnet.media.container.FORMATS`, or its content.
         fps (`float`): Frames per second, 0.001 to 1000.
         max_side (`int`, *optional*): Longest side in pixels; larger pictures are scaled down.
-        window (`Callable`, *optional*): Maps frame `k` to the part wanted, `(left, top, right, bottom)`, or to `None`.
-            Only that part is converted to RGB, which costs more than decoding. Not together with `max_side`.
+        window (`Callable`, *optional*): Maps frame `k` to the part to convert to RGB, which costs more than decoding:
+            `(left, top, right, bottom)` or `None`. Not together with `max_side`.
         on_break (`Callable`, *optional*): Called with the error if the file is damaged or truncated.
 
     Yields:
-        `np.ndarray` of shape `(H, W, 3)`: uint8 RGB, no two sharing memory; of shape `(0, 0, 3)` where `window` gives
-        `None`.
+        `np.ndarray` of shape `(H, W, 3)`: uint8 RGB; of shape `(0, 0, 3)` where `window` gives `None`.
 
     Raises:
         ValueError: At the call, if the file is missing, empty or not a video, or `fps` is out of range; while reading,

@@ -1,8 +1,7 @@
 """Write videos: H.264 pictures and AAC sound in one MP4 file, by PyAV.
 
-Not by imageio, which writes animations here: it writes pictures only, so that the sound would need a second pass by an
-`ffmpeg` program, and it gives neither the sound while the pictures are made, nor their colour tags, nor packets that
-can be joined without encoding them again.
+Not by imageio, which writes the animations: its videos have no sound and no colour tags, and it cannot copy packets
+without encoding them again, so that muxing would remain PyAV's work.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def best_codec(device: str, size: tuple[int, int]) -> str:
         size (`tuple[int, int]`): Height and width of the frames.
 
     Returns:
-        `str`: `"h264_nvenc"` on CUDA if FFmpeg, the driver and the size allow it, else `"libx264"`.
+        `str`: `"h264_nvenc"` on CUDA if FFmpeg, driver and size allow it, else `"libx264"`.
     """
     if device != "cuda" or _NVENC not in av.codecs_available:
         return "libx264"
@@ -68,27 +67,26 @@ def best_codec(device: str, size: tuple[int, int]) -> str:
 class VideoWriter:
     """Write frames and speech into an MP4 file that can be streamed: H.264 and AAC.
 
-    A context manager. The file appears under its name when the block ends; if it ends with an exception, nothing is
-    left. H.264 with 4:2:0 colour needs even sizes: pictures of odd width or height get their last column or row twice.
-    The sound is cut or padded with silence to the length of the pictures.
+    A context manager. The file appears under its name when the block ends, and not at all after an exception. Pictures
+    of odd width or height get their last column or row twice, as 4:2:0 colour needs even sizes. The sound is cut or
+    padded with silence to the length of the pictures.
 
     Args:
-        path (`str` or `os.PathLike`): The file to write; missing folders are made, an existing file is replaced.
-        size (`tuple[int, int]`): Height and width of the frames, in pixels.
+        path (`str` or `os.PathLike`): The file; missing folders are made, an existing file is replaced.
+        size (`tuple[int, int]`): Height and width of the frames in pixels.
         fps (`int` or `float`): Frames per second.
-        waveform (`np.ndarray` of shape `(samples,)` or `Recording`, *optional*): Mono sound in [-1, 1], read as it is
-            needed; None for a silent film.
-        sampling_rate (`int`): Rate of `waveform` in Hz; one that AAC knows (8000, 11025, 12000, 16000 … 96000).
-        crf (`int`): Quality of the pictures, 0 (lossless) to 51 (worst).
-        comment (`str`, *optional*): Written into the file's metadata.
+        waveform (`np.ndarray` of shape `(samples,)` or `Recording`, *optional*): Mono sound in [-1, 1], read as
+            needed.
+        sampling_rate (`int`): Rate of `waveform` in Hz, one that AAC knows (8000, 11025, 12000, 16000 … 96000).
+        crf (`int`): Quality, 0 (lossless) to 51 (worst).
+        comment (`str`, *optional*): Metadata of the file.
         preset (`str`): Speed of x264, "ultrafast" to "veryslow".
         threads (`int`): Threads of x264; one where many videos are written side by side.
-        codec (`str`): `"libx264"` or, on an NVIDIA GPU, `"h264_nvenc"`, see `best_codec`; its constant quality is
-            `crf`, and it ignores `preset` and `threads`.
-        temporary_folder (`str` or `os.PathLike`, *optional*): Folder on the same disk for the unfinished file; that of
+        codec (`str`): `"libx264"` or `"h264_nvenc"`, which ignores `preset` and `threads`; see `best_codec`.
+        temporary_folder (`str` or `os.PathLike`, *optional*): Place of the unfinished file, on the same disk; that of
             `path` if not given.
-        seal (`Callable`, *optional*): Called with the whole file before it gets its name; may put a signed copy in its
-            place.
+        seal (`Callable`, *optional*): Called with the whole file before it gets its name; may replace it by a signed
+            copy.
 
     Raises:
         ValueError: If an argument is out of range; on entering the block, if the file cannot be written; later, if
@@ -115,7 +113,6 @@ class VideoWriter:
         temporary_folder: str | os.PathLike[str] | None = None,
         seal: Seal | None = None,
     ) -> None:
-        """Check the arguments; nothing is written yet."""
         self.path = Path(path)
         self.size = (int(size[0]), int(size[1]))
         if min(self.size) < 1:
@@ -146,7 +143,6 @@ class VideoWriter:
         self._reformatter = VideoReformatter()
 
     def __enter__(self) -> VideoWriter:
-        """Open the file under a temporary name."""
         if self.path.is_dir():
             raise ValueError(f"'{self.path}' is a folder: give the name of a video file inside it.")
         try:
@@ -168,8 +164,7 @@ class VideoWriter:
             frames (`np.ndarray` of shape `(n, H, W, 3)` or `(H, W, 3)`): uint8 RGB.
 
         Raises:
-            ValueError: If the frames are not uint8 or not of the size of the video, the writer is not open, or the
-                disk is full.
+            ValueError: If type or size is another, the writer is not open, or the disk is full.
         """
         if self._container is None:
             raise ValueError("The video is not open: write inside its `with` block.")
@@ -188,7 +183,6 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish the file and give it its name, or remove it."""
         try:
             if kind is None:
                 self._finish()
@@ -310,7 +304,7 @@ def join_videos(
         path (`Path`): The file to write; it appears when it is whole.
         waveform (`np.ndarray` of shape `(samples,)` or `Recording`, *optional*): Mono sound of the whole.
         sampling_rate (`int`): Its rate in Hz.
-        comment (`str`, *optional*): Written into the file's metadata.
+        comment (`str`, *optional*): Metadata of the file.
         temporary_folder (`str` or `os.PathLike`, *optional*): As of `VideoWriter`.
         seal (`Callable`, *optional*): As of `VideoWriter`.
 
