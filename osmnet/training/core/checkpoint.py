@@ -61,9 +61,9 @@ def save_checkpoint(accelerator: Accelerator, work: Path, step: int, about: dict
     Raises:
         ValueError: If it cannot be written, e.g. because the disk is full; earlier checkpoints are unchanged.
     """
-    # Accelerate's `total_limit` deletes the oldest checkpoint before it writes the next one, under its final name. Here
-    # a kill at any moment leaves a complete one. Hooks of `RunState` write the tensors: Accelerate's names depend on
-    # the number of processes, and `register_for_checkpointing` unpickles.
+    # Accelerate's `total_limit` deletes the oldest checkpoint before it writes the next one, under its final name.
+    # Here a kill at any moment leaves a complete one. Hooks of `RunState` write the tensors: Accelerate's names depend
+    # on the number of processes, and `register_for_checkpointing` unpickles.
     folder, temporary = work / f"{PREFIX}{step:06d}", None
     try:
         temporary = on_main(accelerator, lambda: temporary_folder_in(work))

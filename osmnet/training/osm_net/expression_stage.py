@@ -1,4 +1,4 @@
-"""Stage `expression`: the expression extractor, from the sound of a clip to the expression of its face."""
+"""Stage `expression`: the expression extractor, from sound."""
 
 from __future__ import annotations
 
@@ -120,15 +120,14 @@ class ExpressionConfig(StageConfig):
 
     @property
     def sound(self) -> dict[str, tuple[float, float]]:
-        """The ranges of all six augmentations."""
+        """Ranges of the six augmentations."""
         return {name: getattr(self, setting) for name, setting in SOUND_FIELDS.items()}
 
 
 class ExpressionStage(Stage):
-    """Trains the expression extractor.
+    """Training stage of the expression extractor.
 
-    Most speakers train it; some are set aside to choose the best step and the amplitude; the held-out ones of the
-    dataset are measured at the end only.
+    Some training speakers are set aside to choose the best step and the amplitude.
 
     Args:
         config (`ExpressionConfig`): Settings.
@@ -186,7 +185,7 @@ class ExpressionStage(Stage):
         return made
 
     def _standardise(self, network: ExpressionExtractor) -> None:
-        """Set mean and spread of the speech features; all processes use the same clips."""
+        """Set mean and spread of the speech features, from the same clips in all processes."""
         encoder, some = cast(SpeechEncoder, self._encoder), evenly(self._training, MAX_VALIDATION_CLIPS)
         features = []
         for clip in tqdm(some, desc="speech", unit="clip", leave=False):
@@ -224,7 +223,7 @@ class ExpressionStage(Stage):
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Measure on the clips that are set aside; `score` is the sum of both correlations."""
+        """Measure on clips set aside; `score` sums both correlations."""
         result = lips.measure(_extractor(networks), self.face_model, self._validation_clips())
         return {**result, "score": result["opening"] + result["width"]}
 
@@ -236,13 +235,13 @@ class ExpressionStage(Stage):
         return self._validation
 
     def figures(self, networks: dict[str, OSMNetModel]) -> dict[str, np.ndarray]:
-        """Plot opening and width of mouths of clips set aside, predicted and true."""
+        """Plot mouth openings and widths, predicted and true."""
         clips = self._validation_clips()[:NUM_FIGURES]
         network = _extractor(networks)
         return {"lips": lips.plot_curves({clip.name: lips.curves(network, self.face_model, clip) for clip in clips})}
 
     def finish(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Set the amplitude, then measure on the held-out clips, which chose nothing.
+        """Set the amplitude, then measure on held-out clips.
 
         Returns:
             `dict[str, float]`: `lips.measure` of held-out clips; `gain`, the factor of the output; and `misfits`, the
@@ -278,7 +277,7 @@ def _extractor(networks: dict[str, OSMNetModel]) -> ExpressionExtractor:
 
 
 class ExpressionLosses(nn.Module):
-    """The paper's losses (Eq. 7-9), and two of the mouth's opening and width."""
+    """The paper's losses (Eq. 7-9), and two of the mouth."""
 
     component_weights: torch.Tensor
     landmark_weights: torch.Tensor
@@ -294,7 +293,7 @@ class ExpressionLosses(nn.Module):
         self.register_buffer("landmark_weights", weights / weights.mean(), persistent=False)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the losses `l2`, `ldmk`, `mouth` and `concordance` of a batch."""
+        """Compute `l2`, `ldmk`, `mouth` and `concordance`."""
         expression = self.network(batch["mel"], batch["known_identity"], batch.get("speech")).float()
         with torch.autocast(expression.device.type, enabled=False):  # half precision would move vertices by pixels
             return self._losses(expression, batch["expression"], batch["identity"][:, None])
@@ -317,5 +316,5 @@ class ExpressionLosses(nn.Module):
 
 
 def train(dataset: Dataset, model: Path, config: ExpressionConfig, work: Path) -> dict[str, float]:
-    """Train `expression_extractor`, and save the speech encoder it uses beside it; see `stages.train_stage`."""
+    """Train `expression_extractor` and save its speech encoder; see `stages.train_stage`."""
     return fit(ExpressionStage(config, dataset, model), config, model, work)

@@ -1,4 +1,4 @@
-"""Pairs of mouth windows of the same clip, one warped to the other, for `geometry="mesh"`."""
+"""Pairs of warped mouth windows, for `geometry="mesh"`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTEXT = 1.5  # width of the windows on disk relative to the network's; warping
 
 
 class MouthClip:
-    """A clip's mouth windows, memory-mapped from disk, and the geometry of its frames; see `Pairs`."""
+    """Memory-mapped mouth windows of a clip and their geometry."""
 
     def __init__(self, clip: Clip, face_model: FaceModel, driving: Driving, window_size: int, folder: Path):
         fit = clip.fit(face_model)
@@ -53,7 +53,7 @@ class MouthClip:
         return len(self.expression)
 
     def pair(self, source: int, target: int, context: int, affine: np.ndarray = AS_IT_IS) -> Pair:
-        """Make the inputs of the network and the truth by warping one frame to another, see `Pairs.make`.
+        """Warp one frame to another, see `Pairs.make`.
 
         Returns:
             `dict[str, np.ndarray]`: Pictures `source`, `target`, `warped`, uint8; `guide`; `driving`.
@@ -83,17 +83,17 @@ class MouthClip:
 
 
 class MouthPairs(Pairs):
-    """Draws pairs of mouth windows, `size` the window's; `guide` has 4 channels."""
+    """Sampler of mouth windows; `guide` has 4 channels."""
 
     def make(self, clip: Clip) -> MouthClip:
         """Prepare a clip."""
         return MouthClip(clip, self.face_model, self.driving, self.size, self.folder)
 
     def share(self, clip: MouthClip) -> float:
-        """Weight a clip by length and, much more, by sharpness: soft teeth are easily learnt."""
+        """Weight a clip by length and, much more, by sharpness."""
         return np.sqrt(len(clip)) * clip.size**2 * (0.4 + clip.widest)
 
     def draw(self, clip: MouthClip, rng: np.random.Generator) -> tuple[int, int]:
-        """Draw a source, shut half of the time, and a target, preferably open."""
+        """Draw a source, shut half the time, and a target, preferably open."""
         source = rng.choice(clip.shut) if rng.random() < 0.5 else rng.integers(len(clip))
         return int(source), int(rng.choice(len(clip), p=clip.open_weight))
