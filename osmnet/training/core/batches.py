@@ -1,4 +1,4 @@
-"""Batches of a run, in the same order for any number of loader processes."""
+"""Batches of a run, in the same order with any `workers`."""
 
 import signal
 from collections.abc import Iterator

@@ -128,6 +128,7 @@ def sweep(folder: Path) -> None:
 
 def seed_all(seed: int, process: int) -> None:
     """Seed all generators, differently in each process."""
+    # Dropout must differ between processes.
     set_seed(int(np.random.SeedSequence([seed, process]).generate_state(1)[0]))
 
 

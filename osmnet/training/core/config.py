@@ -185,7 +185,6 @@ def _read_yaml(file: Path, known: Collection[str]) -> dict[str, dict]:
 
 
 def _take(values: dict[str, Any], defaults: StageConfig, name: str, value: Any, where: str) -> None:
-    """Merge a validated setting into `values`."""
     kinds = typing.get_type_hints(type(defaults))
     name, _, loss = name.partition(".")
     if name not in kinds:

@@ -1,4 +1,4 @@
-"""Work, errors and stop signals shared by the processes of a run."""
+"""Work, errors and signals shared by processes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def on_main(processes: Accelerator | PartialState, act: Callable[[], Result]) ->
 
 
 def on_all(processes: Accelerator | PartialState, act: Callable[[], object]) -> None:
-    """Call `act` in every process; raise an error of one in all.
+    """Call `act` in every process; share errors.
 
     Raises:
         OSError: In the main process, with the message of another one.
@@ -102,7 +102,7 @@ class StopSignals:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Record signals, in the main thread only; a second Ctrl-C stops immediately."""
+        """Record signals in the main thread; a second Ctrl-C stops immediately."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -22,8 +22,6 @@ Item = TypeVar("Item")
 class Stage(ABC):
     """A training stage; its constructor sets the attributes.
 
-    `fit` steps the optimizers, saves and logs.
-
     Attributes:
         networks (`dict[str, OSMNetModel]`): Trained, averaged and saved, by component folder. Build them after
             `torch.manual_seed(config.seed)`. Parameters with `requires_grad=False` are not trained.
@@ -63,7 +61,7 @@ class Stage(ABC):
         """
 
     def begin_step(self, step: int) -> None:  # noqa: B027 (nothing to do for most stages)
-        """Prepare a step, e.g. switch the adversary; depend on `step` only."""
+        """Prepare a step as a function of `step`."""
 
     @abstractmethod
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:

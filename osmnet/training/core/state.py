@@ -251,8 +251,8 @@ class RunState:
             )
         return []
 
+    # Hooks of `save_state` and `load_state`: our own tensors in place of the wrapped modules'.
     def _write(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
-        """`save_state` hook."""
         weights.clear()
         if not self.accelerator.is_main_process:
             return
@@ -262,7 +262,6 @@ class RunState:
                 torch.save(self.discriminator_optimizer.state_dict(), file)
 
     def _read(self, models: list[nn.Module], folder: str) -> None:
-        """`load_state` hook."""
         models.clear()
         saved = load_file(Path(folder, TENSORS))
         if self.averages and any(name.startswith("best/") for name in saved):

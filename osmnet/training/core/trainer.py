@@ -36,7 +36,7 @@ __all__ = ["Stage", "fit"]
 def fit(stage: Stage, config: StageConfig, out: Path, work: Path) -> dict[str, float]:
     """Train a stage, or resume it from the newest checkpoint.
 
-    A resumed run matches an uninterrupted one bit for bit, on the same CPU with as many processes and threads.
+    On the same CPU, with as many processes and threads, a resumed run equals an uninterrupted one.
 
     Args:
         stage (`Stage`): The stage to train.

@@ -1,4 +1,4 @@
-"""`osmnet evaluate --ablate`: variants of the model on the same budget, clips and protocol."""
+"""`osmnet evaluate --ablate`: variants trained and measured alike."""
 
 from __future__ import annotations
 

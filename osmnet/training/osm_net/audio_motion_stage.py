@@ -50,7 +50,7 @@ class AudioMotionConfig(StageConfig):
 
 
 class AudioMotionStage(Stage):
-    """Training stage of the audio motion encoder (Eq. 4) and the unit of ε.
+    """Training stage of the audio motion encoder (Eq. 4).
 
     Args:
         config (`AudioMotionConfig`): Settings.
@@ -140,6 +140,7 @@ class AudioMotionStage(Stage):
             `dict[str, float]`: `epsilon_of_95_percent`, the radius in the old unit; with `rescale` also
             `prior_learned`, 0 if the clips are too few or too short for the prior.
         """
+        # The centre is predicted from sound, less well on held-out clips: both kinds count.
         clips = [*self._pools.at(self.config.steps - 1), *self._validation_clips()]
         distance = torch.cat([_distance(networks, [clip]) for clip in clips])
         unit = distance.quantile(CALIBRATED).clamp(min=1e-6)

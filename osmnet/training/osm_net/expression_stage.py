@@ -127,8 +127,6 @@ class ExpressionConfig(StageConfig):
 class ExpressionStage(Stage):
     """Training stage of the expression extractor.
 
-    Some training speakers are set aside to choose the best step and the amplitude.
-
     Args:
         config (`ExpressionConfig`): Settings.
         dataset (`Dataset`): Its clips with speech are used.
@@ -185,7 +183,7 @@ class ExpressionStage(Stage):
         return made
 
     def _standardise(self, network: ExpressionExtractor) -> None:
-        """Set mean and spread of the speech features, from the same clips in all processes."""
+        """Set mean and spread of the speech features."""
         encoder, some = cast(SpeechEncoder, self._encoder), evenly(self._training, MAX_VALIDATION_CLIPS)
         features = []
         for clip in tqdm(some, desc="speech", unit="clip", leave=False):
@@ -248,6 +246,7 @@ class ExpressionStage(Stage):
             number of training clips in memory whose sound hardly fits their lips (named on stderr).
         """
         network = _extractor(networks)
+        # Clips set aside choose the amplitude, held-out ones nothing.
         gain = 1.0
         aside = self._validation_clips()
         if self.config.amplitude:
@@ -294,7 +293,7 @@ class ExpressionLosses(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Compute `l2`, `ldmk`, `mouth` and `concordance`."""
-        expression = self.network(batch["mel"], batch["known_identity"], batch.get("speech")).float()
+        expression = self.network(batch["mel"], batch["known_identity"], batch.get("speech")).float()  # (B, F, 64)
         with torch.autocast(expression.device.type, enabled=False):  # half precision would move vertices by pixels
             return self._losses(expression, batch["expression"], batch["identity"][:, None])
 
@@ -303,8 +302,8 @@ class ExpressionLosses(nn.Module):
     ) -> dict[str, torch.Tensor]:
         # Sound does not determine a speaker's habitual expression, so its mean has a small weight.
         expression = expression - (1 - self.own_mean) * (expression - truth).mean(1, keepdim=True)
-        shape, true_shape = (self.face_model(identity, beta) for beta in (expression, truth))
-        mouth, true_mouth = lips.mouth(shape), lips.mouth(true_shape)
+        shape, true_shape = (self.face_model(identity, beta) for beta in (expression, truth))  # (B, F, 478, 3)
+        mouth, true_mouth = lips.mouth(shape), lips.mouth(true_shape)  # (B, F, 2)
         change = F.l1_loss(mouth.diff(dim=1), true_mouth.diff(dim=1))
         pixels, true_pixels = shape * PIXELS_PER_HEAD_UNIT, true_shape * PIXELS_PER_HEAD_UNIT
         return {

@@ -39,7 +39,7 @@ def mirror_vertices(mean: np.ndarray) -> np.ndarray:
 
 
 def _upright(mean: np.ndarray) -> np.ndarray:
-    """Move a shape to the head's axes, outer eye corners one unit apart on x."""
+    """Move a shape to the head's axes and units."""
     across = mean[LEFT_OUTER_CORNER] - mean[RIGHT_OUTER_CORNER]
     x = across / np.linalg.norm(across)
     down = mean[CHIN] - mean[FOREHEAD]
@@ -70,8 +70,6 @@ def fit_mean(neutrals: np.ndarray, rounds: int = 4) -> tuple[np.ndarray, np.ndar
 
 
 class _Moments:
-    """Weighted second moments of shapes and their mirror images."""
-
     def __init__(self, mirror: np.ndarray):
         self.mirror = mirror
         self.sum = np.zeros((3 * NUM_VERTICES, 3 * NUM_VERTICES))
@@ -108,12 +106,14 @@ def fit_face_model(
     Returns:
         `tuple[FaceModel, dict[str, float]]`: The model, and the bases' shares of the variance.
     """
+    # 1. Mean face.
     resting = []
     for track in tqdm(tracks, desc="mean face", unit="clip", mininterval=5):
         rest = neutral_frames(track / np.ptp(track[:, :, 1], axis=1).mean())
         resting.append(track[rest].mean(0))
     mean, mirror = fit_mean(np.stack(resting))
 
+    # 2. Moments of identities and expressions.
     identities, changes, blinks = _Moments(mirror), _Moments(mirror), _Blinks()
     for track in tqdm(tracks, desc="bases", unit="clip", mininterval=5):
         shape = fit_similarity(mean[STABLE], track[:, STABLE]).unplace(track)
@@ -124,9 +124,11 @@ def fit_face_model(
         changes.add(shape[chosen] - neutral, weight)
         opening = eye_opening(shape)
         blinks.add(shape[chosen] - neutral, (opening - np.median(opening))[chosen], weight)
+    # 3. Bases.
     identity_basis, identity_share = identities.components(identity_dim)
     expression_basis, expression_share = changes.components(expression_dim)
 
+    # 4. Component.
     model = FaceModel(identity_dim, expression_dim)
     geometry = {
         "mean_shape": mean,

@@ -1,4 +1,4 @@
-"""`osmnet train finetune`: adapt a model to a few clips and report the changes."""
+"""`osmnet train finetune`: adapt a model to a few clips."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def finetune(
     run = _Finetuning(dataset, out, work, config)
     with ExitStack() as held:
         on_main(processes, lambda: held.enter_context(only_run_in(work)))
+        # 1. Measure the starting model on held-out clips.
         on_main(processes, lambda: run.begin(model))
+        # 2. Train each stage; keep it if its own figure improved.
         for stage in config.stages:
             configs = {
                 section: dataclasses.replace(each, init=str(run.before), split=config.split)
@@ -113,6 +115,7 @@ def finetune(
             on_main(processes, lambda: run.prepare(stage, configs))  # noqa: B023 (called at once)
             train_stage(stage, dataset, run.trained, configs, work / stage)
             on_main(processes, lambda: run.decide(stage, configs))  # noqa: B023
+        # 3. Export, measure again, report.
         return on_main(processes, run.report)
 
 
@@ -173,7 +176,6 @@ class _Finetuning:
         return self.dataset.split(speech=True, by=cast(Any, self.config.split))
 
     def _reset(self, component: str) -> None:
-        """Restore a component of the starting model."""
         target = self.trained / component
         try:
             shutil.copytree(self.before / component, target, dirs_exist_ok=True)

@@ -133,7 +133,6 @@ the protocol of `osmnet evaluate`: the first frame is the portrait, the clip's o
 
 
 def _base_name(where: str) -> str:
-    """Drop local folders; keep addresses and Hub ids."""
     return Path(where).resolve().name if Path(where).exists() else where
 
 

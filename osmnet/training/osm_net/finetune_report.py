@@ -62,7 +62,6 @@ def compare(before: Sequence[ClipResult], after: Sequence[ClipResult]) -> list[d
 
 
 def _error(metric: Metric, value: float, real: float) -> float:
-    """Distance of a figure from its ideal."""
     if metric.better in ("higher", "lower"):
         return -value if metric.better == "higher" else value
     if metric.better == "one":

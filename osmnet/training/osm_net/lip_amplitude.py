@@ -121,13 +121,17 @@ def set_amplitude(
     Returns:
         `float`: The factor, in [0.5, 2.5].
     """
+    # The fixed point is the nearly shut mouth: scaling around the mean would press it shut half of the time.
+    # 1. Factor.
     openings = [curves(network, face_model, clip)[0][:, 0] for clip in clips]
     gain = float(
         np.clip(spread / max(np.median([each.std() for each in openings]), 1e-6), SMALLEST_GAIN, LARGEST_GAIN)
     )
+    # 2. Fixed point.
     expression = torch.cat([clip.predict(network) for clip in clips])
     opening = np.concatenate(openings)
     nearly_shut = expression[torch.from_numpy(opening <= np.quantile(opening, NEARLY_SHUT))].mean(0)
+    # 3. Output layer.
     network.output_scale.mul_(gain)
     network.output_bias.mul_(gain).add_((1 - gain) * nearly_shut.to(network.output_bias.device))
     return gain

@@ -133,6 +133,7 @@ class MotionStage(Stage):
         poses = torch.cat([torch.from_numpy(clip.poses()) for clip in self._validation_clips()])
         losses = MotionLosses(**_motion_networks(networks))({"head_pose": poses.to(_device(networks))})
         report = {name: float(losses[name]) for name in ("pose", "pose_mixed", "basis")}
+        # Without a score the last weights are kept: held-out clips choose nothing.
         return {**report, "bases_in_use": _bases_in_use(networks, poses)}
 
     def _validation_clips(self) -> list[PoseClip]:
@@ -169,9 +170,9 @@ class MotionLosses(nn.Module):
 
     def _losses(self, poses: torch.Tensor) -> dict[str, torch.Tensor]:
         scale = self.decoder.pose_scale
-        feature = self.encoder(poses).float()
-        mixed, weights = self.space(feature)
-        usage = weights.mean(0)
+        feature = self.encoder(poses).float()  # (B, C)
+        mixed, weights = self.space(feature)  # (B, C), (B, S)
+        usage = weights.mean(0)  # (S,)
         return {
             "pose": F.l1_loss(self.decoder(feature) / scale, poses / scale),
             "pose_mixed": F.l1_loss(self.decoder(mixed) / scale, poses / scale),

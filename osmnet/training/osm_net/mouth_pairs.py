@@ -58,18 +58,22 @@ class MouthClip:
         Returns:
             `dict[str, np.ndarray]`: Pictures `source`, `target`, `warped`, uint8; `guide`; `driving`.
         """
+        # 1. Warp of the source to the target.
         at = lambda i: Similarity(*(part[i] for part in self.similarity))  # noqa: E731
         warp = MeshWarp(np.empty((self.size, self.size, 3), np.uint8), self.shape[source], at(source))
         target_px, origin = warp.points(self.shape[target][None], at(slice(target, target + 1)))
+        # 2. The same with the view applied.
         to_target, to_source = joined(affine, self.affine[target]), joined(affine, self.affine[source])
         placed = target_px[0].copy()
         placed[:, :2] = apply_affine(to_target[None], target_px[..., :2])[0]
         placed[:, 2] *= np.sqrt(np.linalg.det(to_target[:, :2]))
         origin = apply_affine(self.wide_affine[source][None], origin)[0]
+        # 3. Warped picture.
         warp.size = self.window_size
         grid = warp.grid(placed, origin).astype(np.float32) - np.float32(0.5)
         wide = np.ascontiguousarray(self.windows[source])
         warped = cv2.remap(wide, grid[..., 0], grid[..., 1], cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
+        # 4. Guide, and views of source and target.
         source_px = apply_affine(to_source[None], warp.source_points[None, :478, :2])[0]
         edge = (self.wide_size - self.window_size) // 2
         inner = joined(affine, np.array([[1.0, 0, -edge], [0, 1, -edge]]))
@@ -91,6 +95,7 @@ class MouthPairs(Pairs):
 
     def share(self, clip: MouthClip) -> float:
         """Weight a clip by length and, much more, by sharpness."""
+        # Soft teeth are easily learnt.
         return np.sqrt(len(clip)) * clip.size**2 * (0.4 + clip.widest)
 
     def draw(self, clip: MouthClip, rng: np.random.Generator) -> tuple[int, int]:

@@ -98,6 +98,7 @@ def random_view(size: int, rng: np.random.Generator, zoom_out: bool = True) -> n
         rng (`np.random.Generator`): Random numbers.
         zoom_out (`bool`): Whether the view may exceed the picture; otherwise each shift has a sufficient zoom.
     """
+    # Half are unchanged; of the others half are shifted by whole pixels, which does not blur.
     changed, zoomed = rng.random(2) < 0.5
     shift = rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * size
     zoom = 1 + rng.uniform(-MAX_ZOOM if zoom_out else 0, MAX_ZOOM)
@@ -189,10 +190,7 @@ class Pairs(ABC):
 
     @abstractmethod
     def make(self, clip: Clip) -> Any:
-        """Prepare a clip: an object with a length and `pair(source, target, context, affine)`.
-
-        `affine` `(2, 3)` moves the pixels, see `random_view`.
-        """
+        """Prepare a clip: an object with a length and `pair(source, target, context, affine)`."""
 
     @abstractmethod
     def share(self, clip: Any) -> float:

@@ -74,8 +74,9 @@ class VGG19(nn.Module):
 
 def gram(features: torch.Tensor) -> torch.Tensor:
     """Compute Gram matrices `(batch, C, C)` in float32, divided by C·h·w."""
+    # The paper gives no divisor; with this common one, which removes the picture's size, λ_style = 1000 is usual.
     batch, channels, height, width = features.shape
-    flat = features.float().flatten(2)
+    flat = features.float().flatten(2)  # (B, C, h·w)
     with torch.autocast(
         features.device.type, enabled=False
     ):  # sums of thousands of squares overflow in half precision

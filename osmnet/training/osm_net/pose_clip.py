@@ -81,4 +81,5 @@ def draw(clips: Sequence[PoseClip], count: int, rng: np.random.Generator) -> lis
 
 def evenly(clips: Sequence[Clip], most: int) -> list[Clip]:
     """Choose at most `most` clips, evenly."""
+    # Memory must not grow with the dataset.
     return list(clips[:: -(-len(clips) // most)])

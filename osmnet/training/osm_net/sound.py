@@ -125,6 +125,7 @@ def mel_steps(waveform: np.ndarray, level: float, start: float, frames: int, cha
     piece[inside.start - first : inside.stop - first] = waveform[inside]
     if change.equaliser is not None or change.noise is not None or tail:
         piece, level = _rerecord(piece, level, change)
+    # Pitch and speed only change where the spectrogram is sampled.
     power = _band_power(piece, np.rint(centres).astype(int) - first, mel_filters(2 ** (change.pitch / 12)))
     power *= np.float32(10 ** (change.gain / 10) / level if level > 0 else 1)
     return np.maximum((np.log10(power + np.float32(MEL_FLOOR)) + 3) / 3, np.float32(SILENCE))

@@ -19,10 +19,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class VideoAdversary(nn.Module):
-    """Patch discriminator with its loss.
-
-    A fourth channel masks the mouth or, of a whole face, mouth and eyes.
-    """
+    """Patch discriminator on pictures and a mask of the mouth (and eyes)."""
 
     def __init__(self) -> None:
         """Build with random weights."""
@@ -31,7 +28,7 @@ class VideoAdversary(nn.Module):
         self.pictures: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None  # real, fake, weight
 
     def forward(self, batch: Batch) -> Batch:
-        """Compute `d`, the hinge loss, on the pictures last kept."""
+        """Compute `d`, the hinge loss, on the kept pictures."""
         if self.pictures is None:
             raise RuntimeError("The objective has left no pictures; begin_step switches both on.")
         real, fake, weight = self.pictures
@@ -95,7 +92,7 @@ class VideoLosses(nn.Module):
         if self.mesh:
             losses, sample, map_, weight = self._mesh(driving, batch)
         else:
-            sample = self.network(batch["source"], driving).sample.float()
+            sample = self.network(batch["source"], driving).sample.float()  # (kinds·B, 3, H, W)
             losses = self._whole(sample, batch["target"])
             map_ = batch["guide"][:, 1:2]
             weight = map_.clamp(min=ELSEWHERE)

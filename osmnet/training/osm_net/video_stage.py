@@ -174,7 +174,6 @@ class VideoStage(Stage):
         return {}
 
     def _held_out_batches(self, device: torch.device) -> list[dict[str, torch.Tensor]]:
-        """Same pairs at every validation."""
         if not self._validation:
             clips = [self._unseen.make(clip) for clip in evenly(self._held_out, VALIDATION_CLIPS)]
             rng = np.random.default_rng(1)
