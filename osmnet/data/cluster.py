@@ -1,7 +1,4 @@
-"""Run many jobs in parallel: on processes of this machine, or on a Ray cluster.
-
-A worker that is killed, mostly for lack of memory, takes only its own job with it, which is retried once.
-"""
+"""Run jobs in parallel on local processes or a Ray cluster; a job whose worker dies is retried once."""
 
 import logging
 import multiprocessing
@@ -23,13 +20,13 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NU
 
 
 class WorkerKilled(RuntimeError):
-    """Takes the place of a result when workers died of a job twice."""
+    """Replaces the result of a job whose workers died."""
 
 
 def on_processes(
     jobs: Sequence[Job], function: Callable[[Job], Result], workers: int
 ) -> Iterator[tuple[Job, Result | WorkerKilled]]:
-    """Run jobs on processes of this machine.
+    """Run jobs on local processes.
 
     Args:
         jobs (sequence): Arguments of `function`.
@@ -103,14 +100,14 @@ def _begin_worker() -> None:
 
 
 def usable_cpus() -> int:
-    """Count the processors that this process may use."""
+    """Count the CPUs available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def on_ray(
     jobs: Sequence[Job], function: Callable[[Job], Result], address: str
 ) -> Iterator[tuple[Job, Result | WorkerKilled]]:
-    """Run jobs on a Ray cluster, whose nodes have osmnet and see the same files under the same paths.
+    """Run jobs on a Ray cluster with a shared file system.
 
     Args:
         jobs (sequence): As of `on_processes`.

@@ -1,4 +1,4 @@
-"""Choose segments of a video, stretches of one face each with its sound, and crop them."""
+"""Choose and crop segments: stretches of one face with its sound."""
 
 import io
 import tempfile
@@ -32,7 +32,7 @@ STRIP = 112  # px, side of the three pictures in the report
 
 @dataclass(frozen=True)
 class Options:
-    """Criteria for the clips to keep.
+    """Criteria for kept clips.
 
     Attributes:
         max_seconds (`float`): Longer stretches are split into equal pieces.
@@ -64,7 +64,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Known:
-    """Facts about a video that need not be measured; `None` is measured.
+    """Known facts about a video; `None` is measured.
 
     Attributes:
         speech (`bool`, *optional*): Whether its sound is speech of the face seen.
@@ -101,12 +101,12 @@ class Segment:
 
     @property
     def landmarks_px(self) -> np.ndarray:
-        """Vertices `(frames, 478, 3)` in pixels of the stored crop."""
+        """Vertices `(frames, 478, 3)` in crop pixels."""
         return to_crop(self.run.landmarks_px, self.box, self.size)
 
 
 def dropped(reason: str, seconds: float, **more: Any) -> dict[str, Any]:
-    """Make the manifest's line for something dropped."""
+    """Make a manifest row for something dropped."""
     return {"status": "dropped", "reason": reason, "seconds": round(seconds, 2), **more}
 
 
@@ -118,7 +118,7 @@ def choose_segments(
     face_model: FaceModel,
     lip_reader: Callable[[], LipReader],
 ) -> tuple[list[Segment], list[dict[str, Any]]]:
-    """Choose one face at every moment, decide about its sound, split long stretches, and measure them.
+    """Choose one face at every moment; split and measure its stretches.
 
     Args:
         tracking (`Tracking`): All faces of the video.
@@ -180,7 +180,7 @@ def choose_segments(
 
 
 def _apart(runs: list[FaceRun], ranks: list[float]) -> list[int]:
-    """Take runs by rank unless they overlap in time with one already taken. Returns their indices."""
+    """Choose runs by rank, skipping overlaps in time; returns indices."""
     taken: list[int] = []
     for i in sorted(range(len(runs)), key=lambda i: -ranks[i]):
         run = runs[i]
@@ -231,7 +231,7 @@ def _segment(run: FaceRun, tracking: Tracking, verdict: Verdict, options: Option
 def crop_segments(
     video: Path, tracking: Tracking, segments: list[Segment], options: Options, folder: Path
 ) -> Iterator[tuple[Segment, dict[str, bytes]]]:
-    """Cut the crops out of the video, in one pass, and measure their sharpness; a blurred segment gets a reason.
+    """Crop segments in one pass and reject blurred ones.
 
     Args:
         video (`Path`): The video.
@@ -303,10 +303,10 @@ def _crop_segment(
 
 
 def sharpness_of(crop: np.ndarray, landmarks_px: np.ndarray) -> float:
-    """Measure the sharpness of a face, independent of its size, light and contrast.
+    """Measure face sharpness, independent of size, light and contrast.
 
-    The variance of the Laplacian of the face at a height of 128 pixels, as a percentage of the variance of its grey
-    levels. Faces in good videos have 2 to 40.
+    Variance of the Laplacian of the face at 128 pixels height, as a percentage of its grey-level variance. Good videos
+    have 2 to 40.
 
     Args:
         crop (`np.ndarray` of shape `(size, size, 3)`): uint8.

@@ -1,4 +1,4 @@
-"""Track all faces of a video from frame to frame, and split the tracks at cuts."""
+"""Track the faces of a video, and split tracks at cuts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ class FaceRun:
 
     @property
     def face_px(self) -> float:
-        """Height of the face in pixels, forehead to chin."""
+        """Face height in pixels, forehead to chin."""
         return float(np.median(np.ptp(self.landmarks_px[..., 1], axis=1)))
 
 
@@ -75,8 +75,7 @@ class Tracking:
 def track_faces(video: Path, bundle: Path) -> Tracking:
     """Track every face of a video.
 
-    A run ends where its face is lost, jumps or is replaced by another, and where the video cuts to another scene or
-    moment.
+    A run ends at a cut, and where its face is lost or jumps.
 
     Args:
         video (`Path`): The video; large frames are scaled down.
@@ -130,7 +129,7 @@ def _centre_and_size(face: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _search(frame: np.ndarray, landmarker: FaceLandmarker) -> list[np.ndarray]:
-    """Search the corners and the middle of a picture for small faces."""
+    """Search the corners and the middle for small faces."""
     height, width = frame.shape[:2]
     h, w = round(SEARCH_PART * height), round(SEARCH_PART * width)
     corners = [(y, x) for y in (0, height - h) for x in (0, width - w)] + [((height - h) // 2, (width - w) // 2)]
@@ -143,7 +142,7 @@ def _search(frame: np.ndarray, landmarker: FaceLandmarker) -> list[np.ndarray]:
 
 
 def _look_closer(frame: np.ndarray, last: np.ndarray, landmarker: FaceLandmarker) -> np.ndarray | None:
-    """Search for a face where it was a frame ago: in the whole picture the detector has 128 px, often too few."""
+    """Search near the last position: at full view the detector often has too few pixels."""
     centre, size = _centre_and_size(last)
     half = 1.25 * size
     x0, y0 = np.maximum(np.floor(centre - half), 0).astype(int)
@@ -155,7 +154,7 @@ def _look_closer(frame: np.ndarray, last: np.ndarray, landmarker: FaceLandmarker
 
 
 def _distinct(faces: list[np.ndarray]) -> list[np.ndarray]:
-    """Drop faces that were found twice; the larger one comes first and stays."""
+    """Drop duplicates; the larger face comes first and stays."""
     kept: list[np.ndarray] = []
     for face in faces:
         if _is_new(face, kept):
@@ -169,7 +168,7 @@ def _is_new(face: np.ndarray, others: list[np.ndarray]) -> bool:
 
 
 def _jump(last: np.ndarray, face: np.ndarray) -> float:
-    """Measure how far a face would have moved or grown between two frames, in its own sizes."""
+    """Measure the change of position or log size between two frames, in face sizes."""
     (centre, size), (other, other_size) = _centre_and_size(last), _centre_and_size(face)
     return max(float(np.linalg.norm(other - centre)) / size, abs(float(np.log(other_size / size))))
 
@@ -177,7 +176,7 @@ def _jump(last: np.ndarray, face: np.ndarray) -> float:
 def _matched(
     runs: list[tuple[int, list[np.ndarray]]], faces: list[np.ndarray]
 ) -> list[tuple[tuple[int, list[np.ndarray]], np.ndarray | None]]:
-    """Match every run to its face in the next frame, nearest first; removes matched faces from `faces`."""
+    """Match runs to faces, nearest first; removes matched faces from `faces`."""
     near = []
     for i, (_, past) in enumerate(runs):
         near += [(d, i, j) for j, face in enumerate(faces) if (d := _jump(past[-1], face)) < FACE_JUMP]
@@ -192,13 +191,13 @@ def _matched(
 
 
 def _picture_change(glances: np.ndarray, step: int) -> np.ndarray:
-    """Measure the mean change of grey levels over `step` frames: `(frames, h, w)` to `(frames,)`."""
+    """Mean grey-level change over `step` frames: `(frames, h, w)` to `(frames,)`."""
     grey = glances.astype(np.float32)
     return np.pad(np.abs(grey[step:] - grey[:-step]).mean((1, 2)), (min(step, len(grey)), 0))[: len(grey)]
 
 
 def _face_change(landmarks_px: np.ndarray, step: int) -> np.ndarray:
-    """Measure how far a face moves over `step` frames, in its own sizes: `(frames, 478, 3)` to `(frames,)`."""
+    """Face motion over `step` frames in face sizes: `(frames, 478, 3)` to `(frames,)`."""
     points = landmarks_px[:, STABLE, :2]
     size = np.sqrt(points.var(1).sum(-1)) * FACE_PER_SPREAD
     moved = np.sqrt(((points[step:] - points[:-step]) ** 2).sum(-1).mean(-1)) / size[step:]
@@ -206,10 +205,7 @@ def _face_change(landmarks_px: np.ndarray, step: int) -> np.ndarray:
 
 
 def _cuts(change: np.ndarray, change_of_two: np.ndarray, least: float, contrast: float) -> np.ndarray:
-    """Find frames that change more than any two frames around them: motion lasts, a cut takes one frame.
-
-    Two frames, because videos converted from another frame rate repeat some pictures and lack others.
-    """
+    """Find changes that stand out from their neighbours: motion lasts, a cut takes one frame."""
     padded = np.pad(change_of_two, REACH + 1)
     at = np.arange(len(change)) + REACH + 1
     around = np.max([padded[at + k] for k in range(-REACH, REACH + 2) if k not in (0, 1)], axis=0)
@@ -217,7 +213,7 @@ def _cuts(change: np.ndarray, change_of_two: np.ndarray, least: float, contrast:
 
 
 def find_cuts(glances: np.ndarray) -> np.ndarray:
-    """Find the frames at which a new scene, or another moment of the same one, begins.
+    """Find the first frame of each new scene or moment.
 
     Args:
         glances (`np.ndarray` of shape `(frames, h, w)`): Small grey pictures.
@@ -229,7 +225,7 @@ def find_cuts(glances: np.ndarray) -> np.ndarray:
 
 
 def _split(run: FaceRun, cuts: np.ndarray) -> list[FaceRun]:
-    """Split a run where the picture is cut and where the face jumps, and smooth each piece by itself."""
+    """Split a run at cuts and jumps; smooth each piece."""
     jumps = _cuts(_face_change(run.landmarks_px, 1), _face_change(run.landmarks_px, 2), CUT_FACE, FACE_CONTRAST)
     starts = np.flatnonzero(cuts[run.first : run.first + len(run)] | jumps)
     starts = starts[starts > 0]
