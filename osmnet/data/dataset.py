@@ -127,8 +127,8 @@ class Dataset:
         """Open a dataset.
 
         Args:
-            source (`str` or `Path`): A folder, or an address that fsspec reads (`https://…`, `hf://datasets/…`), from
-                which clips are fetched one at a time when they are used.
+            source (`str` or `Path`): Folder or fsspec address (`https://…`, `hf://datasets/…`), from which clips are
+                fetched on demand.
 
         Raises:
             ValueError: If there is none, or it is of another version.
@@ -187,7 +187,7 @@ class Dataset:
         """
         clips = self.clips(speech, min_size)
         if by == "clip":
-            # Chosen among all clips, so that stages that use only some of them agree as far as possible.
+            # Chosen among all clips, so that stages that use a subset agree.
             held = {clip.name for clip in self._clips[CLIPS_PER_HELD_OUT - 1 :: CLIPS_PER_HELD_OUT]}
             held &= {clip.name for clip in clips}
             if len(held) in (0, len(clips)):

@@ -16,11 +16,10 @@ from osmnet.models.osm_net.expression import ExpressionExtractor
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 
 MAX_OFFSET = 8  # frames; larger offsets are not searched
-LAGS = np.arange(-MAX_OFFSET - 4, MAX_OFFSET + 5)  # frames; more than the offsets, to see both sides of a peak
+LAGS = np.arange(-MAX_OFFSET - 4, MAX_OFFSET + 5)  # frames; beyond the offsets, to see both sides of a peak
 MEASURES = np.array([0.5, 0.25, 0.25])  # weights of the opening of the mouth, its width, and the jaw
-DRIFT = 8.0  # frames; slower changes are pose or mood, not syllables
-# Correlation times the square root of the frames compared. Of 1,500 pairs of a clip with another clip's sound (1.6 to
-# 12 s) 3 % reach 4, whatever their length.
+DRIFT = 8.0  # frames; slower changes are not syllables
+# Correlation × √frames. Of 1,500 clips paired with another clip's sound (1.6 to 12 s) 3 % reach 4, at any length.
 LEAST_PEAK = 4.5
 PEAK_WIDTH = 3  # frames to either side that belong to the peak
 LEAST_CONTRAST = 0.65  # of the peak: largest correlation away from it
@@ -175,14 +174,17 @@ class LipReader:
         Returns:
             `Agreement`: Correlations of the lips with those predicted.
         """
+        # 1. Fit the face, and take the frames that any lag needs.
         fit = self.face_model.fit_track(landmarks_px, size)
         begin, end = max(first + LAGS[0], 0), min(first + len(landmarks_px) + LAGS[-1], len(mel_windows))
         curve = np.zeros(len(LAGS))
         if end - begin < 2:
             return Agreement(len(landmarks_px), curve)
+        # 2. Predict the lips from the sound.
         expression = self.extractor.extract(mel_windows, fit.identity, begin, end, speech_features)
         offset = self.face_model.expression_offset(torch.from_numpy(expression)).numpy()
-        seen, predicted = _lip_motion(fit.shape), _lip_motion(fit.shape.mean(0) + offset)
+        seen, predicted = _lip_motion(fit.shape), _lip_motion(fit.shape.mean(0) + offset)  # (frames, 3)
+        # 3. Correlate at each lag.
         for k, lag in enumerate(LAGS):
             index = first + np.arange(len(seen)) - lag - begin
             inside = (index >= 0) & (index < len(predicted))

@@ -216,10 +216,12 @@ def prepare(
         for video in videos
     ]  # fmt: skip
     with only_run_in(out / UNFINISHED, out):
+        # 1. Clean up after earlier runs, and prepare what is missing.
         todo, rows = _jobs_to_do(jobs, _rows_before(out, about), about)
         _sweep(out, _with_records(out, rows))
         if todo:
             _run(todo, workers, ray)
+        # 2. Write the manifest and the report.
         rows = _with_records(out, rows)
         write_manifest(out, rows, prepared_with=about)
         write_report(out, rows, about)

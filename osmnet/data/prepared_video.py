@@ -94,7 +94,7 @@ def prepare_video(job: Job) -> dict[str, Any]:
     Raises:
         CannotSave: If the dataset cannot be written. Faults of the video become a row of its record.
     """
-    cv2.setNumThreads(1)  # one job a core: more threads inside a job would only take turns
+    cv2.setNumThreads(1)  # one job a core: more threads would only take turns
     torch.set_num_threads(1)
     frames = 0
     try:

@@ -38,7 +38,7 @@ def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, An
         raise ValueError("The report needs the package 'jinja2'; install osmnet with its extra 'train'.") from error
     kept = [row for row in rows if row["status"] == "kept"]
     lost = [row for row in rows if row["status"] != "kept"]
-    # File names come from anywhere: they are shown as text, never as HTML.
+    # File names are untrusted: escape them.
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.html.j2").render(
         title=folder.resolve().name,
@@ -74,7 +74,7 @@ def dropped_text(rows: list[dict[str, Any]], report: Path) -> str:
     for row in lost[:MOST_LINES]:
         place = f" at {row['first_frame'] / FPS:.1f} s" if "first_frame" in row else ""
         line = f"{row['source']}{place}: {row['reason']}"
-        lines.append("".join(sign if sign.isprintable() else "?" for sign in line))  # names come from anywhere
+        lines.append("".join(sign if sign.isprintable() else "?" for sign in line))  # untrusted names
     if len(lost) > MOST_LINES:
         lines.append(f"and {len(lost) - MOST_LINES} more, see {report}")
     return "\n".join(lines) + "\n"

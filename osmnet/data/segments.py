@@ -135,6 +135,7 @@ def choose_segments(
     Raises:
         ValueError: If there is no face.
     """
+    # 1. Drop short runs.
     if not tracking.runs:
         raise ValueError("no face was found")
     least = round(options.min_seconds * FPS)
@@ -147,6 +148,7 @@ def choose_segments(
         seconds = sum(map(len, short)) / FPS
         rows.append(dropped(f"{what} of less than {options.min_seconds:g} s with one unbroken face", seconds))
     long_enough = [run for run in tracking.runs if len(run) >= least]
+    # 2. Choose one run at every moment.
     agreements: list[Agreement] = []
     if sound is not None and long_enough:
         size = max(tracking.height, tracking.width)
@@ -154,7 +156,7 @@ def choose_segments(
         reader = lip_reader()
         features = reader.speech_features(sound)
         agreements = [reader.compare(run.landmarks_px, size, windows, features, run.first) for run in long_enough]
-        # A face that speaks goes before any that does not; among those that do not, the largest.
+        # Speaking faces first, then the largest.
         ranks = [
             1 + agreement.strength if agreement.is_plausible else run.face_px / (2 * size)
             for run, agreement in zip(long_enough, agreements, strict=True)
@@ -168,6 +170,7 @@ def choose_segments(
                 first_frame=run.first, face_px=round(run.face_px, 1))
         for i, run in enumerate(long_enough) if i not in taken
     ]  # fmt: skip
+    # 3. Decide about the sound, split and measure.
     segments = []
     for i in sorted(taken, key=lambda i: long_enough[i].first):
         run = long_enough[i]
@@ -248,6 +251,7 @@ def crop_segments(
         ValueError: If the video does not decode a second time.
         OSError: If the folder cannot be written.
     """
+    # 1. Find the part of each frame that is needed.
     windows: dict[int, Window] = {}
     for segment in segments:
         box = segment.box
@@ -258,6 +262,7 @@ def crop_segments(
             min(box.top + box.side, tracking.height),
         )
         windows |= dict.fromkeys(range(segment.run.first, segment.run.first + len(segment.run)), window)
+    # 2. Decode once, segment by segment.
     frames = enumerate(read_frames(video, window=windows.get))
     with tempfile.TemporaryDirectory(prefix=".crop-", suffix=".part", dir=folder) as temporary:
         for segment in segments:

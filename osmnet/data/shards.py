@@ -23,7 +23,7 @@ DATASET_FORMAT, DATASET_VERSION = "osmnet-dataset", 1
 DATASET_FILE, MANIFEST, SHARDS = "dataset.json", "manifest.jsonl", "shards"
 NEEDED = {"key", "speaker", "shard", "files", "frames", "size"}  # of the line of a clip that was kept
 MAX_SHARD_BYTES = 256 * 2**20
-SUBPIXELS = 32  # parts of a pixel in which landmarks are stored: half the bytes, a tenth of the landmarker's noise
+SUBPIXELS = 32  # steps per pixel of stored landmarks: half the bytes, a tenth of the landmarker's noise
 
 
 def fingerprint(face_model: FaceModel) -> str:
@@ -68,7 +68,7 @@ class ShardWriter:
     def __init__(self, folder: Path, name: str, max_bytes: int = MAX_SHARD_BYTES):
         self.shards, self.name, self.max_bytes = folder / SHARDS, shard_name(name), max_bytes
         self._rows: list[dict[str, Any]] = []
-        self._tar: Any = None  # the shard being written, its clips' bytes, and how many there are before it
+        self._tar: Any = None  # current shard; below, its bytes and the number of finished shards
         self._bytes = self._count = 0
 
     def __enter__(self) -> "ShardWriter":

@@ -12,22 +12,21 @@ from osmnet.face.topology import STABLE
 from osmnet.media.video_reader import read_frames
 
 NUM_FACES = 4
-TRACKING_SIDE = 1280  # px to which larger pictures are scaled; the landmarker takes 256 x 256 of a face anyway
-# Frames. MediaPipe smooths single faces only, by a filter that lags. On rendered faces whose vertices are known, this
-# symmetric filter has three quarters of its error, and no lag.
+TRACKING_SIDE = 1280  # px; larger pictures are downscaled, as the landmarker takes 256 x 256 of a face anyway
+# Frames. MediaPipe smooths single faces only, with lag. On rendered faces with known vertices this symmetric filter has
+# three quarters of its error, and no lag.
 SMOOTHING = 0.5
-FACE_JUMP = 0.3  # of its size; a face that moves or grows by more from one frame to the next is another
-# The detector finds faces of at least an eighth of the picture's longer side. Where it finds none, parts of the
-# picture are searched every fifth frame; a face that was found once is tracked however small it is.
+FACE_JUMP = 0.3  # face sizes; a larger move or growth between two frames is another face
+# The detector finds faces from an eighth of the longer side on. Without any, parts of the picture are searched every
+# fifth frame; a face once found is tracked at any size.
 SEARCH_EVERY, SEARCH_PART = 5, 0.55  # frames; of the picture's height and width
-SAME_FACE = 0.3  # of their size; two faces nearer than this are one that was found twice
-FACE_PER_SPREAD = 2.5  # height of a face in standard deviations of its stable vertices
-# Cuts. PySceneDetect is not used: it depends on opencv-python, whose files overwrite those of the OpenCV that
-# MediaPipe depends on, and it knows nothing of faces. Of 750 cuts within one shot, made by leaving 0.4 to 6 seconds
-# out of talking heads before a steady background, these limits find 60 % (those that change least are overlooked; a
-# change of scene always stands out), with one cut a minute where none was made, mostly where the video lacks frames.
+SAME_FACE = 0.3  # face sizes; nearer faces are duplicates
+FACE_PER_SPREAD = 2.5  # face height in standard deviations of the stable vertices
+# Cuts. Not by PySceneDetect: its opencv-python overwrites MediaPipe's OpenCV, and it ignores faces. Of 750 jump cuts
+# (0.4 to 6 s left out of talking heads before a steady background) these limits find 60 %, with one false cut a minute,
+# mostly where frames are missing. Changes of scene always stand out.
 GLANCE = (48, 27)  # px, size at which pictures are compared
-REACH = 3  # frames to either side among which a cut must stand out
+REACH = 3  # frames on either side that a cut must exceed
 CUT_PICTURE, PICTURE_CONTRAST = 1.5, 2.0  # grey levels of 255; times the largest change of two frames around it
 CUT_FACE, FACE_CONTRAST = 0.05, 2.5  # sizes of the face; times as above
 
@@ -94,15 +93,17 @@ def track_faces(video: Path, bundle: Path) -> Tracking:
     open_runs: list[tuple[int, list[np.ndarray]]] = []
     with FaceLandmarker(bundle, mode="video", num_faces=NUM_FACES) as landmarker, FaceLandmarker(bundle) as closer:
         for index, frame in enumerate(read_frames(video, max_side=TRACKING_SIDE, on_break=breaks.append)):
+            # 1. Detect.
             shape = shape or frame.shape
             if frame.shape != shape:
-                break  # the picture changes its size: landmarks would not be comparable
+                break  # the size changes: landmarks would not be comparable
             glances.append(cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), GLANCE, interpolation=cv2.INTER_AREA))
             scale = np.array([width / shape[1], height / shape[0], width / shape[1]], np.float32)
             faces = landmarker.detect(frame)
             if not faces and not open_runs and index % SEARCH_EVERY == 0:
                 faces = _search(frame, closer)
             found = _distinct([face * scale for face in faces])
+            # 2. Extend the open runs, looking closer for lost faces; the other faces begin new runs.
             still_open: list[tuple[int, list[np.ndarray]]] = []
             for run, face in _matched(open_runs, found):
                 if face is None:
@@ -118,6 +119,7 @@ def track_faces(video: Path, bundle: Path) -> Tracking:
                     still_open.append(run)
             open_runs = still_open + [(index, [face]) for face in found]
     done += [FaceRun(first, np.stack(faces)) for first, faces in open_runs]
+    # 3. Split at cuts.
     cuts = find_cuts(np.stack(glances))
     parts = [part for run in done for part in _split(run, cuts)]
     return Tracking(sorted(parts, key=lambda run: run.first), len(glances), height, width, bool(breaks))
@@ -206,6 +208,7 @@ def _face_change(landmarks_px: np.ndarray, step: int) -> np.ndarray:
 
 def _cuts(change: np.ndarray, change_of_two: np.ndarray, least: float, contrast: float) -> np.ndarray:
     """Find changes that stand out from their neighbours: motion lasts, a cut takes one frame."""
+    # Two frames, because videos converted from another frame rate repeat some pictures and lack others.
     padded = np.pad(change_of_two, REACH + 1)
     at = np.arange(len(change)) + REACH + 1
     around = np.max([padded[at + k] for k in range(-REACH, REACH + 2) if k not in (0, 1)], axis=0)
