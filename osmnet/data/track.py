@@ -13,7 +13,7 @@ from osmnet.media.video_reader import read_frames
 
 NUM_FACES = 4
 TRACKING_SIDE = 1280  # px; larger pictures are downscaled, as the landmarker takes 256 x 256 of a face anyway
-# Frames. MediaPipe smooths single faces only, with lag. On rendered faces with known vertices this symmetric filter has
+# Frames. MediaPipe smooths single faces only, with lag. On rendered faces of known vertices this symmetric filter has
 # three quarters of its error, and no lag.
 SMOOTHING = 0.5
 FACE_JUMP = 0.3  # face sizes; a larger move or growth between two frames is another face
@@ -23,7 +23,7 @@ SEARCH_EVERY, SEARCH_PART = 5, 0.55  # frames; of the picture's height and width
 SAME_FACE = 0.3  # face sizes; nearer faces are duplicates
 FACE_PER_SPREAD = 2.5  # face height in standard deviations of the stable vertices
 # Cuts. Not by PySceneDetect: its opencv-python overwrites MediaPipe's OpenCV, and it ignores faces. Of 750 jump cuts
-# (0.4 to 6 s left out of talking heads before a steady background) these limits find 60 %, with one false cut a minute,
+# (0.4 to 6 s left out of talking heads before a steady background) these limits find 60 %, with a false cut a minute,
 # mostly where frames are missing. Changes of scene always stand out.
 GLANCE = (48, 27)  # px, size at which pictures are compared
 REACH = 3  # frames on either side that a cut must exceed

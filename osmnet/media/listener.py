@@ -176,7 +176,7 @@ class Listener:
         return np.ascontiguousarray(windows.transpose(0, 2, 1))
 
     def waveform(self, first: int) -> np.ndarray:
-        """Return the sound from kept frame `first` on, `(640 n,)` float32."""
+        """Return the sound from kept frame `first` on, float32."""
         return np.concatenate(list(self._sound)[first - self.first :])
 
     def activity(self, first: int) -> np.ndarray:

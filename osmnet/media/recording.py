@@ -28,7 +28,7 @@ class Recording:
     """
 
     def __init__(self, samples: np.ndarray | MonoArray | SampleFile, peak: float = 1.0):
-        """Wrap samples, divided by `peak` if it exceeds 1; see `open`."""
+        """Wrap samples; divided by `peak` above 1."""
         self._samples = samples
         self._peak = np.float32(peak)
 

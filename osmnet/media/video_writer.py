@@ -39,7 +39,7 @@ class Sound(Protocol):
 
 @functools.lru_cache(maxsize=64)
 def best_codec(device: str, size: tuple[int, int]) -> str:
-    """Choose the encoder for frames rendered on a device.
+    """Choose the encoder for a device.
 
     Args:
         device (`str`): Type of the device, as PyTorch names it.
@@ -63,8 +63,8 @@ def best_codec(device: str, size: tuple[int, int]) -> str:
 class VideoWriter:
     """Write frames and speech to a streamable MP4 file.
 
-    A context manager; the file appears when the block ends without an exception. Odd sizes are padded to even ones.
-    Sound is cut or padded to the pictures.
+    A context manager; the file appears when the block ends without an exception. Odd sizes are padded, sound is cut or
+    padded to the pictures.
 
     Args:
         path (`str` or `os.PathLike`): The file; missing folders are made, an existing file is replaced.
