@@ -8,6 +8,7 @@ Convention:
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -229,6 +230,10 @@ def mel_filters(pitch: float = 1.0) -> np.ndarray:
     """
     from librosa.filters import mel  # imports scipy.signal: most of a second
 
-    filters = mel(sr=SAMPLING_RATE * pitch, n_fft=N_FFT, n_mels=NUM_MELS, fmin=_MEL_FMIN, fmax=_MEL_FMAX, norm=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # raised pitches leave the lowest filter empty, as they must
+        filters = mel(
+            sr=SAMPLING_RATE * pitch, n_fft=N_FFT, n_mels=NUM_MELS, fmin=_MEL_FMIN, fmax=_MEL_FMAX, norm=None
+        )
     filters.flags.writeable = False
     return filters
