@@ -1,4 +1,4 @@
-"""The batches of a run, made in this process or in loader processes, in the same order either way."""
+"""Batches of a run, in the same order with any `workers`."""
 
 import signal
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class _Batches(IterableDataset):
-    """Batches of steps `start` to `stop` - 1; each of n loader processes makes every n-th."""
+    """Each of n loader processes makes every n-th batch."""
 
     def __init__(self, stage: Stage, start: int, stop: int, micros: int, rank: int, world: int):
         self.stage, self.rank, self.world, self.micros = stage, rank, world, micros
@@ -37,13 +37,13 @@ def batches(
     """Make the batches of a run.
 
     Args:
-        stage (`Stage`): Its `batch` is called.
+        stage (`Stage`): Provides `batch`.
         start (`int`): First step.
-        stop (`int`): Step before which it ends.
-        micros (`int`): Batches a step.
-        rank (`int`): This process.
+        stop (`int`): Step after the last one.
+        micros (`int`): Batches per step.
+        rank (`int`): Index of this process.
         world (`int`): Number of training processes.
-        workers (`int`): Loader processes; the order of the batches does not depend on it.
+        workers (`int`): Loader processes.
         pin_memory (`bool`): Whether to use page-locked memory, for a CUDA GPU.
 
     Yields:

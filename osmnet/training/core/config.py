@@ -1,4 +1,4 @@
-"""Settings of the stages: dataclasses, changed by a YAML file and by `--set NAME=VALUE` only."""
+"""Settings of the stages, from YAML files and `--set NAME=VALUE`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAPER_DROP_STEP, PAPER_DROP = 300_000, 0.2  # the papers' schedule: the rate is 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """Settings of every stage; each stage derives its own and may have other defaults.
+    """Settings of every stage, which may override the defaults.
 
     Args:
         steps (`int`): Optimizer steps.
@@ -84,7 +84,7 @@ class StageConfig:
     weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
+        """Validate."""
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not '{getattr(self, name)}'.")
@@ -102,7 +102,7 @@ class StageConfig:
                 raise ValueError(f"{name} must be below 1, not {getattr(self, name)}.")
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
+        """Compute the learning rate of a step, from 0."""
         rate = self.learning_rate * min(1, (step + 1) / max(self.warm_up, 1))
         if self.schedule == "cosine":
             rate *= self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1)))
@@ -155,7 +155,7 @@ def load_config(
 
 
 def find_config(path_or_name: str) -> Path:
-    """Return the file of a path or of the name of a packaged configuration."""
+    """Find a file by path or by packaged name."""
     path = Path(path_or_name)
     if path.is_file():
         return path
@@ -185,7 +185,6 @@ def _read_yaml(file: Path, known: Collection[str]) -> dict[str, dict]:
 
 
 def _take(values: dict[str, Any], defaults: StageConfig, name: str, value: Any, where: str) -> None:
-    """Add a checked setting to `values`; weights of losses are merged with the defaults."""
     kinds = typing.get_type_hints(type(defaults))
     name, _, loss = name.partition(".")
     if name not in kinds:

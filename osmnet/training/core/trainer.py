@@ -1,4 +1,4 @@
-"""The training loop of all stages, on Accelerate."""
+"""The training loop, on Accelerate."""
 
 from __future__ import annotations
 
@@ -34,15 +34,14 @@ __all__ = ["Stage", "fit"]
 
 
 def fit(stage: Stage, config: StageConfig, out: Path, work: Path) -> dict[str, float]:
-    """Train a stage, from the newest checkpoint in `work` if there is one.
+    """Train a stage, or resume it from the newest checkpoint.
 
-    A run that is stopped at any moment and resumed ends with the same weights, bit for bit, as an uninterrupted one
-    (on the same CPU, with as many processes and threads; GPU kernels need not be deterministic).
+    On the same CPU, with as many processes and threads, a resumed run equals an uninterrupted one.
 
     Args:
         stage (`Stage`): The stage to train.
         config (`StageConfig`): Its settings.
-        out (`Path`): Model folder; each network goes to `out/NAME`, at every checkpoint and at the end.
+        out (`Path`): Model folder; networks are saved to `out/NAME` at every checkpoint and at the end.
         work (`Path`): Folder of this run alone: `config.yaml`, `log.jsonl`, `tensorboard/`, `samples/`,
             `checkpoint-STEP/`.
 

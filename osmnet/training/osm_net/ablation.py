@@ -1,9 +1,4 @@
-"""`osmnet evaluate --ablate`: Table V of the paper and further choices, each trained with the same small budget.
-
-A variant is the full model with some settings of some stages changed. Those stages are trained anew with as many
-steps; the others are taken from the full model. All variants are measured by the protocol of `osmnet evaluate` on the
-same held-out clips.
-"""
+"""`osmnet evaluate --ablate`: variants trained and measured alike."""
 
 from __future__ import annotations
 
@@ -48,9 +43,10 @@ class Variant:
 
     Attributes:
         name (`str`): Folder and key.
-        title (`str`): In the table.
+        title (`str`): Label in the table.
         sampling (`str`): `"span"` or `"ball"`.
-        changes (`dict[str, dict]`): Section to the settings that differ from the shared ones.
+        changes (`dict[str, dict]`): Section to the settings that differ from the shared ones; the stages of these
+            sections are trained anew, the others taken from the full model.
     """
 
     name: str
@@ -60,13 +56,13 @@ class Variant:
 
     @property
     def stages(self) -> list[str]:
-        """Stages that are trained for this variant only."""
+        """Stages trained for this variant only."""
         return [stage for stage in STAGES if ENTRIES[stage].settings.keys() & self.changes.keys()]
 
 
 @dataclass(frozen=True)
 class AblationConfig:
-    """The variants and their training and evaluation.
+    """Variants, their training and evaluation.
 
     Attributes:
         shared (`dict[str, dict]`): Section to the settings of all variants, i.e. the budget.
@@ -86,7 +82,7 @@ class AblationConfig:
 
 
 def load_ablation(path_or_name: str) -> AblationConfig:
-    """Read `configs/ablation.yaml` or another of its form.
+    """Read a file like `configs/ablation.yaml`.
 
     Args:
         path_or_name (`str`): A YAML file, or the name of one in the package.
@@ -95,7 +91,7 @@ def load_ablation(path_or_name: str) -> AblationConfig:
         `AblationConfig`: Checked, except for the settings of the stages, which `ablate` checks first.
 
     Raises:
-        ValueError: If it cannot be read or names something unknown.
+        ValueError: If it cannot be read or has an unknown name.
     """
     path = find_config(path_or_name)
     try:
@@ -134,7 +130,7 @@ def load_ablation(path_or_name: str) -> AblationConfig:
 def ablate(
     data: str | Path, out: Path, config: AblationConfig, *, model: str | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Train and measure the variants that are not done yet, and write the table.
+    """Train and measure the unfinished variants, and write the table.
 
     Args:
         data (`str` or `Path`): Made by `osmnet prepare`.
@@ -193,7 +189,6 @@ def _text(value: Any) -> str:
 def _train(
     dataset: Any, base: Any, variant: Variant, configs: dict[str, dict[str, Any]], folder: Path, full: Path
 ) -> None:
-    """Make the model of a variant, unless it exists."""
     model, training = folder / "model", folder / "training"
     done = folder / "trained.json"
     wanted = _described(variant, configs)
@@ -224,7 +219,7 @@ def _described(variant: Variant, configs: dict[str, dict[str, Any]]) -> dict[str
 def _evaluated(
     data: str | Path, out: Path, model: Path, variant: Variant, config: AblationConfig, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the report of a variant, made unless it exists."""
+    """Measure a variant, or read its report."""
     wanted: dict[str, Any] = {
         "takes": config.takes, "sampling": variant.sampling, "quick": config.quick, "clips": config.clips,
         "split_by": config.split,

@@ -1,4 +1,4 @@
-"""Head poses that drive a generated frame in training: measured, or decoded from motion features."""
+"""Head poses that drive training frames: measured or decoded."""
 
 from __future__ import annotations
 
@@ -24,14 +24,11 @@ KINDS = ("measured", "motion", "center")
 
 
 class Driving:
-    """Computes the pose tracks of clips, one for each kind.
-
-    - `measured`: from the landmarks.
-    - `motion`: the head's own motion through the motion space, F̃_m of Eq. 1-2 decoded and composed.
-    - `center`: from the clip's own sound, F_c decoded and composed as in the pipeline.
+    """Pose tracks of clips, one for each kind.
 
     Args:
-        kinds (sequence of `str`): Of the above.
+        kinds (sequence of `str`): `"measured"`, from the landmarks; `"motion"`, the head's own motion through the
+            motion space (F̃_m of Eq. 1-2); `"center"`, from the clip's own sound (F_c), as in the pipeline.
         model (`Path`): Folder with the networks of stage `motion`, unless all poses are measured.
 
     Raises:
@@ -60,7 +57,7 @@ class Driving:
 
     @torch.no_grad()
     def tracks(self, clip: Clip, head_pose: np.ndarray) -> np.ndarray:
-        """Compute the pose tracks of a clip, with speech if `needs_speech`.
+        """Compute the pose tracks of a clip.
 
         Args:
             clip (`Clip`): The clip.
@@ -88,7 +85,7 @@ class Driving:
 
 
 def window(tracks: np.ndarray, expression: np.ndarray, source: int, target: int, context: int) -> np.ndarray:
-    """Cut the driving numbers around a frame: poses relative to the source's, and expression.
+    """Cut relative poses and expression around a frame.
 
     Args:
         tracks (`np.ndarray` of shape `(kinds, frames, 6)`): From `Driving`.

@@ -1,4 +1,4 @@
-"""Pairs of whole faces of the same clip, for `geometry="none"`, the paper's."""
+"""Pairs of whole faces, for `geometry="none"` (the paper's)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AROUND = 0.03  # of the side; margin around the outlines of mouth and eyes
 
 
 class FaceClip:
-    """A clip's pictures at the network's size, memory-mapped from disk, and their driving numbers; see `Pairs`."""
+    """Memory-mapped pictures of a clip and their driving numbers."""
 
     def __init__(self, clip: Clip, face_model: FaceModel, driving: Driving, size: int, folder: Path):
         fit = clip.fit(face_model)
@@ -41,7 +41,7 @@ class FaceClip:
         return len(self.expression)
 
     def pair(self, source: int, target: int, context: int, affine: np.ndarray = AS_IT_IS) -> Pair:
-        """Make the inputs of the network and the truth from two frames, see `Pairs.make`.
+        """Make network inputs and truth from two frames, see `Pairs.make`.
 
         Returns:
             `dict[str, np.ndarray]`: Pictures `source` and `target`, uint8; `driving`; `guide` `(2, size, size)` in [0,
@@ -57,7 +57,7 @@ class FaceClip:
 
 
 def _filled(outlines: Sequence[np.ndarray], size: int, margin: float) -> np.ndarray:
-    """Fill polygons `(n, 2)` px, dilated by `margin` px: float32 in [0, 1]."""
+    """Fill polygons `(n, 2)`, dilated by `margin`, px: float32 in [0, 1]."""
     canvas: np.ndarray = np.zeros((size, size), np.uint8)
     for outline in outlines:
         fixed = np.round((outline - 0.5) * 16).astype(np.int32)  # OpenCV's sub-pixel coordinates: 4 fractional bits
@@ -68,7 +68,7 @@ def _filled(outlines: Sequence[np.ndarray], size: int, margin: float) -> np.ndar
 
 
 class FacePairs(Pairs):
-    """Draws pairs of whole faces; `guide` has 2 channels."""
+    """Sampler of whole faces; `guide` has 2 channels."""
 
     zoom_out = False  # beyond the square there is nothing
 

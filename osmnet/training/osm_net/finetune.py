@@ -1,13 +1,4 @@
-"""`osmnet train finetune`: adapt finished weights to one speaker or a few clips, and report what changed.
-
-1. Every fifth clip is held out; the model given is measured on these clips by the protocol of `osmnet evaluate`.
-2. The stages named in the configuration train from that model, with small steps.
-3. After each stage, its own figure on the held-out clips decides: if it got worse, the old components stay.
-4. The result is exported, measured again, and reported: better and worse figures, and a model card.
-
-Under `accelerate launch`, all processes train; the main one does the rest while the others wait.
-docs/fine_tuning.md starts from raw clips.
-"""
+"""`osmnet train finetune`: adapt a model to a few clips."""
 
 from __future__ import annotations
 
@@ -49,16 +40,16 @@ MEASURED_BY = {  # the figure that decides whether a stage is kept, and whether 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Settings of the whole, section `finetune`; each stage has a section of its own.
+    """Settings of section `finetune`; each stage has its own section.
 
     Args:
-        stages (`tuple[str, ...]`): Which, of motion, expression and video.
+        stages (`tuple[str, ...]`): Any of motion, expression and video.
         split (`str`): `"clip"` holds out every fifth clip (one person), `"speaker"` one speaker in eight.
-        evaluate_clips (`int`): How many of the held-out clips are rendered and measured before and after.
-        evaluate_seconds (`float`): How much of each.
+        evaluate_clips (`int`): Held-out clips to measure before and after.
+        evaluate_seconds (`float`): Seconds of each.
 
     Raises:
-        ValueError: If a stage is unknown, or a number out of its range.
+        ValueError: If a stage is unknown, or a number out of range.
     """
 
     stages: tuple[str, ...] = ("expression", "video")
@@ -84,6 +75,8 @@ def finetune(
     stage_configs: Mapping[str, Mapping[str, StageConfig]],
 ) -> dict[str, Any]:  # fmt: skip
     """Adapt a model to the clips of a dataset.
+
+    Under `accelerate launch`, all processes train; the main one measures and exports.
 
     Args:
         dataset (`Dataset`): Made by `osmnet prepare`; at least two clips with speech.
@@ -111,7 +104,9 @@ def finetune(
     run = _Finetuning(dataset, out, work, config)
     with ExitStack() as held:
         on_main(processes, lambda: held.enter_context(only_run_in(work)))
+        # 1. Measure the starting model on held-out clips.
         on_main(processes, lambda: run.begin(model))
+        # 2. Train each stage; keep it if its own figure improved.
         for stage in config.stages:
             configs = {
                 section: dataclasses.replace(each, init=str(run.before), split=config.split)
@@ -120,6 +115,7 @@ def finetune(
             on_main(processes, lambda: run.prepare(stage, configs))  # noqa: B023 (called at once)
             train_stage(stage, dataset, run.trained, configs, work / stage)
             on_main(processes, lambda: run.decide(stage, configs))  # noqa: B023
+        # 3. Export, measure again, report.
         return on_main(processes, run.report)
 
 
@@ -180,7 +176,6 @@ class _Finetuning:
         return self.dataset.split(speech=True, by=cast(Any, self.config.split))
 
     def _reset(self, component: str) -> None:
-        """Put a component of the starting model in place."""
         target = self.trained / component
         try:
             shutil.copytree(self.before / component, target, dirs_exist_ok=True)
@@ -223,7 +218,7 @@ class _Finetuning:
 
 
 def load_configs(path_or_name: str, settings: list[str]) -> tuple[FinetuneConfig, dict[str, dict[str, StageConfig]]]:
-    """Read the settings of the whole and of each of its stages.
+    """Read the settings of fine-tuning and its stages.
 
     Args:
         path_or_name (`str`): A YAML file, or the name of one in the package.

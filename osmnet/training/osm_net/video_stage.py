@@ -1,4 +1,4 @@
-"""Stage `video`: the video generator, on mouth windows of a warped picture or, as in the paper, on whole faces."""
+"""Stage `video`: the video generator, on mouth windows or whole faces."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class VideoConfig(StageConfig):
 
 
 class VideoStage(Stage):
-    """Trains the video generator on pairs of frames of the same clip.
+    """Training stage of the video generator.
 
     Args:
         config (`VideoConfig`): Settings; `self.config` has the sizes of the initial network, and weights for the
@@ -131,7 +131,7 @@ class VideoStage(Stage):
         cast(VideoLosses, self.objective).adversarial = self.adversary_active
 
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
-        """Draw pairs of frames, augmented."""
+        """Draw augmented pairs of frames."""
         config = self.config
         clips = self._pools.at(step, rank, world)
         rng = np.random.default_rng([config.seed, step, micro, rank])
@@ -160,7 +160,7 @@ class VideoStage(Stage):
         return {name: float(error / max(pixels, 1e-6)) for name, (error, pixels) in sums.items()}
 
     def figures(self, networks: dict[str, OSMNetModel]) -> dict[str, np.ndarray]:
-        """Draw a sheet of held-out pairs, one a row: source, warp (with a mesh), network, truth."""
+        """Draw held-out rows: source, warp (with a mesh), network, truth."""
         network = cast(VideoGenerator, networks["video_generator"])
         batch = {name: value[:SHEET_ROWS] for name, value in self._held_out_batches(network.device)[0].items()}
         with_mesh = [batch["warped"]] if "warped" in batch else []
@@ -174,7 +174,6 @@ class VideoStage(Stage):
         return {}
 
     def _held_out_batches(self, device: torch.device) -> list[dict[str, torch.Tensor]]:
-        """The same pairs at every validation."""
         if not self._validation:
             clips = [self._unseen.make(clip) for clip in evenly(self._held_out, VALIDATION_CLIPS)]
             rng = np.random.default_rng(1)
@@ -191,7 +190,7 @@ def _sampled(network: VideoGenerator, batch: dict[str, torch.Tensor]) -> torch.T
 
 
 def _initial_network(config: VideoConfig, face_model: FaceModel) -> tuple[VideoGenerator, VideoConfig]:
-    """Build or load the network; return the settings with its sizes, too."""
+    """Build or load the network; return settings with its sizes."""
     mesh = config.geometry == "mesh"
     if not config.init:
         network = VideoGenerator(
@@ -217,7 +216,7 @@ def _initial_network(config: VideoConfig, face_model: FaceModel) -> tuple[VideoG
 
 
 def _with_vgg(config: VideoConfig) -> tuple[VideoConfig, VGG19 | None]:
-    """Load VGG-19 if configured; return the settings with it or without."""
+    """Load VGG-19 if configured; adapt the settings if unavailable."""
     if not config.vgg:
         return config, None
     try:
