@@ -1,4 +1,4 @@
-"""Load speech: any recording, decoded piece by piece to 16 kHz mono.
+"""Load speech as 16 kHz mono, decoded piece by piece.
 
 Convention:
     Video frame `i` covers the samples `640 i … 640 (i + 1)`.
@@ -38,11 +38,10 @@ def load_speech(
     *,
     max_seconds: float | None = None,
 ) -> np.ndarray:
-    """Load a recording as mono speech at 16 kHz.
+    """Load a recording as 16 kHz mono speech.
 
-    Videos are read too; sample 0 is then the moment of the first picture. A damaged or truncated file gives the part
-    that decodes. A recording above full scale is scaled to a peak of 1, others keep their level. For long ones see
-    `osmnet.media.recording.Recording`.
+    Sample 0 of a video is the time of its first picture. Truncated files load as far as they decode. Sound above full
+    scale is scaled to a peak of 1.
 
     Args:
         speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): A file of one of `osmnet.media.container.FORMATS`; or
@@ -70,14 +69,14 @@ def load_speech(
 
 
 def num_frames(samples: int) -> int:
-    """Count the 25 fps video frames that cover `samples` samples at 16 kHz, the last one perhaps in part."""
+    """Count the 25 fps frames that cover `samples` at 16 kHz, rounded up."""
     return -(-int(samples) // SAMPLES_PER_FRAME)
 
 
 def find_sound(
     speech: Any, sampling_rate: Any = None, max_seconds: float | None = None
 ) -> tuple[str, MonoArray | Iterator[np.ndarray]]:
-    """Find the sound that was given as `speech`, and begin to read it.
+    """Resolve `speech` to a name and its samples.
 
     Args:
         speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): As for `load_speech`, like the others.
@@ -115,7 +114,7 @@ def _first_seconds(pieces: Generator[np.ndarray], max_seconds: float | None) -> 
 
 
 class Level:
-    """Loudness of a recording, gathered piece by piece, to tell whether it can be used.
+    """Running level of a recording, to refuse unusable ones.
 
     Args:
         name (`str`): Its name in messages.
@@ -127,7 +126,7 @@ class Level:
         self._lowest, self._highest = np.float32(np.inf), np.float32(-np.inf)
 
     def add(self, piece: np.ndarray) -> None:
-        """Add the next samples; raises `ValueError` if one of them is not finite."""
+        """Add samples; raises `ValueError` if any is not finite."""
         if len(piece) == 0:
             return
         lowest, highest = piece.min(), piece.max()
@@ -137,7 +136,7 @@ class Level:
         self._lowest, self._highest = min(lowest, self._lowest), max(highest, self._highest)
 
     def peak(self) -> np.float32:
-        """Give the largest sample; raises `ValueError` if the recording is too short or silent throughout."""
+        """Return the peak; raises `ValueError` if the recording is too short or silent."""
         seconds = self.samples / SAMPLING_RATE
         if seconds < MIN_SECONDS:
             raise ValueError(
@@ -171,9 +170,9 @@ def _decode_file(path: Path) -> Generator[np.ndarray]:
 
 
 def _decode_stream(container: av.container.InputContainer, stream: Any, path: Path) -> Iterator[np.ndarray]:
-    """Decode, mix to mono and resample piece by piece; the first piece begins with the picture, if there is one."""
-    waiting: list[np.ndarray] = []  # mono at the file's rate: FFmpeg's frames are too short to resample one by one
-    current: tuple[str, str, int] | None = None  # sample format, channel layout and rate, which may change on the way
+    """Decode to 16 kHz mono pieces, starting with the picture if there is one."""
+    waiting: list[np.ndarray] = []  # mono at the file's rate; single frames are too short to resample
+    current: tuple[str, str, int] | None = None  # sample format, channel layout and rate; they may change
     cut = 0  # samples that precede the picture
 
     def add(frame: av.AudioFrame | None) -> None:
@@ -191,6 +190,7 @@ def _decode_stream(container: av.container.InputContainer, stream: Any, path: Pa
         return piece[dropped:]
 
     for frame in _decodable_frames(container, stream):
+        # 1. Adapt to a new format; align the first samples with the picture.
         found = (frame.format.name, frame.layout.name, frame.sample_rate)
         if found != current:
             _check_file(path, frame)
@@ -204,9 +204,11 @@ def _decode_stream(container: av.container.InputContainer, stream: Any, path: Pa
             current = found
             to_floats = av.AudioResampler(format="flt")  # [-1, 1]; channels and rate stay as they are
             to_rate = soxr.ResampleStream(frame.sample_rate, SAMPLING_RATE, 1, dtype="float32")
+        # 2. Mix to mono and resample, a piece at a time.
         add(frame)
         if sum(map(len, waiting)) >= _PIECE:
             yield resample()
+    # 3. Flush.
     if current is not None:
         add(None)
         yield resample(last=True)
@@ -224,7 +226,7 @@ def _check_file(path: Path, frame: av.AudioFrame) -> None:
 
 
 def _decodable_frames(container: av.container.InputContainer, stream: Any) -> Any:
-    """Yield the frames of a stream up to where the file breaks off, skipping damaged packets."""
+    """Yield frames up to where the file breaks off, skipping damaged packets."""
     packets = container.demux(stream)
     while True:
         try:
@@ -239,7 +241,7 @@ def _decodable_frames(container: av.container.InputContainer, stream: Any) -> An
 
 
 def _seconds_after_picture(container: av.container.InputContainer, sound_start: float | None) -> float:
-    """Give the delay in seconds of a video's sound after its picture; 0 for a plain recording."""
+    """Delay of the sound in seconds, 0 without a picture."""
     for stream in container.streams.video:
         is_cover = bool(stream.disposition & av.stream.Disposition.attached_pic)
         if is_cover or stream.start_time is None or stream.time_base is None or sound_start is None:
@@ -253,7 +255,7 @@ def _seconds_after_picture(container: av.container.InputContainer, sound_start: 
 
 
 class MonoArray:
-    """A given array as mono float32, converted in pieces when it is read.
+    """Array as mono float32, converted on read.
 
     Args:
         array (`np.ndarray`): See `load_speech`.

@@ -1,4 +1,4 @@
-"""Load portraits: any still picture to an RGB array, by imageio."""
+"""Load portraits as RGB arrays by imageio."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 179_000_000  # more is a decompression bomb, not a portrait; twice the limit at which PIL warns
 MAX_SIDE = 2048  # px
 
-# Everything a camera, a phone or a browser saves. Not EPS and the like, for which PIL starts other programs.
+# Formats of cameras, phones and browsers; not EPS and the like, for which PIL starts other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
 
-# What turns a picture upright, by the orientation that a camera has written (EXIF).
+# Transposes to upright, by EXIF orientation.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,8 +32,8 @@ _UPRIGHT = {
 def load_portrait(portrait: str | os.PathLike[str] | Image.Image | np.ndarray, max_side: int = MAX_SIDE) -> np.ndarray:
     """Load a picture as upright 8-bit RGB.
 
-    Applies the camera's orientation (EXIF), composites transparency onto white, converts grey, palette, CMYK and
-    16-bit pictures, takes the first frame of an animation, and scales large pictures down by a Lanczos filter.
+    Applies EXIF orientation, composites transparency onto white, converts any colour mode, takes an animation's first
+    frame and downscales large pictures.
 
     Args:
         portrait (`str`, `os.PathLike`, `PIL.Image.Image` or `np.ndarray`): A file, an opened picture, or an array of
@@ -90,8 +90,7 @@ def _load(file: BinaryIO, max_side: int, name: str) -> np.ndarray:
     except Exception as error:  # PIL's readers raise almost anything on damaged data
         raise ValueError(_damaged(name, error)) from error
     _check_pixels(image.size, name)
-    # 2. Decode. JPEG decodes at 1/2, 1/4 or 1/8 size in a fraction of the time, by PIL alone; twice the wanted size
-    #    keeps the quality.
+    # 2. Decode. PIL decodes JPEG faster at 1/2, 1/4 or 1/8 size; twice the wanted size keeps the quality.
     scale = 2 * max_side / max(image.size)
     if scale < 1 and image.format == "JPEG":
         image.draft(None, (round(image.width * scale), round(image.height * scale)))
@@ -105,7 +104,7 @@ def _load(file: BinaryIO, max_side: int, name: str) -> np.ndarray:
             orientation = picture.metadata(index=0, exclude_applied=False).get("Orientation")
     except Exception as error:  # as above
         raise ValueError(_damaged(name, error)) from error
-    # 3. Turn it upright; not by imageio, which takes the colours of grey and palette pictures for an axis.
+    # 3. Turn it upright; imageio would rotate grey and palette pictures along wrong axes.
     upright = _from_array(pixels)
     if orientation in _UPRIGHT:
         upright = upright.transpose(_UPRIGHT[orientation])

@@ -1,4 +1,4 @@
-"""Recordings of any length: short ones in memory, long ones in a temporary file."""
+"""Recordings of any length, in memory or in a temporary file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ MEMORY_SECONDS = 120  # s; longer sound is decoded into a file, an hour would ta
 
 
 class Recording:
-    """Mono speech at 16 kHz, read by slices: `len(recording)` samples, `recording[a:b]` float32 in [-1, 1].
+    """Mono 16 kHz speech, read by slices: `recording[a:b]` is float32 in [-1, 1].
 
-    Several threads may read at once. A decoded recording of more than two minutes is kept in an unnamed temporary file
-    (`TMPDIR`). An array given at 16 kHz is not copied and must not change while it is used. Pickling takes all samples
-    along, into memory.
+    Thread-safe. Decoded sound over two minutes goes to a temporary file (`TMPDIR`). A 16 kHz array is not copied and
+    must not change. Pickling copies all samples.
 
     Example:
         >>> recording = Recording.open("lecture.mp3")
@@ -29,7 +28,7 @@ class Recording:
     """
 
     def __init__(self, samples: np.ndarray | MonoArray | SampleFile, peak: float = 1.0):
-        """Wrap samples, see `open`; they are divided by `peak` if it is above 1."""
+        """Wrap samples; divided by `peak` above 1."""
         self._samples = samples
         self._peak = np.float32(peak)
 
@@ -42,7 +41,7 @@ class Recording:
         max_seconds: float | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Recording:
-        """Open a recording of any length.
+        """Open a recording.
 
         Args:
             speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): See `load_speech`, also for the next two.
@@ -92,12 +91,10 @@ class Recording:
 
 
 class SampleFile:
-    """Samples in an unnamed temporary file.
-
-    Read rather than mapped: pages of a mapped file count as memory of the process.
-    """
+    """Samples in an unnamed temporary file."""
 
     def __init__(self) -> None:
+        # Read, not mapped: pages of a mapped file count as memory of the process.
         self._file: Any = tempfile.TemporaryFile(prefix="osmnet-", buffering=0)  # noqa: SIM115 (stays open)
         self._lock = threading.Lock()
         self._length = 0
@@ -134,7 +131,6 @@ class SampleFile:
 
 
 def _keep(pieces: Iterable[np.ndarray], name: str) -> np.ndarray | SampleFile:
-    """Collect pieces in memory, or in a file from `MEMORY_SECONDS` on."""
     limit = MEMORY_SECONDS * SAMPLING_RATE
     waiting: list[np.ndarray] = []
     samples = 0

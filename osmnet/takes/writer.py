@@ -236,7 +236,7 @@ class TakeWriter:
         from osmnet.media.animation import animate_video
 
         path = self.files.beside(take, f".{kind}")
-        animate_video(self.files.video(take), path)
+        animate_video(self.files.video(take), path, seal=self.finish.seal)
         return path
 
     def _write_sheet(self) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 
-from osmnet.media.audio import FPS, SAMPLING_RATE, MonoArray
+from osmnet.media.audio import FPS, MAX_RATE, MIN_RATE, SAMPLING_RATE, MonoArray
 from osmnet.media.listener import BEFORE, Listener, resampling_delay
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 from osmnet.pipelines.options import MotionOptions
@@ -265,8 +265,10 @@ class LiveSession:
 
     def _set_rate(self, sampling_rate: Any) -> None:
         number = isinstance(sampling_rate, int | float | np.number) and not isinstance(sampling_rate, bool)
-        if not number or not 1_000 <= sampling_rate <= 1_000_000:
-            raise ValueError(f"sampling_rate must be a number of Hz from 1000 to 1000000, not {sampling_rate!r}.")
+        if not number or not MIN_RATE <= sampling_rate <= MAX_RATE:
+            raise ValueError(
+                f"sampling_rate must be a number of Hz from {MIN_RATE} to {MAX_RATE}, not {sampling_rate!r}."
+            )
         rate = float(sampling_rate)
         if self._rate not in (None, rate):
             raise ValueError(

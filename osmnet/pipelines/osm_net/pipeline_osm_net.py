@@ -18,7 +18,7 @@ from osmnet.face.detection import DETECTION_SIZE, check_upright, choose_face, fi
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.motion_track import head_motion_of
 from osmnet.face.pose import similarity_from_pose
-from osmnet.media.features import cut_windows, speech_features
+from osmnet.media.features import cut_windows, mel_filters, speech_features
 from osmnet.media.image import load_portrait
 from osmnet.media.recording import Recording
 from osmnet.models.osm_net.motion_codec import clip_frames
@@ -371,6 +371,7 @@ class OSMNetPipeline(OSMNetComponents):
 
         Takes some seconds on first use, half a second later.
         """
+        mel_filters()  # imports librosa
         size = DEFAULT_SIZE
         at_rest = similarity_from_pose(np.zeros(6), size)
         fit = self.face_model.fit(at_rest.place(self.face_model.array("mean_shape")), size)
