@@ -4,7 +4,6 @@ The tabs are built in `demo/`, the work is done by `osmnet.serving`. docs/page.m
 variables that set the limits.
 """
 
-import atexit
 import logging
 import signal
 import sys
@@ -95,18 +94,20 @@ def main() -> None:
     share_arenas()
     gr.set_static_paths([EXAMPLES])
     studio = Studio.load(settings, folders=[Path(get_upload_folder())])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # how services are stopped; runs the functions at exit
-    atexit.register(studio.close)
-    showcase = Showcase(studio, examples())
-    if LENT:
-        # There is no GPU yet. Visitors' calls will run in forks of this process, which must find no thread at work,
-        # least of all one that compiles: a lock that it holds would stay locked in them.
-        studio.pipe.warm_up()
-        showcase.prepare().join()
-    else:
-        studio.render_pipe.warm_up()
-        showcase.prepare()
-    build(studio, showcase).launch(**launch_options(settings))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # how services are stopped
+    try:
+        showcase = Showcase(studio, examples())
+        if LENT:
+            # There is no GPU yet. Visitors' calls will run in forks of this process, which must find no thread at
+            # work, least of all one that compiles: a lock that it holds would stay locked in them.
+            studio.pipe.warm_up()
+            showcase.prepare().join()
+        else:
+            studio.render_pipe.warm_up()
+            showcase.prepare()
+        build(studio, showcase).launch(**launch_options(settings))
+    finally:
+        studio.close()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ import gradio as gr
 
 from demo.parts import ASSETS, make_part
 from demo.uploads import make_portrait, make_speech
-from osmnet.pipelines.options import MotionOptions, PictureOptions
-from osmnet.serving.drafts import NUM_VIDEOS
+from osmnet.pipelines.options import NUM_VIDEOS, MotionOptions, PictureOptions
 from osmnet.serving.settings import Settings
 
 TRY = "Try an example, or a picture and a recording of your own:"

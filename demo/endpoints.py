@@ -11,9 +11,8 @@ from demo.create_layout import DEFAULTS, SEED
 from demo.events import HEAVY, LIGHT, refuse
 from demo.uploads import make_portrait, make_speech
 from demo.zero_gpu import Paint
-from osmnet.pipelines.options import MotionOptions, PictureOptions
+from osmnet.pipelines.options import NUM_VIDEOS, MotionOptions, PictureOptions
 from osmnet.serving.basis_films import BasisFilms
-from osmnet.serving.drafts import NUM_VIDEOS
 from osmnet.serving.inputs import RefusedInputError
 from osmnet.serving.jobs import Step
 from osmnet.serving.studio import Studio

@@ -26,7 +26,7 @@ from osmnet.serving.studio import Studio  # noqa: E402
 PATIENCE = 240_000  # ms
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}}
 PHONE: dict[str, Any] = {
-    "viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True,
+    "viewport": {"width": 390, "height": 844}, "device_scale_factor": 1.5, "is_mobile": True, "has_touch": True,
 }  # fmt: skip
 AT_S = 2.6  # s, the moment of the takes that is shown
 QUALITY = 72  # of JPEG, 0 to 100; four pictures take about 1.2 MB

@@ -1,4 +1,4 @@
-"""`osmnet prepare`: turn raw videos into a dataset of tracked, cropped clips."""
+"""`osmnet prepare`: turn raw videos into a dataset."""
 
 import sys
 from dataclasses import fields
@@ -6,12 +6,13 @@ from pathlib import Path
 
 from osmnet.cli.parser import Parser
 from osmnet.data.cluster import usable_cpus
-from osmnet.data.prepare import find_videos, prepare, read_table
+from osmnet.data.prepare import find_videos, key_of, prepare, read_table
+from osmnet.data.report import REPORT, dropped_text
 from osmnet.data.segments import Options
 from osmnet.media.audio import FPS
 
 _OPTION_HELP = {
-    "max_seconds": "longer stretches are parted into equal pieces",
+    "max_seconds": "longer stretches are split into equal pieces",
     "min_seconds": "shorter stretches are dropped",
     "min_face": "least height of a face, in pixels of the video",
     "min_sharpness": "least sharpness of the face; a blurred one has less than 1",
@@ -20,11 +21,11 @@ _OPTION_HELP = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `osmnet prepare`."""
+    """Run `osmnet prepare`."""
     parser = Parser(prog="osmnet prepare", description="Turn raw videos into a dataset of tracked, cropped clips.")
     parser.add_argument("clips", nargs="+", type=Path, help="videos, or folders of videos")
-    parser.add_argument("--out", type=Path, required=True, help="the dataset; run again to go on or to add clips")
-    parser.add_argument("--table", type=Path, help="CSV: file, and what is known of speech, av_offset_frames, speaker")
+    parser.add_argument("--out", type=Path, required=True, help="the dataset; run again to resume or to add clips")
+    parser.add_argument("--table", type=Path, help="CSV: file and, where known, speech, av_offset_frames, speaker")
     parser.add_argument("--model", type=Path, help="folder of another face model (default: the one in the package)")
     parser.add_argument("--landmarker", type=Path, help="a .task bundle (default: the one in the package)")
     parser.add_argument("--workers", type=int, default=usable_cpus(), help="videos at a time (default: %(default)s)")
@@ -46,8 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     rows = prepare(
         videos, args.out, model, args.landmarker or packaged_landmarker(), options, table, args.workers, args.ray
     )
-    kept = [row for row in rows if row["status"] == "kept"]
-    report = args.out / "report.html"
+    kept, given = [row for row in rows if row["status"] == "kept"], {key_of(video) for video in videos}
+    report = args.out / REPORT
+    sys.stderr.write(dropped_text([row for row in rows if row.get("video") in given], report))
     if not kept:
         raise ValueError(f"No clip could be made ({_count(len(videos), 'video')} given); '{report}' says why.")
     seconds = sum(row["frames"] for row in kept) / FPS

@@ -1,1 +1,1 @@
-"""From raw clips to what training reads."""
+"""Prepare raw videos into datasets, and read them."""

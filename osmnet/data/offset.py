@@ -1,8 +1,4 @@
-"""Whether the lips of a face say what is heard, and how late or early the picture is.
-
-The lips that are seen are compared with those that a trained expression extractor expects from the sound, at every
-shift of some frames. Where they belong together the correlation has one sharp peak, at the shift.
-"""
+"""Measure audio-video offset: correlate tracked lips with lips predicted from sound."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,23 +15,22 @@ from osmnet.loading.packaged import packaged_weights
 from osmnet.models.osm_net.expression import ExpressionExtractor
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 
-MAX_OFFSET = 8  # frames; a larger offset is not looked for
-LAGS = np.arange(-MAX_OFFSET - 4, MAX_OFFSET + 5)  # some more, so that a peak is seen from both sides
+MAX_OFFSET = 8  # frames; larger offsets are not searched
+LAGS = np.arange(-MAX_OFFSET - 4, MAX_OFFSET + 5)  # frames; beyond the offsets, to see both sides of a peak
 MEASURES = np.array([0.5, 0.25, 0.25])  # weights of the opening of the mouth, its width, and the jaw
-DRIFT = 8.0  # frames: what changes slower is a pose or a mood, not a syllable
-# How high the peak must be, times the square root of the frames compared. Of 1,500 pairs of a clip with another clip's
-# sound (1.6 to 12 s) three in a hundred reach 4, whatever their length.
+DRIFT = 8.0  # frames; slower changes are not syllables
+# Correlation × √frames. Of 1,500 clips paired with another clip's sound (1.6 to 12 s) 3 % reach 4, at any length.
 LEAST_PEAK = 4.5
 PEAK_WIDTH = 3  # frames to either side that belong to the peak
-LEAST_CONTRAST = 0.65  # the correlation away from the peak is at most this part of it
-LEAST_IN_PLACE = 2.5  # as LEAST_PEAK, but for a peak at no offset, which is the commonest
+LEAST_CONTRAST = 0.65  # of the peak: largest correlation away from it
+LEAST_IN_PLACE = 2.5  # as LEAST_PEAK, for a peak at no offset, the most frequent one
 LEAST_HERE = 1.0  # as LEAST_PEAK, for one stretch of a video whose stretches agree as a whole
-LONG = 75  # frames: a stretch this long has to agree by itself
+LONG = 75  # frames; a stretch of this length has to agree by itself
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How sound and lips go together.
+    """Correlation of lips and sound by lag.
 
     Attributes:
         frames (`int`): Frames compared.
@@ -50,46 +45,46 @@ class Agreement:
 
     @property
     def offset(self) -> int:
-        """Frames by which the picture is late (negative: early), if the two belong together."""
+        """Frames by which the picture is late (negative: early)."""
         inner = slice(4, len(LAGS) - 4)
         return int(LAGS[inner][np.argmax(self.curve[inner])])
 
     @property
     def peak(self) -> float:
-        """The correlation at that offset."""
+        """Correlation at the offset."""
         return self.at(self.offset)
 
     @property
     def is_decisive(self) -> bool:
-        """Whether the peak is one: high for the length of the clip, and well above what lies around it."""
+        """Whether the peak is high for this length, and sharp."""
         away = np.abs(LAGS - self.offset) > PEAK_WIDTH
         stands_out = float(self.curve[away].max()) < LEAST_CONTRAST * self.peak
         return self.strength >= LEAST_PEAK and stands_out
 
     @property
     def is_plausible(self) -> bool:
-        """Whether it is decisive, or less but with a peak where most have it: at no offset."""
+        """Whether it is decisive, or has a lower peak near zero lag."""
         return self.is_decisive or (abs(self.offset) <= 1 and self.strength >= LEAST_IN_PLACE)
 
     @property
     def strength(self) -> float:
-        """The peak, times the square root of the frames: comparable between clips of different length."""
+        """Peak times √frames, comparable across lengths."""
         return self.peak * float(np.sqrt(self.frames))
 
     def at(self, offset: int) -> float:
-        """The correlation at an offset."""
+        """Return the correlation at an offset."""
         return float(self.curve[offset - LAGS[0]])
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of the sound of a stretch.
+    """Whether a stretch has speech, and its offset.
 
     Attributes:
-        speech (`bool`): Whether the lips seen speak it.
-        av_offset (`int`): Frames by which the picture is late; the sound is moved by them.
-        correlation (`float`, *optional*): Of lips and sound, so moved.
-        note (`str`): Why there is no speech.
+        speech (`bool`): Whether the lips follow it.
+        av_offset (`int`): Frames by which the picture is late; the sound is shifted by them.
+        correlation (`float`, *optional*): Of lips and shifted sound.
+        note (`str`): Reason if there is no speech.
     """
 
     speech: bool
@@ -98,19 +93,18 @@ class Verdict:
     note: str = ""
 
 
-def judge(own: Agreement, whole: Agreement) -> Verdict:
-    """Decide about one stretch of a video.
+def decide(own: Agreement, whole: Agreement) -> Verdict:
+    """Decide whether a stretch has speech, and at which offset.
 
-    The video's own offset is taken, unless this stretch is decisive by itself and differs. Where neither is decisive
-    (too short, too few words), lips and sound are taken to fit as they are if the video's peak lies within a frame of
-    that.
+    A decisive offset of its own wins over the video's. If neither is decisive, a peak of the video near zero counts as
+    zero offset.
 
     Args:
         own (`Agreement`): Of this stretch.
         whole (`Agreement`): Of all stretches, see `pooled`.
 
     Returns:
-        `Verdict`: With a note if it is no.
+        `Verdict`: With a note if there is no speech.
     """
     if own.is_decisive and (not whole.is_decisive or abs(own.offset - whole.offset) > 1):
         return Verdict(True, own.offset, own.peak)
@@ -126,18 +120,18 @@ def judge(own: Agreement, whole: Agreement) -> Verdict:
 
 
 def pooled(agreements: Sequence[Agreement]) -> Agreement:
-    """What several stretches of one recording say together, by their lengths."""
+    """Average agreements, weighted by length."""
     frames = [each.frames for each in agreements]
     return Agreement(sum(frames), np.average([each.curve for each in agreements], axis=0, weights=frames))
 
 
 class LipReader:
-    """Compares lips with sound.
+    """Compares the lips of a video with its sound.
 
     Args:
         face_model (`FaceModel`): The linear face model that `extractor` was trained with.
-        extractor (`ExpressionExtractor`): Says what lips do from sound.
-        speech_encoder (`SpeechEncoder`, *optional*): What it listens to, if it does.
+        extractor (`ExpressionExtractor`): Predicts lips from sound.
+        speech_encoder (`SpeechEncoder`, *optional*): Encodes the speech for an extractor that uses one.
     """
 
     def __init__(
@@ -148,7 +142,7 @@ class LipReader:
     @classmethod
     @lru_cache(maxsize=1)
     def load(cls, model: Path) -> "LipReader":
-        """Load from a model folder, or from the package if the folder has no expression extractor yet."""
+        """Load from a model folder; the packaged weights replace a missing extractor."""
         if not (model / "expression_extractor").is_dir():
             model = packaged_weights()
         face_model = FaceModel.from_pretrained(model / "face_model")
@@ -156,8 +150,8 @@ class LipReader:
         encoder = SpeechEncoder.from_pretrained(model / "speech_encoder") if extractor.config.speech_dim else None
         return cls(face_model, extractor, encoder)
 
-    def words_of(self, sound: np.ndarray) -> Callable[[int, int], np.ndarray] | None:
-        """What is said in a recording `(samples,)` from one frame to before another; None if it is not listened to."""
+    def speech_features(self, sound: np.ndarray) -> Callable[[int, int], np.ndarray] | None:
+        """Encode sound `(samples,)`; returns a reader of frame ranges, or None without an encoder."""
         return None if self.speech_encoder is None else partial(self.speech_encoder.encode, sound)
 
     def compare(
@@ -165,39 +159,42 @@ class LipReader:
         landmarks_px: np.ndarray,
         size: int,
         mel_windows: np.ndarray,
-        words: Callable[[int, int], np.ndarray] | None,
+        speech_features: Callable[[int, int], np.ndarray] | None,
         first: int,
     ) -> Agreement:
-        """Compare the lips of a run with the sound of its video at every lag.
+        """Correlate lips and sound at every lag.
 
         Args:
             landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels.
             size (`int`): Side of the picture in pixels.
             mel_windows (`np.ndarray` of shape `(all_frames, 16, 16)`): Sound of the whole video.
-            words (`Callable`, *optional*): `words_of` that sound.
-            first (`int`): The run's first frame in the video.
+            speech_features (`Callable`, *optional*): `speech_features` of that sound.
+            first (`int`): First frame of the run.
 
         Returns:
-            `Agreement`: Correlations of what is seen with what the sound lets expect.
+            `Agreement`: Correlations of the lips with those predicted.
         """
+        # 1. Fit the face, and take the frames that any lag needs.
         fit = self.face_model.fit_track(landmarks_px, size)
         begin, end = max(first + LAGS[0], 0), min(first + len(landmarks_px) + LAGS[-1], len(mel_windows))
         curve = np.zeros(len(LAGS))
         if end - begin < 2:
             return Agreement(len(landmarks_px), curve)
-        expression = self.extractor.extract(mel_windows, fit.identity, begin, end, words)
+        # 2. Predict the lips from the sound.
+        expression = self.extractor.extract(mel_windows, fit.identity, begin, end, speech_features)
         offset = self.face_model.expression_offset(torch.from_numpy(expression)).numpy()
-        seen, expected = _lip_motion(fit.shape), _lip_motion(fit.shape.mean(0) + offset)
+        seen, predicted = _lip_motion(fit.shape), _lip_motion(fit.shape.mean(0) + offset)  # (frames, 3)
+        # 3. Correlate at each lag.
         for k, lag in enumerate(LAGS):
             index = first + np.arange(len(seen)) - lag - begin
-            inside = (index >= 0) & (index < len(expected))
+            inside = (index >= 0) & (index < len(predicted))
             if inside.sum() > len(seen) // 2:
-                curve[k] = _correlation(seen[inside], expected[index[inside]]) @ MEASURES
+                curve[k] = _correlation(seen[inside], predicted[index[inside]]) @ MEASURES
         return Agreement(len(seen), curve)
 
 
 def _lip_motion(shape: np.ndarray) -> np.ndarray:
-    """Opening and width of the mouth and height of the jaw without slow drift: `(frames, 478, 3)` to `(frames, 3)`."""
+    """Measure mouth opening, mouth width and jaw height, `(frames, 3)`, without drift."""
     jaw = np.linalg.norm(shape[:, CHIN] - shape[:, NOSE].mean(1), axis=-1)
     motion = np.stack([mouth_opening(shape), mouth_width(shape), jaw], axis=1)
     return motion - gaussian_filter1d(motion, DRIFT, axis=0, mode="nearest")

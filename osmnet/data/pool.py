@@ -1,4 +1,4 @@
-"""The clips that training draws from at a step: all of a small dataset, a moving window of a large one."""
+"""Pool of loaded clips that training samples from."""
 
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -12,22 +12,20 @@ Item = TypeVar("Item")
 
 
 class ClipPool(Generic[Item]):
-    """At most `capacity` clips, ready for use.
+    """At most `capacity` loaded clips.
 
-    What the pool holds at a step is a pure function of the arguments: a run that is resumed, or a loader process that
-    begins in the middle, sees the same clips. A dataset that fits is held whole. Of a larger one the pool holds a
-    window of an endless sequence of shuffled epochs, and every `turnover` steps the oldest clip makes way for the
-    next, so that neither memory nor disk need hold the dataset.
+    A pure function of arguments and step, also on resume. A larger dataset is held as a sliding range of shuffled
+    epochs: every `turnover` steps the next clip replaces the oldest.
 
     Args:
         clips (sequence of `Clip`): All clips, in the same order in every process.
-        make (`Callable`): Turns a clip into what is kept of it; `None` leaves it out.
-        capacity (`int`): Most clips held.
-        turnover (`int`): Steps for which the window stands still.
-        seed (`int`): Of the order.
+        make (`Callable`): Loads a clip; `None` leaves it out.
+        capacity (`int`): Largest number of clips held.
+        turnover (`int`): Steps between two replacements.
+        seed (`int`): Seed of the order.
         rank (`int`): Number of this process among `world`.
         world (`int`): Processes that share the clips; with fewer clips than processes each has all.
-        description (`str`): What the progress bar of a first filling says.
+        description (`str`): Label of the progress bar while the pool is first filled.
     """
 
     def __init__(
@@ -49,20 +47,20 @@ class ClipPool(Generic[Item]):
         self._items: dict[int, Item | None] = {}  # by index of the clip
 
     def at(self, step: int) -> list[Item]:
-        """What to draw from at a step, in an order that depends on nothing else.
+        """Return the clips of a step, in a reproducible order.
 
         Raises:
-            ValueError: If not one clip of the pool can be used.
+            ValueError: If no clip of the pool can be used.
         """
         wanted = self._window(step)
         self._items = {index: item for index, item in self._items.items() if index in wanted}
         missing = [index for index in wanted if index not in self._items]
-        # A bar for the first filling only: later clips come one at a time.
+        # The bar is for the first filling; later clips come one at a time.
         for index in tqdm(missing, desc=self.description, unit="clip", disable=len(missing) < 10, leave=False):
             self._items[index] = self.make(self.clips[index])
         items = [item for index in sorted(wanted) if (item := self._items[index]) is not None]
         if not items:
-            raise ValueError(f"None of the {len(wanted)} clips of '{self.clips[0].where}' at hand can be used.")
+            raise ValueError(f"None of the {len(wanted)} clips of '{self.clips[0].where}' in the pool can be used.")
         return items
 
     def _window(self, step: int) -> set[int]:

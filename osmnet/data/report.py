@@ -1,4 +1,4 @@
-"""The page that shows what became of the videos: what was kept, what was dropped, and why."""
+"""Report what was kept and dropped, as HTML and text."""
 
 import base64
 import io
@@ -10,25 +10,27 @@ from typing import Any
 import numpy as np
 
 from osmnet.media.audio import FPS
+from osmnet.utils.files import write_whole
 
-MOST_ROWS = 1000  # in each table: a longer page opens slowly
+MOST_ROWS = 1000  # in each table of the page: a longer one opens slowly
+MOST_LINES = 20  # of dropped videos on the terminal
 REPORT = "report.html"
 _INK, _MUTED, _BAR = "#1c2330", "#6b7484", "#0072b2"
 
 
 def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, Any]) -> Path:
-    """Write the report of a dataset: one file that needs no other.
+    """Write a self-contained HTML report.
 
     Args:
-        folder (`Path`): The dataset, its shards whole.
+        folder (`Path`): The dataset, with all its shards.
         rows (`list[dict]`): Its manifest.
-        options (`dict`): With what it was prepared.
+        options (`dict`): The settings it was prepared with.
 
     Returns:
         `Path`: `folder/report.html`.
 
     Raises:
-        ValueError: If Jinja2 is not installed.
+        ValueError: If Jinja2 is not installed or the disk is full.
     """
     try:
         from jinja2 import Environment, FileSystemLoader
@@ -36,7 +38,7 @@ def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, An
         raise ValueError("The report needs the package 'jinja2'; install osmnet with its extra 'train'.") from error
     kept = [row for row in rows if row["status"] == "kept"]
     lost = [row for row in rows if row["status"] != "kept"]
-    # File names come from anywhere: what they hold is shown, never obeyed.
+    # File names are untrusted: escape them.
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.html.j2").render(
         title=folder.resolve().name,
@@ -49,13 +51,33 @@ def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, An
         lost=lost[:MOST_ROWS],
         more_lost=max(len(lost) - MOST_ROWS, 0),
     )
-    part, path = folder / f".{REPORT}.part", folder / REPORT
-    try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    path = folder / REPORT
+    write_whole(path, page.encode())
     return path
+
+
+def dropped_text(rows: list[dict[str, Any]], report: Path) -> str:
+    """Summarize dropped stretches by reason, then by video.
+
+    Args:
+        rows (`list[dict]`): Lines of the manifest.
+        report (`Path`): The page, for what is left out after 20 lines.
+
+    Returns:
+        `str`: Lines that end with a newline; empty if nothing was dropped.
+    """
+    lost = [row for row in rows if row["status"] != "kept"]
+    if not lost:
+        return ""
+    lines = [f"{'dropped':>7} {'seconds':>8}  reason"]
+    lines += [f"{count:7d} {seconds:8.1f}  {reason}" for reason, count, seconds in _reasons(lost)]
+    for row in lost[:MOST_LINES]:
+        place = f" at {row['first_frame'] / FPS:.1f} s" if "first_frame" in row else ""
+        line = f"{row['source']}{place}: {row['reason']}"
+        lines.append("".join(sign if sign.isprintable() else "?" for sign in line))  # untrusted names
+    if len(lost) > MOST_LINES:
+        lines.append(f"and {len(lost) - MOST_LINES} more, see {report}")
+    return "\n".join(lines) + "\n"
 
 
 def _numbers(kept: list[dict[str, Any]], lost: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -75,7 +97,7 @@ def _numbers(kept: list[dict[str, Any]], lost: list[dict[str, Any]]) -> list[tup
 
 
 def _reasons(lost: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
-    """Reasons with their numbers taken out, how often, and how many seconds."""
+    """Group reasons, ignoring names and numbers: reason, count, seconds."""
     groups: dict[str, list[float]] = defaultdict(list)
     for row in lost:
         reason = re.sub(r"'[^']*'", "'…'", row["reason"])
@@ -93,7 +115,7 @@ def _picture(folder: Path, row: dict[str, Any]) -> str:
 
 
 def _plot(kept: list[dict[str, Any]]) -> str:
-    """Histograms of what was kept, as PNG in base64."""
+    """Draw histograms as base64 PNG."""
     from matplotlib.figure import Figure
 
     def values(name: str) -> list[float]:

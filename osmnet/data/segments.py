@@ -1,4 +1,4 @@
-"""From the faces of a video to stretches of one face each: which face, which part, which sound; and their crops."""
+"""Choose and crop segments: stretches of one face with its sound."""
 
 import io
 import tempfile
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from osmnet.data.offset import LAGS, Agreement, LipReader, Verdict, judge, pooled
+from osmnet.data.offset import LAGS, Agreement, LipReader, Verdict, decide, pooled
 from osmnet.data.track import FaceRun, Tracking
 from osmnet.face.crop import CropBox, crop_box, extract, to_crop
 from osmnet.face.morphable import FaceFit, FaceModel
@@ -22,24 +22,24 @@ from osmnet.media.features import mel_windows, speech_activity
 from osmnet.media.video_reader import Window, read_frames
 from osmnet.media.video_writer import VideoWriter
 
-CROP_SIZE = 384  # the largest side that is stored; smaller crops keep their own
-CRF = 14
-FACE_HEIGHT = 128  # pixels at which sharpness is measured
+CROP_SIZE = 384  # px, largest side that is stored; smaller crops keep theirs
+CRF = 14  # of x264
+FACE_HEIGHT = 128  # px at which sharpness is measured
 SHARPNESS_EVERY = 5  # frames
-LEAST_SOUND = 0.5  # seconds of sound without which there is nothing to judge
-STRIP = 112  # pixels: side of the three pictures in the report
+LEAST_SOUND = 0.5  # s of speech activity needed to compare lips and sound
+STRIP = 112  # px, side of the three pictures in the report
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is kept of videos.
+    """Criteria for kept clips.
 
     Attributes:
-        max_seconds (`float`): Longer stretches are parted into equal pieces.
+        max_seconds (`float`): Longer stretches are split into equal pieces.
         min_seconds (`float`): Shorter stretches are dropped.
-        min_face (`int`): Least height of a face in pixels of the video, forehead to chin.
-        min_sharpness (`float`): Least sharpness of the face, see `sharpness_of`.
-        max_turn (`float`): Degrees; a face turned further than this in more than half of the frames is dropped.
+        min_face (`int`): Smallest height of a face, forehead to chin, in pixels of the video.
+        min_sharpness (`float`): Smallest sharpness of the face, see `sharpness_of`.
+        max_turn (`float`): Degrees; a face turned further in more than half of the frames is dropped.
     """
 
     max_seconds: float = 20.0
@@ -64,12 +64,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a video beforehand; `None` is found out.
+    """Known facts about a video; `None` is measured.
 
     Attributes:
         speech (`bool`, *optional*): Whether its sound is speech of the face seen.
         av_offset (`int`, *optional*): Frames by which the picture is late (negative: early).
-        speaker (`str`, *optional*): Who is seen.
+        speaker (`str`, *optional*): Name of the person seen.
     """
 
     speech: bool | None = None
@@ -82,13 +82,13 @@ class Segment:
     """A stretch of one face.
 
     Attributes:
-        run (`FaceRun`): The face in it.
-        box (`CropBox`): The square around the head, pixels of the video's picture.
+        run (`FaceRun`): Its landmarks.
+        box (`CropBox`): The square around the head, in pixels of the video.
         size (`int`): Side of the stored crop in pixels.
-        verdict (`Verdict`): About its sound.
-        fit (`FaceFit`): Of the face model, in pixels of the stored crop.
+        verdict (`Verdict`): Decision about its sound.
+        fit (`FaceFit`): Fit of the face model, in pixels of the stored crop.
         measured (`dict`): Sharpness, size and turn, for the manifest.
-        reason (`str`): Why it is dropped; empty if it is not.
+        reason (`str`): Why it is dropped; empty if it is kept.
     """
 
     run: FaceRun
@@ -101,12 +101,12 @@ class Segment:
 
     @property
     def landmarks_px(self) -> np.ndarray:
-        """Vertices `(frames, 478, 3)` in pixels of the stored crop."""
+        """Vertices `(frames, 478, 3)` in crop pixels."""
         return to_crop(self.run.landmarks_px, self.box, self.size)
 
 
 def dropped(reason: str, seconds: float, **more: Any) -> dict[str, Any]:
-    """Make the manifest's line of what is dropped."""
+    """Make a manifest row for something dropped."""
     return {"status": "dropped", "reason": reason, "seconds": round(seconds, 2), **more}
 
 
@@ -118,23 +118,24 @@ def choose_segments(
     face_model: FaceModel,
     lip_reader: Callable[[], LipReader],
 ) -> tuple[list[Segment], list[dict[str, Any]]]:
-    """Choose one face at every moment, decide about its sound, part what is long and measure what there is.
+    """Choose one face at every moment; split and measure its stretches.
 
     Args:
         tracking (`Tracking`): All faces of the video.
-        sound (`np.ndarray` of shape `(samples,)`, *optional*): At 16 kHz; None if there is none.
-        options (`Options`): What is kept.
-        known (`Known`): What need not be found out.
-        face_model (`FaceModel`): To be fitted.
-        lip_reader (`Callable`): Gives the reader of lips; called only if there is sound.
+        sound (`np.ndarray` of shape `(samples,)`, *optional*): At 16 kHz.
+        options (`Options`): What to keep.
+        known (`Known`): Facts that need not be measured.
+        face_model (`FaceModel`): Face model to fit.
+        lip_reader (`Callable`): Loads the `LipReader`; called only if there is sound.
 
     Returns:
-        `tuple[list[Segment], list[dict]]`: Segments in order of time, with a reason if they are dropped; and the
-        manifest's lines of the rest.
+        `tuple[list[Segment], list[dict]]`: Segments in order of time, with a reason if dropped; and manifest lines for
+        what is no segment.
 
     Raises:
         ValueError: If there is no face.
     """
+    # 1. Drop short runs.
     if not tracking.runs:
         raise ValueError("no face was found")
     least = round(options.min_seconds * FPS)
@@ -147,14 +148,15 @@ def choose_segments(
         seconds = sum(map(len, short)) / FPS
         rows.append(dropped(f"{what} of less than {options.min_seconds:g} s with one unbroken face", seconds))
     long_enough = [run for run in tracking.runs if len(run) >= least]
+    # 2. Choose one run at every moment.
     agreements: list[Agreement] = []
     if sound is not None and long_enough:
         size = max(tracking.height, tracking.width)
         windows, activity = mel_windows(sound), speech_activity(sound)
         reader = lip_reader()
-        words = reader.words_of(sound)
-        agreements = [reader.compare(run.landmarks_px, size, windows, words, run.first) for run in long_enough]
-        # A face that speaks goes before any that does not; among those that do not, the largest.
+        features = reader.speech_features(sound)
+        agreements = [reader.compare(run.landmarks_px, size, windows, features, run.first) for run in long_enough]
+        # Speaking faces first, then the largest.
         ranks = [
             1 + agreement.strength if agreement.is_plausible else run.face_px / (2 * size)
             for run, agreement in zip(long_enough, agreements, strict=True)
@@ -168,6 +170,7 @@ def choose_segments(
                 first_frame=run.first, face_px=round(run.face_px, 1))
         for i, run in enumerate(long_enough) if i not in taken
     ]  # fmt: skip
+    # 3. Decide about the sound, split and measure.
     segments = []
     for i in sorted(taken, key=lambda i: long_enough[i].first):
         run = long_enough[i]
@@ -180,7 +183,7 @@ def choose_segments(
 
 
 def _apart(runs: list[FaceRun], ranks: list[float]) -> list[int]:
-    """Take runs by rank as long as they do not overlap in time: which are taken."""
+    """Choose runs by rank, skipping overlaps in time; returns indices."""
     taken: list[int] = []
     for i in sorted(range(len(runs)), key=lambda i: -ranks[i]):
         run = runs[i]
@@ -195,11 +198,11 @@ def _verdict(own: Agreement, whole: Agreement, known: Known, activity: np.ndarra
         measured = own.at(known.av_offset) if abs(known.av_offset) <= LAGS[-1] else None
         return Verdict(True, known.av_offset, measured)
     if known.speech:
-        verdict = judge(own, whole)
+        verdict = decide(own, whole)
         return verdict if verdict.speech else Verdict(True, 0, own.at(0))
     if activity.sum() < LEAST_SOUND * FPS:
         return Verdict(False, note="hardly any sound")
-    return judge(own, whole)
+    return decide(own, whole)
 
 
 def _split(run: FaceRun, options: Options) -> list[FaceRun]:
@@ -231,7 +234,7 @@ def _segment(run: FaceRun, tracking: Tracking, verdict: Verdict, options: Option
 def crop_segments(
     video: Path, tracking: Tracking, segments: list[Segment], options: Options, folder: Path
 ) -> Iterator[tuple[Segment, dict[str, bytes]]]:
-    """Cut the crops out of the video, in one pass, and measure their sharpness; a blurred segment gets a reason.
+    """Crop segments in one pass and reject blurred ones.
 
     Args:
         video (`Path`): The video.
@@ -242,12 +245,13 @@ def crop_segments(
 
     Yields:
         `tuple[Segment, dict[str, bytes]]`: Each segment, and its files by ending: `jpg`, and `mp4` unless it had a
-        reason before.
+        reason.
 
     Raises:
         ValueError: If the video does not decode a second time.
         OSError: If the folder cannot be written.
     """
+    # 1. Find the part of each frame that is needed.
     windows: dict[int, Window] = {}
     for segment in segments:
         box = segment.box
@@ -258,6 +262,7 @@ def crop_segments(
             min(box.top + box.side, tracking.height),
         )
         windows |= dict.fromkeys(range(segment.run.first, segment.run.first + len(segment.run)), window)
+    # 2. Decode once, segment by segment.
     frames = enumerate(read_frames(video, window=windows.get))
     with tempfile.TemporaryDirectory(prefix=".crop-", suffix=".part", dir=folder) as temporary:
         for segment in segments:
@@ -303,10 +308,10 @@ def _crop_segment(
 
 
 def sharpness_of(crop: np.ndarray, landmarks_px: np.ndarray) -> float:
-    """How sharp a face is, whatever its size, light and contrast.
+    """Measure face sharpness, independent of size, light and contrast.
 
-    The variance of the Laplacian of the face, made 128 pixels high, as a percentage of its variance of grey levels.
-    Faces in good videos have 2 to 40.
+    Variance of the Laplacian of the face at 128 pixels height, as a percentage of its grey-level variance. Good videos
+    have 2 to 40.
 
     Args:
         crop (`np.ndarray` of shape `(size, size, 3)`): uint8.

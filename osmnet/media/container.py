@@ -22,11 +22,11 @@ def open_container(source: str | os.PathLike[str] | bytes, kind: str, advice: st
 
     Args:
         source (`str`, `os.PathLike` or `bytes`): The file, or its content.
-        kind (`str`): What it should be, for messages ("recording", "video").
-        advice (`str`): End of the message for a file that cannot be opened, after its colon.
+        kind (`str`): Its kind in messages ("recording", "video").
+        advice (`str`): End of the message if it cannot be opened.
 
     Returns:
-        `av.container.InputContainer`: To be closed by the caller.
+        `av.container.InputContainer`: For the caller to close.
 
     Raises:
         ValueError: If the file is missing, a folder, empty, damaged or of another format.
@@ -46,7 +46,7 @@ def local_file(path: Path, kind: str) -> str:
 
     Args:
         path (`Path`): The file.
-        kind (`str`): What it should be, for messages.
+        kind (`str`): Its kind in messages.
 
     Returns:
         `str`: The path behind `file:`, so that a colon in it is not read as a protocol.

@@ -1,4 +1,4 @@
-"""Sound of any length: held in memory while it is short, in a temporary file when it is long."""
+"""Recordings of any length, in memory or in a temporary file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ import numpy as np
 
 from osmnet.media.audio import SAMPLING_RATE, Level, MonoArray, find_sound
 
-MEMORY_SECONDS = 120  # longer sound is decoded into a file; an hour of it would take 230 MB
+MEMORY_SECONDS = 120  # s; longer sound is decoded into a file, an hour would take 230 MB
 
 
 class Recording:
-    """Mono speech at 16 kHz, read by slices: `len(recording)` samples, `recording[a:b]` float32 in [-1, 1].
+    """Mono 16 kHz speech, read by slices: `recording[a:b]` is float32 in [-1, 1].
 
-    Slices are numpy's: beyond the end they are shorter. Several threads may read at once. A decoded recording of more
-    than two minutes lies, in float32, in a file without a name in the system's temporary folder (`TMPDIR`), which goes
-    when the recording goes. An array that was given at 16 kHz is neither copied nor written to: while the recording is
-    used, it must stay as it is. Pickled, it takes all its samples along, and has them in memory afterwards.
+    Thread-safe. Decoded sound over two minutes goes to a temporary file (`TMPDIR`). A 16 kHz array is not copied and
+    must not change. Pickling copies all samples.
 
     Example:
         >>> recording = Recording.open("lecture.mp3")
@@ -30,7 +28,7 @@ class Recording:
     """
 
     def __init__(self, samples: np.ndarray | MonoArray | SampleFile, peak: float = 1.0):
-        """Take samples; `open` is the usual way. They are divided by `peak` if it is above 1."""
+        """Wrap samples; divided by `peak` above 1."""
         self._samples = samples
         self._peak = np.float32(peak)
 
@@ -43,24 +41,24 @@ class Recording:
         max_seconds: float | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Recording:
-        """Open a recording: everything that `load_speech` takes, of any length.
+        """Open a recording.
 
         Args:
-            speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): See `load_speech`.
-            sampling_rate (`int`, *optional*): See `load_speech`.
-            max_seconds (`float`, *optional*): See `load_speech`.
-            progress (`Callable`, *optional*): Called every few seconds of sound with the seconds decoded so far.
+            speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): See `load_speech`, also for the next two.
+            sampling_rate (`int`, *optional*): Rate of an array in Hz.
+            max_seconds (`float`, *optional*): Length at which to stop decoding.
+            progress (`Callable`, *optional*): Called with the seconds decoded, every few seconds of sound.
 
         Returns:
-            `Recording`: Its samples are those of `load_speech`, bit for bit.
+            `Recording`: With the samples of `load_speech`, bit for bit.
 
         Raises:
-            ValueError: As `load_speech`; also if the temporary folder has no room for a long recording.
+            ValueError: As `load_speech`; also if the temporary folder is full.
         """
         name, sound = find_sound(speech, sampling_rate, max_seconds)
         level = Level(name)
 
-        def heard() -> Iterable[np.ndarray]:
+        def measured() -> Iterable[np.ndarray]:
             for piece in sound:
                 level.add(piece)
                 yield piece
@@ -68,21 +66,19 @@ class Recording:
                     progress(level.samples / SAMPLING_RATE)
 
         if isinstance(sound, MonoArray):
-            for _ in heard():
+            for _ in measured():
                 pass
             return cls(sound, float(level.peak()))
-        samples = _keep(heard(), name)
+        samples = _keep(measured(), name)
         return cls(samples, float(level.peak()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Recording, (self._samples[:], float(self._peak))
 
     def __len__(self) -> int:
-        """Samples."""
         return len(self._samples)
 
     def __getitem__(self, where: slice) -> np.ndarray:
-        """Samples of a slice of step 1, `(n,)` float32; not for writing."""
         if not isinstance(where, slice) or where.step not in (None, 1):
             raise TypeError(f"A recording is read by slices of step 1, recording[a:b], not by {where!r}.")
         part = self._samples[where]
@@ -90,35 +86,31 @@ class Recording:
 
     @property
     def waveform(self) -> np.ndarray:
-        """All samples at once, `(samples,)` float32: 230 MB an hour."""
+        """Read all samples, `(samples,)` float32; 230 MB per hour."""
         return self[:]
 
 
 class SampleFile:
-    """Samples in a temporary file without a name.
-
-    Read into arrays of their own rather than mapped: pages of a mapped file count as memory of the process.
-    """
+    """Samples in an unnamed temporary file."""
 
     def __init__(self) -> None:
+        # Read, not mapped: pages of a mapped file count as memory of the process.
         self._file: Any = tempfile.TemporaryFile(prefix="osmnet-", buffering=0)  # noqa: SIM115 (stays open)
         self._lock = threading.Lock()
         self._length = 0
         weakref.finalize(self, self._file.close)
 
     def append(self, piece: np.ndarray) -> None:
-        """Write float32 samples behind the others; raises `OSError` where there is no room."""
+        """Append float32 samples; raises `OSError` if the disk is full."""
         rest = np.ascontiguousarray(piece, np.float32).data.cast("B")
         while len(rest):
             rest = rest[self._file.write(rest) :]
         self._length += len(piece)
 
     def __len__(self) -> int:
-        """Samples."""
         return self._length
 
     def __getitem__(self, where: slice) -> np.ndarray:
-        """Read a slice of step 1."""
         start, stop, _ = where.indices(self._length)
         part = np.empty(max(stop - start, 0), np.float32)
         rest = part.data.cast("B")
@@ -126,12 +118,12 @@ class SampleFile:
         while len(rest):
             count = self._read(rest, position)
             if not count:
-                raise OSError("The temporary file of a recording was cut.")
+                raise OSError("The temporary file of a recording was truncated.")
             rest, position = rest[count:], position + count
         return part
 
     def _read(self, into: memoryview, position: int) -> int:
-        if hasattr(os, "preadv"):  # with no place in the file that threads, or a forked process, would share
+        if hasattr(os, "preadv"):  # no file position that threads or a forked process would share
             return os.preadv(self._file.fileno(), [into], position)
         with self._lock:
             self._file.seek(position)
@@ -139,7 +131,6 @@ class SampleFile:
 
 
 def _keep(pieces: Iterable[np.ndarray], name: str) -> np.ndarray | SampleFile:
-    """Collect pieces in memory, from `MEMORY_SECONDS` on in a file."""
     limit = MEMORY_SECONDS * SAMPLING_RATE
     waiting: list[np.ndarray] = []
     samples = 0

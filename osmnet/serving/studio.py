@@ -1,8 +1,10 @@
-"""`Studio`: from a portrait and speech to drafts, and from drafts to files, within the limits of a service."""
+"""`Studio`: drafts and takes of a service."""
 
 import shutil
 import tempfile
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +17,36 @@ from osmnet.pipelines.talking_head import takes_options
 from osmnet.serving.disk import DiskBudget
 from osmnet.serving.drafts import Draft, RenderedTake
 from osmnet.serving.inputs import Inputs, RefusedInputError
-from osmnet.serving.jobs import FILES, MOVEMENT, PICTURES, PORTRAIT, SPEECH, Job, Step, Tell, in_background
+from osmnet.serving.jobs import (
+    FILES,
+    MOVEMENT,
+    PICTURES,
+    POLL_SECONDS,
+    PORTRAIT,
+    SPEECH,
+    Job,
+    Step,
+    Tell,
+    in_background,
+)
 from osmnet.serving.settings import Settings
 from osmnet.serving.sketch import curves, sketch
 from osmnet.structures import Motion, Speech
+
+CLOSE_SECONDS = 10.0  # s that `close` waits for work to end; rendering ends within a chunk
+
+
+class StudioClosedError(RuntimeError):
+    """The studio is closed."""
 
 
 class Studio:
     """Makes takes for a service.
 
     Args:
-        settings (`Settings`): Its limits.
+        settings (`Settings`): Limits of the service.
         pipe (`OSMNetPipeline`): Encodes inputs and samples motion.
-        render_pipe (`OSMNetPipeline`, *optional*): Renders, if that is to happen on another device.
+        render_pipe (`OSMNetPipeline`, *optional*): Renders on another device.
         folders (sequence of `Path`): Further folders that count towards the disk budget.
 
     Attributes:
@@ -52,11 +71,14 @@ class Studio:
         self.render_pipe = render_pipe or pipe
         self.inputs = Inputs(settings, pipe)
         self.folder = Path(tempfile.mkdtemp(prefix="osmnet-studio-"))
+        # No lock: a process that is forked while another thread held it would wait for ever.
+        self._closed = False
+        self._work: set[object] = set()  # what is writing to the folder
         self.disk = DiskBudget([self.folder, *folders], settings.max_disk_mb)
 
     @classmethod
     def load(cls, settings: Settings, folders: Sequence[Path] = ()) -> "Studio":
-        """Load the weights: on the CPU, and for rendering also on the GPU if there is one.
+        """Load weights; render on a GPU if available.
 
         Args:
             settings (`Settings`): Limits and weights.
@@ -67,19 +89,44 @@ class Studio:
         """
         model = settings.model or None
         pipe = OSMNetPipeline.from_pretrained(model)
-        # Encoding takes a second on a CPU, too; a GPU that is lent for the length of a call is kept for rendering.
+        # Encoding takes a second on a CPU too; a GPU lent for the length of a call is kept for rendering.
         render_pipe = OSMNetPipeline.from_pretrained(model, device="cuda") if torch.cuda.is_available() else None
         return cls(settings, pipe, render_pipe, folders)
 
     def close(self) -> None:
-        """Remove temporary files and cached inputs."""
+        """Stop rendering; remove temporary files and cached inputs."""
+        self._closed = True
+        end = time.monotonic() + CLOSE_SECONDS
+        while self._work and time.monotonic() < end:
+            time.sleep(POLL_SECONDS / 4)
         self.inputs.cache.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @contextmanager
+    def at_work(self) -> Iterator[Path]:
+        """Yield the folder; `close` waits for the `with` block.
+
+        Raises:
+            StudioClosedError: If the studio is closed.
+        """
+        work = object()
+        self._work.add(work)  # before the check: `close` does it the other way round
+        try:
+            self.check_open()
+            self.folder.mkdir(exist_ok=True)
+            yield self.folder
+        finally:
+            self._work.remove(work)
+
+    def check_open(self) -> None:
+        """Raise `StudioClosedError` if closed."""
+        if self._closed:
+            raise StudioClosedError("The studio is closed.")
+
     def temporary_folder(self) -> tempfile.TemporaryDirectory[str]:
-        """A folder for one request, removed at the end of its `with` block."""
-        self.folder.mkdir(exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True)
+        """Make a temporary folder for one request."""
+        with self.at_work() as folder:
+            return tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True)
 
     @takes_options(MotionOptions, PictureOptions)
     def draft(self, portrait: str | None, speech: str | None, *, seed: int, **options: Any) -> Job[Draft]:
@@ -123,7 +170,7 @@ class Studio:
 
         Args:
             draft (`Draft`): The takes.
-            take (`int`): Index of the one to stay near to.
+            take (`int`): Index of the take to sample near.
             seed (`int`): Seed of the new takes.
 
         Returns:
@@ -151,7 +198,7 @@ class Studio:
         return motion
 
     def sketch(self, draft: Draft) -> dict[str, Any]:
-        """Describe a draft for a browser, see `osmnet.serving.sketch`."""
+        """Describe a draft; see `osmnet.serving.sketch`."""
         expression = self.pipe.extract_expression(draft.source, draft.motion.speech, draft.options.expression_scale)
         return sketch(self.pipe, draft.source, draft.motion, expression)
 
@@ -162,13 +209,13 @@ class Studio:
 
         Args:
             draft (`Draft`): The takes.
-            folder (`Path`): Receives the files.
+            folder (`Path`): Folder for the files.
             consent (`bool`, *optional*): See `OSMNetPipelineOutput.save`.
             pipe (`OSMNetPipeline`, *optional*): Renders instead of `render_pipe`.
 
         Returns:
             `Job[list[RenderedTake]]`: Raises `RefusedInputError` if the disk budget is used up, and `ValueError` if a
-            file cannot be written. A job that is stopped leaves no video.
+            file cannot be written. A job that is stopped leaves no video; closing the studio stops it, too.
         """
         return Job(self._render(draft, folder, consent, pipe or self.render_pipe))
 
@@ -180,7 +227,12 @@ class Studio:
         output = pipe.takes(draft.source, draft.motion, seed=draft.seed)
 
         def save(tell: Tell) -> list[Path]:
-            return output.save(folder, sheet=False, progress=tell, consent=consent)
+            def progress(done: int, total: int) -> None:
+                self.check_open()
+                tell(done, total)
+
+            with self.at_work():
+                return output.save(folder, sheet=False, progress=progress, consent=consent)
 
         def step_at(done: float, seconds_left: float | None) -> Step:
             return Step(PICTURES, done, seconds_left) if done < 1 else Step(FILES)

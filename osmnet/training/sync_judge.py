@@ -1,4 +1,4 @@
-"""Stage `sync`: the small judge that evaluation asks whether lips and sound belong together."""
+"""Stage `sync`: the sync judge, which measures lip sync in evaluation."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,29 +15,29 @@ from osmnet.loading.model import OSMNetModel
 from osmnet.training.core.config import StageConfig
 from osmnet.training.core.stage import ClipPools, Stage
 from osmnet.training.core.trainer import fit
-from osmnet.training.osm_net.sound import SOUND, Disturbance, loudness
+from osmnet.training.osm_net.sound import SOUND, SoundAugmentation, loudness
 from osmnet.training.osm_net.speech_clip import ClipSound, draw_shares
 from osmnet.training.osm_net.trained_components import load_initial
 
-NEIGHBOUR = 0.1  # share of the truth that either neighbouring frame gets: clips are aligned to within about a frame
-FAR = 4  # frames from which on sound is surely not in sync
-STRETCH = 25  # frames that one decision of the validation is made from
+NEIGHBOUR = 0.1  # target of either neighbouring frame: clips are aligned to within about a frame
+FAR = 4  # frames; from this offset on, sound is not in sync
+STRETCH = 25  # frames of one decision in validation
 STRETCH_HOP = 12
-FIRST_SCALE = 10.0  # by which cosines are sharpened at first; learnt
+FIRST_SCALE = 10.0  # initial inverse temperature of the cosines; learnt
 
 
 @dataclass(frozen=True)
 class SyncConfig(StageConfig):
-    """Settings of the stage, besides those of every stage.
+    """Settings of the stage, besides those of `StageConfig`.
 
     Args:
-        frames (`int`): Length of a stretch; sound is told from that of all other frames of it.
-        hidden_dim (`int`): Channels of the network; with `init` those of its network are taken.
-        embedding_dim (`int`): Dimensions of its points; likewise.
+        frames (`int`): Length of a stretch; all its other frames are the negatives of a frame.
+        hidden_dim (`int`): Channels of the network; with `init`, the network's own.
+        embedding_dim (`int`): Dimensions of the embeddings; likewise.
         context_layers (`int`): Convolutions over time; likewise.
         dropout (`float`): Dropout; likewise.
-        lip_gain (`float`): How different mouths are in size: standard deviation of the logarithm of their factor.
-        lip_noise (`float`): The tracker's noise, head units.
+        lip_gain (`float`): Augmentation of the mouth's size: standard deviation of the logarithm of its factor.
+        lip_noise (`float`): Augmentation by the tracker's noise, head units.
     """
 
     steps: int = 2000
@@ -57,14 +57,13 @@ class SyncConfig(StageConfig):
     lip_noise: float = 0.005
 
     def __post_init__(self) -> None:
-        """Refuse what no run can use."""
         super().__post_init__()
         if self.frames <= 2 * self.context_layers + 1:
             raise ValueError(f"frames must be above {2 * self.context_layers + 1}, not {self.frames}.")
 
 
 class SyncClip:
-    """Lips and sound of one clip.
+    """Lips and sound of a clip.
 
     Args:
         clip (`Clip`): A prepared clip with speech, sound and picture aligned.
@@ -80,14 +79,14 @@ class SyncClip:
     def __len__(self) -> int:
         return len(self.lips)
 
-    def cut(self, frames: int, change: Disturbance, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Lips `(frames, 40, 3)` and mel windows `(frames, 16, 16)` of a random stretch, see `ClipSound.cut`."""
+    def cut(self, frames: int, change: SoundAugmentation, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Cut lips `(frames, 40, 3)` and mel windows, see `ClipSound.cut`."""
         mel, at = self.sound.cut(frames, change, rng)
         return self._at(at).astype(np.float32), mel
 
 
 class SyncLosses(nn.Module):
-    """Tell the sound of a frame from that of the frames around it, and lips likewise.
+    """Contrastive losses of lips and sound over the frames of a stretch.
 
     Args:
         judge (`SyncJudge`): The network.
@@ -95,7 +94,7 @@ class SyncLosses(nn.Module):
 
     Source:
         Chung, Chung, Kang, "Perfect match: improved cross-modal embeddings for audio-visual synchronisation", 2019:
-        one of many instead of pairs. Both directions, and shares for the neighbouring frames, are ours.
+        one of many instead of pairs. Both directions, and targets for the neighbouring frames, are ours.
     """
 
     def __init__(self, judge: SyncJudge, frames: int):
@@ -109,9 +108,9 @@ class SyncLosses(nn.Module):
         self.register_buffer("too_far", apart > MAX_SHIFT, persistent=False)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the cross entropies of both directions."""
+        """Compute the cross entropies of both directions."""
         lips, sound = (each.float() for each in self.judge(batch["lips"], batch["mel"]))  # (B, n, E) each
-        with torch.autocast(lips.device.type, enabled=False):  # in sixteen bits neighbouring frames sound alike
+        with torch.autocast(lips.device.type, enabled=False):  # half precision cannot separate neighbouring frames
             alike = self.log_scale.exp() * lips @ sound.transpose(1, 2)  # (B, n, n)
             alike = alike.masked_fill(self.too_far, -1e4)
         return {
@@ -121,7 +120,7 @@ class SyncLosses(nn.Module):
 
 
 class SyncStage(Stage):
-    """Trains the judge on the training speakers; which step is kept does not depend on the held-out ones.
+    """Training stage of the sync judge.
 
     Args:
         config (`SyncConfig`): Settings.
@@ -161,28 +160,28 @@ class SyncStage(Stage):
         rng = np.random.default_rng([config.seed, step, micro, rank])
         clips = self._pools.at(step, rank, world)
         chosen = [clips[i] for i in rng.choice(len(clips), config.batch_size, p=draw_shares(clips))]
-        cuts = [clip.cut(config.frames, Disturbance.draw(SOUND, rng), rng) for clip in chosen]
+        cuts = [clip.cut(config.frames, SoundAugmentation.draw(SOUND, rng), rng) for clip in chosen]
         lips, mel = (np.stack([cut[part] for cut in cuts]) for part in range(2))
         lips = lips * np.exp(config.lip_gain * rng.normal(size=(len(lips), 1, 1, 1)))
         lips = lips + config.lip_noise * rng.normal(size=lips.shape)
         return {"lips": torch.from_numpy(lips.astype(np.float32)), "mel": torch.from_numpy(mel)}
 
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Measure on the held-out clips, see `measure_judge`."""
+        """Measure on held-out clips, see `measure_judge`."""
         return measure_judge(cast(SyncJudge, networks[JUDGE_FOLDER]), self._held_out)
 
 
 def measure_judge(judge: SyncJudge, clips: list[Clip]) -> dict[str, float]:
-    """How well a judge finds the alignment of clips that are aligned.
+    """Measure how well a sync judge aligns clips.
 
     Args:
         judge (`SyncJudge`): In evaluation mode.
-        clips (`list[Clip]`): Clips with speech; those shorter than 2 s are left out.
+        clips (`list[Clip]`): Aligned clips with speech; those shorter than 2 s are left out.
 
     Returns:
-        `dict[str, float]`: `found`, the share of clips whose offset it gives to within a frame; `found_in_4s`, the
-        same for stretches of 4 s; `auc`, how often a second in sync is nearer than a second that is 4 frames or more
-        out of sync; `confidence`, the mean.
+        `dict[str, float]`: `found`, the share of clips with an offset within a frame; `found_in_4s`, the same for
+        stretches of 4 s; `auc`, of seconds in sync against seconds 4 frames or more out of sync; mean
+        `confidence`.
     """
     offsets, short, aligned, shifted, confidences = [], [], [], [], []
     for clip in clips:

@@ -21,9 +21,8 @@ from osmnet.cli.prepare import main
 from osmnet.data import prepare, prepared_video, shards
 from osmnet.data.cluster import WorkerKilled, on_processes, on_ray
 from osmnet.data.dataset import Clip, Dataset
-from osmnet.data.offset import LAGS, Agreement, LipReader, judge, pooled
+from osmnet.data.offset import LipReader
 from osmnet.data.prepared_video import UNFINISHED, CannotSave, Job, prepare_video, read_records
-from osmnet.data.report import _reasons
 from osmnet.data.segments import Known, Options, sharpness_of
 from osmnet.data.shards import ShardWriter
 from osmnet.data.track import track_faces
@@ -34,11 +33,14 @@ from osmnet.media.audio import load_speech
 from osmnet.media.features import mel_windows
 from osmnet.media.video_reader import read_frames
 from osmnet.media.video_writer import VideoWriter
+from osmnet.utils import files
 from osmnet.utils.files import only_run_in
 from tests.support import worker_jobs
 from tests.support.clips import SIZE, mouth_curve, talking_frames
 from tests.support.dummies import REPOSITORY
 from tests.support.worker_jobs import work
+
+pytestmark = pytest.mark.integration
 
 FRAMES = 100
 LATE = 4  # frames by which the picture of shifted.mp4 is late
@@ -76,7 +78,9 @@ def opening(speech: np.ndarray) -> np.ndarray:
     import torch
 
     reader = LipReader.load(packaged_weights())
-    beta = reader.extractor.extract(mel_windows(speech), np.zeros(40, np.float32), speech=reader.words_of(speech))
+    beta = reader.extractor.extract(
+        mel_windows(speech), np.zeros(40, np.float32), speech=reader.speech_features(speech)
+    )
     with torch.inference_mode():
         curve = mouth_opening(reader.face_model(torch.zeros(40), torch.from_numpy(beta)).numpy())
     return np.clip(1.5 * (curve - np.percentile(curve, 20)), 0, 0.3)
@@ -182,8 +186,8 @@ def test_landmarks_lie_on_the_crop_and_follow_the_mouth(dataset: Path, opening: 
 def test_webdataset_reads_the_shards(dataset: Path):
     import webdataset
 
-    files = sorted(str(file) for file in (dataset / "shards").glob("*.tar"))
-    samples = {sample["__key__"]: sample for sample in webdataset.WebDataset(files, shardshuffle=False)}
+    tars = sorted(str(file) for file in (dataset / "shards").glob("*.tar"))
+    samples = {sample["__key__"]: sample for sample in webdataset.WebDataset(tars, shardshuffle=False)}
     rows = {row["key"]: row for row in rows_of(dataset)}
     assert samples.keys() == rows.keys()
     for key, row in rows.items():
@@ -300,9 +304,25 @@ def test_the_dataset_names_no_folder_of_ours_and_needs_one(raw: Path, tmp_path: 
         main([str(raw), "--out", str(tmp_path / "file")])
 
 
-def test_reasons_are_grouped_without_their_numbers_only():
-    rows = [{"reason": f"'{name}' is 4.{name} s, for example MP4.", "seconds": 1} for name in (1, 2)]
-    assert _reasons(rows) == [("'…' is N s, for example MP4.", 2, 2)]
+def test_the_command_prints_what_it_dropped_and_why(tmp_path: Path, fewer: Path, raw: Path, here: list[str], capsys):
+    shutil.copy(raw / "faceless.mp4", fewer / "other.mp4")
+    shutil.copy(raw / "empty.mp4", fewer / "empty.mp4")
+    assert _prepare(fewer, tmp_path / "set", "--min-seconds", "1.1") == 0
+    out, err = capsys.readouterr()
+    lines = err.splitlines()[err.splitlines().index("dropped  seconds  reason") :]
+    assert lines == [
+        "dropped  seconds  reason",
+        "      2      2.4  no face was found",
+        "      1      1.1  a stretch of less than N s with one unbroken face",
+        "      1      0.0  '…' is empty (N bytes): copy or make the video again.",
+        "a.mp4: a stretch of less than 1.1 s with one unbroken face",
+        "empty.mp4: 'empty.mp4' is empty (0 bytes): copy or make the video again.",
+        "faceless.mp4: no face was found",
+        "other.mp4: no face was found",
+    ]
+    assert out.startswith("1 clip (0 with speech)")
+    assert _prepare(fewer / "a.mp4", tmp_path / "all", "--min-seconds", "1") == 0
+    assert "dropped  seconds" not in capsys.readouterr().err
 
 
 def test_sharpness_does_not_depend_on_size_light_or_contrast(raw: Path):
@@ -315,31 +335,6 @@ def test_sharpness_does_not_depend_on_size_light_or_contrast(raw: Path):
     assert sharpness_of(double, 2 * landmarks) == pytest.approx(sharp, rel=0.35)
     assert sharpness_of((frame * 0.5 + 40).astype(np.uint8), landmarks) == pytest.approx(sharp, rel=0.2)
     assert sharpness_of(cv2.GaussianBlur(frame, (0, 0), 3), landmarks) < 0.25 * sharp
-
-
-def _agreement(peak: float, at: int, frames: int, elsewhere: float = 0.05) -> Agreement:
-    curve = np.full(len(LAGS), elsewhere)
-    curve[np.abs(LAGS - at) <= 1] = 0.8 * peak
-    curve[at - LAGS[0]] = peak
-    return Agreement(frames, curve)
-
-
-def test_the_verdict_weighs_a_stretch_against_its_video():
-    sure, weak = _agreement(0.6, -3, 200), _agreement(0.2, 5, 60)
-    assert judge(sure, sure).av_offset == -3
-    video = pooled([sure, weak])
-    assert video.offset == -3 and video.frames == 260
-    assert judge(weak, video).speech and judge(weak, video).av_offset == -3  # too short to say otherwise
-    dubbed = Agreement(200, np.full(len(LAGS), -0.02))
-    assert not judge(dubbed, pooled([sure, sure, sure, dubbed])).speech  # long enough
-    assert not judge(dubbed, dubbed).speech and "(dubbed" in judge(dubbed, dubbed).note
-    short = Agreement(50, np.full(len(LAGS), -0.02))
-    assert not judge(short, short).speech and "too short to tell" in judge(short, short).note
-    assert judge(_agreement(0.5, 2, 200), _agreement(0.6, -3, 400)).av_offset == 2  # edited with two offsets
-    assert not _agreement(0.5, 0, 200, elsewhere=0.45).is_decisive  # a plain is no peak
-    short = _agreement(0.5, 0, 40)
-    assert not short.is_decisive and judge(short, short).speech and judge(short, short).av_offset == 0
-    assert not judge(_agreement(0.5, 6, 40), _agreement(0.5, 6, 40)).speech
 
 
 def test_sound_of_somebody_else_is_no_speech(tmp_path: Path, raw: Path):
@@ -386,6 +381,17 @@ def fewer(tmp_path: Path, raw: Path) -> Path:
     shutil.copy(raw / "silent.cut.mp4", folder / "a.mp4")
     shutil.copy(raw / "faceless.mp4", folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def stoppable(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """Two videos, and what an uninterrupted run makes of them."""
+    folder = tmp_path_factory.mktemp("stoppable")
+    (folder / "clips").mkdir()
+    shutil.copy(raw / "silent.cut.mp4", folder / "clips" / "a.mp4")
+    shutil.copy(raw / "faceless.mp4", folder / "clips")
+    assert _prepare(folder / "clips", folder / "whole", "--workers", "1") == 0
+    return folder / "clips", _content(folder / "whole")
 
 
 @pytest.fixture
@@ -451,14 +457,15 @@ def test_other_options_and_versions_are_refused(tmp_path: Path, fewer: Path, her
         (shards, "put_in_place", 1, ["a", "faceless"]),
         (prepared_video, "write_record", 1, ["a", "faceless"]),
         (prepared_video, "write_record", 2, ["faceless"]),
-        (prepare, "write_manifest", 1, []),
-        (prepare, "write_report", 1, []),
+        (prepare, "write_manifest", 1, None),
+        (prepare, "write_report", 1, None),
     ],
+    ids=["clip", "shard", "first record", "second record", "manifest", "report"],
 )
 def test_a_run_that_is_stopped_anywhere_is_resumed_to_the_same_dataset(
-    tmp_path: Path, fewer: Path, here: list[str], monkeypatch: pytest.MonkeyPatch, owner, where: str, call: int, again
+    tmp_path: Path, stoppable, here: list[str], monkeypatch: pytest.MonkeyPatch, owner, where: str, call: int, again
 ):
-    _prepare(fewer, tmp_path / "whole")
+    clips, whole = stoppable
     out, real, calls = tmp_path / "set", getattr(owner, where), []
 
     def stop(*args, **more):
@@ -470,16 +477,18 @@ def test_a_run_that_is_stopped_anywhere_is_resumed_to_the_same_dataset(
     with monkeypatch.context() as patch:
         patch.setattr(owner, where, stop)
         with pytest.raises(KeyboardInterrupt):
-            _prepare(fewer, out)
+            _prepare(clips, out)
     assert not (out / "shards").exists() or not list((out / "shards").glob(".*"))
     here.clear()
-    assert _prepare(fewer, out) == 0
+    if owner is prepare:  # a later run of other videos finishes this one, and does so once
+        shutil.copy(clips / "faceless.mp4", tmp_path / "b.mp4")
+        assert _prepare(tmp_path / "b.mp4", out) == 0 and here == ["b"]
+        assert [clip.name for clip in Dataset.open(out).clips()] == ["a-000", "a-001"]
+        assert [row["source"] for row in rows_of(out, "dropped")] == ["b.mp4", "faceless.mp4"]
+        return
+    assert _prepare(clips, out) == 0
     assert here == again  # what was finished is not prepared again
-    assert _content(out) == _content(tmp_path / "whole")
-    # What the run left is not taken for the work of a later one.
-    shutil.copy(fewer / "a.mp4", fewer / "b.mp4")
-    assert _prepare(fewer / "b.mp4", out) == 0
-    assert [clip.name for clip in Dataset.open(out).clips()] == ["a-000", "a-001", "b-000", "b-001"]
+    assert _content(out) == whole
 
 
 def test_a_run_that_was_killed_is_resumed(tmp_path: Path, raw: Path, subprocess_environment: dict[str, str]):
@@ -550,7 +559,7 @@ def test_full_disk_stops_with_one_sentence_and_leaves_nothing_half_written(
     before = _snapshot(out)
     for owner, name in (
         (VideoWriter, "_encode_picture"), (tarfile.TarFile, "addfile"), (tarfile.TarFile, "close"),
-        (shards, "put_in_place"), (prepared_video, "put_in_place"),
+        (shards, "put_in_place"), (files, "put_in_place"),
     ):  # fmt: skip
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, full)
@@ -640,57 +649,12 @@ def test_no_ray_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.Monk
         list(on_ray([("a", tmp_path)], work, "auto"))
 
 
-# Arguments
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("name,speech\na.mp4,yes\n", "line 2: the column 'file' is missing or empty"),
-        ("file,speech\na.mp4,yes\nb.mp4,maybe\n", "line 3: speech is 'maybe'"),
-        ("file,av_offset_frames\na.mp4,early\n", "line 2: av_offset_frames is 'early', not a whole number"),
-    ],
-)
-def test_table_errors_name_the_line(tmp_path: Path, text: str, message: str):
-    table = tmp_path / "clips.csv"
-    table.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        prepare.read_table(table)
-
-
-def test_table_columns_may_be_missing_or_empty(tmp_path: Path):
-    path = tmp_path / "clips.csv"
-    path.write_text("file,speaker,av_offset_frames\na.mp4,ann,\nb.mp4,,-3\n")
-    table = prepare.read_table(path)
-    assert table == {"a.mp4": Known(speaker="ann"), "b.mp4": Known(av_offset=-3)}
-
-
-def test_videos_are_checked_beforework_begins(tmp_path: Path):
-    with pytest.raises(ValueError, match="no file or folder"):
-        prepare.find_videos([tmp_path / "missing.mp4"])
-    with pytest.raises(ValueError, match="no files"):
-        prepare.find_videos([tmp_path])
-    for name in ("a.b.mp4", ".hidden.mp4", "a_b.mov"):
-        (tmp_path / name).touch()
-    with pytest.raises(ValueError, match="both become the clip 'a_b'"):
-        prepare.find_videos([tmp_path])
-    (tmp_path / "a_b.mov").unlink()
-    assert prepare.find_videos([tmp_path, tmp_path / "a.b.mp4"]) == [tmp_path / "a.b.mp4"]
-
-
-def test_options_out_of_range_are_refused(tmp_path: Path, raw: Path):
-    for wrong in (["--min-seconds", "30"], ["--max-turn", "120"], ["--workers", "0"]):
-        with pytest.raises(ValueError, match="must be"):
-            _prepare(raw, tmp_path / "set", *wrong)
-    assert not (tmp_path / "set").exists()
-
-
 def test_nothing_to_keep_is_an_error_that_names_the_report(tmp_path: Path, raw: Path, here: list[str]):
     with pytest.raises(ValueError, match="No clip could be made .1 video given.; .*report.html' says why"):
         _prepare(raw / "faceless.mp4", tmp_path / "set")
     assert "no face was found" in (tmp_path / "set" / "report.html").read_text()
 
 
-def test_two_runs_do_notwork_in_one_folder(tmp_path: Path, fewer: Path, here: list[str]):
+def test_two_runs_do_not_work_in_one_folder(tmp_path: Path, fewer: Path, here: list[str]):
     with only_run_in(tmp_path / "set" / UNFINISHED), pytest.raises(ValueError, match="Another run is at work"):
         _prepare(fewer, tmp_path / "set")

@@ -208,8 +208,8 @@ def test_still_scale_and_blinks(tiny, source):
 def test_features_equal_those_of_the_recording_but_for_loudness():
     sound = speech(8.0)
     listener = Listener(keep=40)
-    listener.give(np.concatenate([sound, np.zeros(640, np.float32)]), SAMPLING_RATE)
-    while listener.hear():
+    listener.push(np.concatenate([sound, np.zeros(640, np.float32)]), SAMPLING_RATE)
+    while listener.advance():
         pass
     assert listener.frames == 200
     live, whole = listener.mel_windows(165, 198), mel_windows(sound)[165:198]

@@ -1,5 +1,7 @@
 """From inputs to drafts, and from drafts to files."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,9 @@ from osmnet.media.audio import FPS
 from osmnet.provenance.verify import verify
 from osmnet.serving.inputs import RefusedInputError
 from osmnet.serving.jobs import MOVEMENT, PORTRAIT, SPEECH
+from osmnet.serving.settings import Settings
 from osmnet.serving.showcase import Example, Showcase
+from osmnet.serving.studio import Studio, StudioClosedError
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +121,19 @@ def test_an_example_is_rendered_once(studio, inputs, monkeypatch):
     draft, takes = showcase.show(0)
     assert showcase.is_ready(0) and showcase.show(0)[1] is takes
     assert draft.motion.num_videos == len(takes) == 1 and verify(takes[0].video).state == "valid"
+
+
+def test_closing_stops_rendering_and_removes_everything(tiny, inputs):
+    studio = Studio(Settings(max_seconds=10), tiny)
+    showcase = Showcase(studio, [Example("Somebody", "A moment", inputs["face"], inputs["speech"])])
+    rendering = showcase.prepare()
+    until = time.monotonic() + 60
+    while not list(studio.folder.rglob("*")) and time.monotonic() < until:
+        time.sleep(0.01)
+    studio.close()
+    rendering.join(60)
+    assert not rendering.is_alive() and not studio.folder.exists()
+    for work in (studio.temporary_folder, lambda: showcase.show(0)):
+        with pytest.raises(StudioClosedError):
+            work()
+    assert not studio.folder.exists()

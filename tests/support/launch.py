@@ -1,5 +1,7 @@
 """Two processes on one CPU, as docs/training.md starts them."""
 
+import contextlib
+import random
 import socket
 import subprocess
 import sys
@@ -9,11 +11,17 @@ import psutil
 
 def two_processes(environment: dict[str, str]) -> tuple[list[str], dict[str, str]]:
     """A command that a script (or `-m MODULE`) follows, and the environment for it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    return [*launch, "--main_process_port", str(port)], {**environment, "ACCELERATE_USE_CPU": "true"}
+    return [*launch, "--main_process_port", str(_free_port())], {**environment, "ACCELERATE_USE_CPU": "true"}
+
+
+def _free_port() -> int:
+    """A port that no outgoing connection takes before the launcher does."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise OSError("All ports that were tried are in use.")
 
 
 def kill_all(launcher: subprocess.Popen) -> None:

@@ -10,7 +10,7 @@ MIN_OUTSIDE = 0.02  # share of the picture; too few pixels below it
 
 
 def outside_head(landmarks_px: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Find the pixels that the head covers in no frame.
+    """Find the pixels that no frame's head covers.
 
     Args:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels, of one or several videos.
@@ -18,8 +18,7 @@ def outside_head(landmarks_px: np.ndarray, height: int, width: int) -> np.ndarra
         width (`int`): Width of the picture in pixels.
 
     Returns:
-        `np.ndarray` of shape `(height, width)`: bool, outside the enlarged face oval of every frame. Neck and
-        shoulders are outside.
+        `np.ndarray` of shape `(height, width)`: bool. Neck and shoulders are outside.
     """
     covered = np.zeros((height, width), np.uint8)
     oval = landmarks_px[:, OVAL, :2]
@@ -30,18 +29,14 @@ def outside_head(landmarks_px: np.ndarray, height: int, width: int) -> np.ndarra
 
 
 def flicker(frames: np.ndarray, outside: np.ndarray) -> float:
-    """Compute the standard deviation over time of the pixels outside the head, mean over them.
+    """Compute the mean temporal standard deviation of the luma (0 to 255) outside the head.
 
     Args:
         frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
         outside (`np.ndarray` of shape `(height, width)`): bool, from `outside_head`.
 
     Returns:
-        `float`: Grey levels (0 to 255) of the luma; 0 if nothing changes; NaN if less than 2 % of the picture is
-        outside.
-
-    Raises:
-        ValueError: If the shapes do not fit.
+        `float`: Grey levels; NaN if less than 2 % of the picture is outside.
     """
     if frames.shape[1:3] != outside.shape or frames.shape[-1] != 3:
         raise ValueError(f"frames {frames.shape} and outside {outside.shape} must be of one height and width.")

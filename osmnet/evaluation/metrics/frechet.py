@@ -7,22 +7,12 @@ from scipy import linalg
 def frechet_distance(
     mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray
 ) -> float:
-    """Compute the squared Fréchet (2-Wasserstein) distance of two normal distributions.
+    """Compute the squared Fréchet (2-Wasserstein) distance of two Gaussians.
 
-    `‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½)`. The trace of the root is the sum of the roots of the eigenvalues of
-    `Σ_a^½ Σ_b Σ_a^½`. That matrix is symmetric, so nothing becomes complex, and covariances may lack full rank.
-
-    Args:
-        mean_a (`np.ndarray` of shape `(dim,)`): μ_a.
-        covariance_a (`np.ndarray` of shape `(dim, dim)`): Σ_a, symmetric.
-        mean_b (`np.ndarray` of shape `(dim,)`): μ_b.
-        covariance_b (`np.ndarray` of shape `(dim, dim)`): Σ_b, symmetric.
-
-    Returns:
-        `float`: At least 0.
+    `‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½)`; covariances may be singular.
 
     Raises:
-        ValueError: If the shapes do not fit or a number is not finite.
+        ValueError: If means `(dim,)` and covariances `(dim, dim)` do not fit or a number is not finite.
 
     Source:
         Dowson, Landau, "The Fréchet distance between multivariate normal distributions", 1982, Eq. 4; Heusel et al.
@@ -37,6 +27,7 @@ def frechet_distance(
         raise ValueError(f"Means (dim,) and covariances (dim, dim) must fit, not {', '.join(map(str, shapes))}.")
     if not all(np.isfinite(array).all() for array in (mean_a, mean_b, covariance_a, covariance_b)):
         raise ValueError("Means and covariances must be finite; look for NaN in the features.")
+    # tr (Σ_a Σ_b)^½ is the sum of the roots of the eigenvalues of the symmetric Σ_a^½ Σ_b Σ_a^½: nothing gets complex.
     values, vectors = linalg.eigh(covariance_a)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     product = root @ covariance_b @ root
@@ -48,16 +39,9 @@ def frechet_distance(
 
 
 def sample_frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
-    """Compute the Fréchet distance between the Gaussians of two sets of samples.
+    """Compute the Fréchet distance of two sets of samples `(samples, dim)`.
 
-    It is too large with few samples in many dimensions, see `few_samples`.
-
-    Args:
-        real (`np.ndarray` of shape `(samples, dim)`): At least 2 samples.
-        fake (`np.ndarray` of shape `(other samples, dim)`): At least 2 samples.
-
-    Returns:
-        `float`: At least 0; 0 for equal sets.
+    Few samples bias it upwards, see `few_samples`.
 
     Raises:
         ValueError: If a set has fewer than 2 samples, the dimensions differ, or a number is not finite.
@@ -78,12 +62,7 @@ def sample_frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
 
 
 def few_samples(count: int, dim: int) -> str | None:
-    """Return a warning for a Fréchet distance of too few samples, `None` if there are enough.
-
-    Args:
-        count (`int`): Samples of the smaller set.
-        dim (`int`): Dimensions of a sample.
-    """
+    """Return a warning if `count` samples are too few in `dim` dimensions, else `None`."""
     if count > dim:
         return None
     return (

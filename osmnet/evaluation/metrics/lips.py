@@ -1,4 +1,4 @@
-"""Lips against the real ones: distance, correlation over time, and motion in silence."""
+"""Lip metrics: distance, correlation over time, and motion in silence."""
 
 import numpy as np
 
@@ -12,18 +12,12 @@ FACE = np.arange(468)  # all vertices but the irises
 
 
 def landmark_distance(fake: np.ndarray, real: np.ndarray, vertices: np.ndarray = FACE) -> float:
-    """Compute LMD: the mean distance in the picture's plane between vertices of generated and real faces.
+    """Compute LMD: the mean distance of vertices in the picture's plane.
 
     Args:
         fake (`np.ndarray` of shape `(frames, 478, 2 or 3)`): Generated faces; only x and y count.
         real (`np.ndarray` of the same shape): The real faces of the same frames.
         vertices (`np.ndarray` of shape `(n,)`): Indices of vertices, `LIPS` or the whole `FACE`.
-
-    Returns:
-        `float`: Distance in the unit of the vertices.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Source:
         OSM-Net, Sec. IV-B.1. The paper does not name its landmarks; ours are MediaPipe's.
@@ -34,22 +28,15 @@ def landmark_distance(fake: np.ndarray, real: np.ndarray, vertices: np.ndarray =
 
 
 def eye_distance(landmarks: np.ndarray) -> float:
-    """Return the mean distance of the outer eye corners in the picture's plane; `landmarks` are `(frames, 478, 3)`."""
+    """Return the mean distance of outer eye corners of `(frames, 478, 3)` in the picture's plane."""
     across = landmarks[:, RIGHT_OUTER_CORNER, :2] - landmarks[:, LEFT_OUTER_CORNER, :2]
     return float(np.linalg.norm(across, axis=-1).mean())
 
 
 def best_correlation(fake: np.ndarray, real: np.ndarray, max_lag: int = MAX_LAG) -> tuple[float, int]:
-    """Find the largest correlation of two curves within a few frames, and its lag.
+    """Find the largest Pearson correlation of two curves `(frames,)` over lags, and its lag.
 
-    Args:
-        fake (`np.ndarray` of shape `(frames,)`): E.g. the opening of the generated mouth.
-        real (`np.ndarray` of shape `(frames,)`): The same curve of the real mouth.
-        max_lag (`int`): Frames to either side.
-
-    Returns:
-        `tuple[float, int]`: Pearson's correlation, NaN if a curve is flat; and the lag in frames, positive if the
-        generated curve is late.
+    The lag is positive if the generated curve is late. The correlation is NaN for flat curves.
 
     Raises:
         ValueError: If the lengths differ or leave fewer than 3 frames to compare.
@@ -68,23 +55,15 @@ def best_correlation(fake: np.ndarray, real: np.ndarray, max_lag: int = MAX_LAG)
 
 
 def amplitude_ratio(fake: np.ndarray, real: np.ndarray) -> float:
-    """Return the standard deviation of a generated curve over the real one's; NaN if the real one is flat."""
+    """Return the ratio of standard deviations; NaN if the real curve is flat."""
     spread = float(real.std())
     return float(fake.std()) / spread if spread > 0 else float("nan")
 
 
 def change_in_silence(opening: np.ndarray, activity: np.ndarray) -> float:
-    """Compute the mean absolute change of the mouth's opening between neighbouring silent frames.
+    """Compute the mean absolute change of the opening `(frames,)` between silent frames.
 
-    Args:
-        opening (`np.ndarray` of shape `(frames,)`): Distance of the lips.
-        activity (`np.ndarray` of shape `(frames,)`): `osmnet.media.features.speech_activity` of the sound.
-
-    Returns:
-        `float`: Change a frame in the unit of `opening`; NaN for fewer than 5 changes.
-
-    Raises:
-        ValueError: If the lengths differ.
+    `activity` is the `speech_activity`. NaN for fewer than 5 changes.
     """
     if opening.shape != activity.shape:
         raise ValueError(f"opening and activity must be of one length, not {len(opening)} and {len(activity)}.")

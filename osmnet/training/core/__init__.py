@@ -1,1 +1,1 @@
-"""What every training run needs, whatever it trains."""
+"""The training loop and its parts, for any stage."""

@@ -1,4 +1,4 @@
-"""Settings of the stages: dataclasses that a YAML file and `--set NAME=VALUE` change, and nothing else does."""
+"""Settings of the stages, from YAML files and `--set NAME=VALUE`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ CHOICES = {
     "mixed_precision": ("no", "bf16", "fp16"),
     "split": ("speaker", "clip"),
 }
-# What may be another number when a run goes on: none of it changes what a step computes. (`steps` is where the run and
-# the cosine end; a longer run is the one change that people want.)
-# Where the starting weights (`init`) lie says nothing; what they are is checked by themselves.
+# Settings that may differ on resume. No step depends on them but for `steps`, where the run and the cosine end: people
+# want longer runs. The weights that `init` names are compared by their fingerprint.
 FREE_SETTINGS = ("steps", "validate_every", "sample_every", "checkpoint_every", "keep_checkpoints", "workers", "init")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 PAPER_DROP_STEP, PAPER_DROP = 300_000, 0.2  # the papers' schedule: the rate is a fifth after 300k steps
@@ -25,38 +24,38 @@ PAPER_DROP_STEP, PAPER_DROP = 300_000, 0.2  # the papers' schedule: the rate is 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """What every stage can be told; a stage derives its own from it and may give other defaults.
+    """Settings of every stage, which may override the defaults.
 
     Args:
-        steps (`int`): Optimiser steps.
-        batch_size (`int`): Examples of one process in one forward pass.
-        learning_rate (`float`): Highest rate of Adam.
+        steps (`int`): Optimizer steps.
+        batch_size (`int`): Examples per batch and process.
+        learning_rate (`float`): Peak rate of Adam.
         schedule (`str`): `"cosine"` falls to `floor` at the last step, `"constant"`, or `"paper"`: a fifth after
             300,000 steps.
-        floor (`float`): Share of the rate that a cosine ends with.
-        warm_up (`int`): Steps in which the rate rises from 0.
+        floor (`float`): Final share of the rate with a cosine.
+        warm_up (`int`): Steps of linear warm-up.
         weight_decay (`float`): AdamW's; 0 makes it Adam.
         beta1 (`float`): Adam's first decay.
         beta2 (`float`): Adam's second decay.
-        clip_norm (`float`): Largest norm of the networks' gradient; 0 leaves it as it is.
-        ema (`float`): Share of the averaged weights that stays at each step; 0 saves the weights as they are.
-        gradient_accumulation (`int`): Batches to one optimiser step.
+        clip_norm (`float`): Largest norm of the networks' gradient; 0 does not clip.
+        ema (`float`): Decay of the averaged weights; 0 saves the weights themselves.
+        gradient_accumulation (`int`): Batches per optimizer step.
         mixed_precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
-        seed (`int`): Of weights, batches and dropout.
-        workers (`int`): Processes that make batches; 0 makes them in the training process.
-        pool_clips (`int`): Clips that are held in memory at a time.
-        pool_turnover (`int`): Steps after which one of them gives way to the next.
+        seed (`int`): Seed of weights, batches and dropout.
+        workers (`int`): Loader processes; 0 makes batches in the training process.
+        pool_clips (`int`): Clips in memory at a time.
+        pool_turnover (`int`): Steps after which one of them is replaced.
         validate_every (`int`): Steps between validations; 0 validates at the end only.
         sample_every (`int`): Steps between pictures; 0 draws them at the end only.
         checkpoint_every (`int`): Steps between checkpoints; 0 writes one at the end only.
-        keep_checkpoints (`int`): How many of the newest stay.
-        init (`str`): What to start from: `""` random weights, `"packaged"`, a folder or a Hub id.
+        keep_checkpoints (`int`): Checkpoints that stay.
+        init (`str`): Starting weights: `""` for random ones, `"packaged"`, a folder or a Hub id.
         split (`str`): `"speaker"` holds one speaker in eight out, `"clip"` every fifth clip (one person).
-        weights (`dict[str, float]`): Weight of each loss in the sum, by the name under which it is logged. A stage's
-            defaults name all of its losses; 0 switches one off, it still is logged.
+        weights (`dict[str, float]`): Weight of each loss in the sum. The defaults name all losses; those of weight 0
+            are logged only.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
     """
 
     steps: int = 1000
@@ -85,7 +84,7 @@ class StageConfig:
     weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what no run can use."""
+        """Validate."""
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not '{getattr(self, name)}'.")
@@ -103,7 +102,7 @@ class StageConfig:
                 raise ValueError(f"{name} must be below 1, not {getattr(self, name)}.")
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
+        """Compute the learning rate of a step, from 0."""
         rate = self.learning_rate * min(1, (step + 1) / max(self.warm_up, 1))
         if self.schedule == "cosine":
             rate *= self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1)))
@@ -122,22 +121,21 @@ def load_config(
     overrides: list[str],
     sections: Collection[str] = (),
 ) -> Config:
-    """Read a stage's settings.
+    """Read the settings of a stage.
 
     Args:
-        path_or_name (`str`, *optional*): A YAML file with one section a stage, or the name of one that comes with the
-            package (`"tiny"`). Not given, or without that section: the defaults of `stage_config`.
-        stage_config (`type`): The stage's dataclass.
-        section (`str`): The stage's name.
-        overrides (`list[str]`): `NAME=VALUE` or `weights.LOSS=VALUE`; they count more than the file.
-        sections (`Collection[str]`): All that a file may have; another one is refused. Empty: any.
+        path_or_name (`str`, *optional*): A YAML file, or the name of one in the package (`"tiny"`). Not given, or
+            without `section`: the defaults.
+        stage_config (`type`): Dataclass of the settings.
+        section (`str`): Section of the file.
+        overrides (`list[str]`): `NAME=VALUE` or `weights.LOSS=VALUE`; they override the file.
+        sections (`Collection[str]`): Sections that a file may have; empty allows any.
 
     Returns:
         `StageConfig`: An instance of `stage_config`.
 
     Raises:
-        ValueError: If the file cannot be read, or names a section, a setting or a loss that does not exist, or gives a
-            value of another type or out of its range.
+        ValueError: If the file cannot be read, or a section, setting, loss or value is wrong.
     """
     defaults = stage_config()
     values: dict[str, Any] = {}
@@ -157,7 +155,7 @@ def load_config(
 
 
 def find_config(path_or_name: str) -> Path:
-    """Return the file that a path or the name of a packaged configuration stands for."""
+    """Find a file by path or by packaged name."""
     path = Path(path_or_name)
     if path.is_file():
         return path
@@ -177,7 +175,7 @@ def _read_yaml(file: Path, known: Collection[str]) -> dict[str, dict]:
     try:
         sections = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"'{file}' is not readable YAML ({' '.join(str(error).split())}); mend it.") from None
+        raise ValueError(f"'{file}' is not valid YAML ({' '.join(str(error).split())}). Fix the file.") from None
     if not isinstance(sections, dict) or not all(isinstance(each, dict | None) for each in sections.values()):
         raise ValueError(f"'{file}' must hold one section a stage, each with lines 'name: value'.")
     for section in sections:
@@ -187,7 +185,6 @@ def _read_yaml(file: Path, known: Collection[str]) -> dict[str, dict]:
 
 
 def _take(values: dict[str, Any], defaults: StageConfig, name: str, value: Any, where: str) -> None:
-    """Check one setting and put it into `values`; the weights of losses are merged with the defaults."""
     kinds = typing.get_type_hints(type(defaults))
     name, _, loss = name.partition(".")
     if name not in kinds:
@@ -210,7 +207,6 @@ def _take(values: dict[str, Any], defaults: StageConfig, name: str, value: Any, 
 
 
 def _converted(name: str, value: Any, kind: Any, where: str) -> Any:
-    """A value from YAML or from the command line as the type of its setting."""
     if typing.get_origin(kind) is tuple:  # tuple[int, ...]: a YAML list, or 1,2,3
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, list):
@@ -221,7 +217,7 @@ def _converted(name: str, value: Any, kind: Any, where: str) -> Any:
     try:
         if kind is bool:
             return {"true": True, "false": False}[str(value).lower()]
-        # YAML reads 1e-4 as a text. A number is no text, a fraction no whole number, and true no number.
+        # YAML reads 1e-4 as text. A number is no text, a fraction no whole number, and true no number.
         if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
             return float(value)
         if kind is int and isinstance(value, str):

@@ -1,4 +1,4 @@
-"""What a stage is to the trainer: networks, batches, losses, and what to look at."""
+"""Interface between a training stage and the trainer."""
 
 from __future__ import annotations
 
@@ -20,23 +20,21 @@ Item = TypeVar("Item")
 
 
 class Stage(ABC):
-    """One stage of training. `fit` calls it; a stage never steps an optimiser, saves or logs by itself.
+    """A training stage; its constructor sets the attributes.
 
-    A subclass sets in its constructor:
-
-    - `networks` (`dict[str, OSMNetModel]`): What is trained, averaged and saved, by component folder name. Build them
-      after `torch.manual_seed(config.seed)`. Parameters with `requires_grad=False` stay as they are.
-    - `objective` (`nn.Module`): `forward(batch)` returns every loss as a scalar tensor by its logged name. It holds
-      the networks (and frozen helpers: a face model, VGG) as submodules; it is what is wrapped for several processes,
-      so networks are called inside its `forward` only. Loss weights are applied by `fit`, not here.
-    - `adversary` (`nn.Module`, *optional*): `forward(batch)` returns the discriminator's losses, each of weight 1. It
-      is called right after `objective` on the same batch, so it may use pictures that `objective.forward` kept aside
-      (detached, as float32: the adversary always runs in float32). The discriminator may be a submodule of both: while
-      the objective runs, its parameters need no gradient; while the adversary runs, those of `networks` need none.
-      Both take their step on the same gradients' batch, the adversary with an Adam of its own.
-    - `made_for` (`dict[str, str]`, *optional*): What else the run depends on, by name: the fingerprints of the face
-      model and of the dataset, say. A run is not gone on with when it is another one.
-    - `adversary_active` (`bool`): Whether the adversary takes part in this step; `begin_step` may switch it.
+    Attributes:
+        networks (`dict[str, OSMNetModel]`): Trained, averaged and saved, by component folder. Build them after
+            `torch.manual_seed(config.seed)`. Parameters with `requires_grad=False` are not trained.
+        objective (`nn.Module`): `forward(batch)` returns every loss as an unweighted scalar tensor by its logged name.
+            The networks (and frozen helpers: a face model, VGG) are its submodules. DDP wraps it: call networks only
+            inside its `forward`.
+        adversary (`nn.Module`, *optional*): `forward(batch)` returns the discriminator's losses, each of weight 1. It
+            runs in float32 right after `objective` on the same batch, so it may use pictures that `objective.forward`
+            kept (detached, as float32). The discriminator may be a submodule of both: its parameters are frozen while
+            the objective runs, those of `networks` while the adversary runs. It has its own Adam.
+        made_for (`dict[str, str]`, *optional*): Fingerprints of the run's dependencies, e.g. face model and dataset. A
+            run with other fingerprints is not resumed.
+        adversary_active (`bool`): Whether the adversary takes part in this step; `begin_step` may switch it.
     """
 
     name: ClassVar[str]
@@ -48,45 +46,44 @@ class Stage(ABC):
 
     @abstractmethod
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
-        """Make a batch: a pure function of its arguments, on the CPU; it runs in loader processes.
+        """Make a batch on the CPU; loader processes call it.
 
-        Draw with `np.random.default_rng([seed, step, micro, rank])` and from nothing else, so that a run that was
-        stopped sees the same batches again, whatever `workers` is.
+        Draw only from `np.random.default_rng([seed, step, micro, rank])`: resumed runs repeat batches.
 
         Args:
-            step (`int`): Optimiser step, from 0.
-            rank (`int`): This process, from 0.
+            step (`int`): Optimizer step, from 0.
+            rank (`int`): Index of this process, from 0.
             world (`int`): Number of processes.
             micro (`int`): Batch within the step, from 0 (gradient accumulation).
 
         Returns:
-            `dict[str, torch.Tensor]`: As `objective` takes it.
+            `dict[str, torch.Tensor]`: Input of `objective`.
         """
 
     def begin_step(self, step: int) -> None:  # noqa: B027 (nothing to do for most stages)
-        """Prepare for a step, e.g. switch the adversary on; a function of `step` alone, since runs go on anywhere."""
+        """Prepare a step as a function of `step`."""
 
     @abstractmethod
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Measure the averaged networks on held-out clips; in the main process only.
+        """Validate on held-out clips, in the main process.
 
         Args:
-            networks (`dict[str, OSMNetModel]`): Averages of `networks`, in evaluation mode, maybe on a GPU.
+            networks (`dict[str, OSMNetModel]`): Averages of `networks`, in evaluation mode, on their device.
 
         Returns:
-            `dict[str, float]`: Figures by name. If `"score"` is among them (higher is better), the best networks are
-            kept in place of the last.
+            `dict[str, float]`: Figures by name. With a `"score"` (higher is better), the best networks are kept rather
+            than the last.
         """
 
     def figures(self, networks: dict[str, OSMNetModel]) -> dict[str, np.ndarray]:
-        """Draw pictures `(H, W, 3)`, uint8, by name, for TensorBoard and `WORK/samples`; like `validate`."""
+        """Draw pictures `(H, W, 3)`, uint8, by name; called like `validate`."""
         return {}
 
     def finish(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Do what is left after the last step, e.g. calibrate the networks in place before they are saved.
+        """Post-process the final networks in place, e.g. calibrate them.
 
         Args:
-            networks (`dict[str, OSMNetModel]`): The best averages, or the last ones, as `validate` gets them.
+            networks (`dict[str, OSMNetModel]`): The best averages, or the last ones.
 
         Returns:
             `dict[str, float]`: Figures for the report.
@@ -95,13 +92,13 @@ class Stage(ABC):
 
 
 class ClipPools(Generic[Item]):
-    """The training clips at hand, by process; each pool is filled where it is first asked for: in the loaders.
+    """Per-process pools of training clips, filled on first use.
 
     Args:
         clips (sequence of `Clip`): All training clips.
-        make (`Callable`): Turns a clip into what is kept of it; `None` leaves it out.
-        config (`StageConfig`): Says how many, for how long, and the seed of their order.
-        description (`str`): What the progress bar of a first filling says.
+        make (`Callable`): Prepares a clip; `None` leaves it out.
+        config (`StageConfig`): Size, turnover and seed.
+        description (`str`): Label of the progress bar.
     """
 
     def __init__(
@@ -111,7 +108,7 @@ class ClipPools(Generic[Item]):
         self._pools: dict[tuple[int, int], ClipPool[Item]] = {}
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> list[Item]:
-        """What process `rank` of `world` draws from at a step, see `ClipPool.at`."""
+        """Return the pool of a process at a step, see `ClipPool.at`."""
         if (rank, world) not in self._pools:
             capacity, turnover, seed = self.config.pool_clips, self.config.pool_turnover, self.config.seed
             self._pools[rank, world] = ClipPool(

@@ -1,9 +1,4 @@
-"""`osmnet evaluate --ablate`: Table V of the paper, and what else was chosen, each trained with the same small budget.
-
-A variant is the full model with some settings of some stages changed. Stages that a variant does not change are taken
-from the full model, so that rows differ in nothing else; those that it changes are trained from the start with as many
-steps. All are measured by the protocol of `osmnet evaluate` on the same held-out clips.
-"""
+"""`osmnet evaluate --ablate`: variants trained and measured alike."""
 
 from __future__ import annotations
 
@@ -31,8 +26,8 @@ from osmnet.utils.files import make_folder, write_whole
 
 STAGES = ("motion", "expression", "video")  # in the order in which they are trained
 FULL = "full"
-# Method and metric: Table V's three (LSE-C only with SyncNet's weights), then what tells more. The last one is the
-# video generator's alone: with ε = 0, pictures differ from the real ones mostly by where the head went.
+# Method and metric: Table V's three (LSE-C only with SyncNet's weights), then more telling ones. The last one measures
+# the video generator alone: with ε = 0, pictures differ from the real ones mostly by the head's position.
 COLUMNS = (
     ("ours", "ssim"), ("ours", "lmd_mouth_px"), ("ours", "lse_c"), ("ours", "judge_confidence"), ("ours", "lmd_lips"),
     ("ours", "opening_correlation"), ("oracle", "ssim_face"),
@@ -48,9 +43,10 @@ class Variant:
 
     Attributes:
         name (`str`): Folder and key.
-        title (`str`): In the table.
+        title (`str`): Label in the table.
         sampling (`str`): `"span"` or `"ball"`.
-        changes (`dict[str, dict]`): Section to the settings that differ from the shared ones.
+        changes (`dict[str, dict]`): Section to the settings that differ from the shared ones; the stages of these
+            sections are trained anew, the others taken from the full model.
     """
 
     name: str
@@ -60,21 +56,21 @@ class Variant:
 
     @property
     def stages(self) -> list[str]:
-        """Stages that are trained for this variant alone."""
+        """Stages trained for this variant only."""
         return [stage for stage in STAGES if ENTRIES[stage].settings.keys() & self.changes.keys()]
 
 
 @dataclass(frozen=True)
 class AblationConfig:
-    """What is trained and measured.
+    """Variants, their training and evaluation.
 
     Attributes:
-        shared (`dict[str, dict]`): Section to the settings of all variants: the budget.
+        shared (`dict[str, dict]`): Section to the settings of all variants, i.e. the budget.
         variants (`tuple[Variant, ...]`): The rows; the first is `full`.
         clips (`int`): Held-out clips to render.
         quick (`bool`): Only the first four seconds of each.
         takes (`int`): Takes of each clip for the figures of head motion.
-        split (`str`): `"speaker"` holds out one speaker in eight, `"clip"` every fifth clip.
+        split (`str`): As in `StageConfig`.
     """
 
     shared: dict[str, dict[str, Any]]
@@ -86,22 +82,22 @@ class AblationConfig:
 
 
 def load_ablation(path_or_name: str) -> AblationConfig:
-    """Read `configs/ablation.yaml` or another of its form.
+    """Read a file like `configs/ablation.yaml`.
 
     Args:
         path_or_name (`str`): A YAML file, or the name of one in the package.
 
     Returns:
-        `AblationConfig`: Checked but for the settings of the stages, which are checked before anything is trained.
+        `AblationConfig`: Checked, except for the settings of the stages, which `ablate` checks first.
 
     Raises:
-        ValueError: If it cannot be read or names something unknown.
+        ValueError: If it cannot be read or has an unknown name.
     """
     path = find_config(path_or_name)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"'{path}' is not readable YAML ({' '.join(str(error).split())}); mend it.") from None
+        raise ValueError(f"'{path}' is not valid YAML ({' '.join(str(error).split())}). Fix the file.") from None
     if not isinstance(content, dict) or not {"shared", "variants"} <= set(content):
         raise ValueError(
             f"'{path}' must hold the sections evaluation, shared and variants; see configs/ablation.yaml."
@@ -134,25 +130,25 @@ def load_ablation(path_or_name: str) -> AblationConfig:
 def ablate(
     data: str | Path, out: Path, config: AblationConfig, *, model: str | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Train what is not trained yet, measure what is not measured yet, and write the table.
+    """Train and measure the unfinished variants, and write the table.
 
     Args:
         data (`str` or `Path`): Made by `osmnet prepare`.
         out (`Path`): Receives `ablation.json`, `.md` and `.html`, and `variants/NAME` with each variant's model and
-            report; what is found there is used again.
+            report; finished ones are reused.
         config (`AblationConfig`): Variants and budget.
-        model (`str`, *optional*): Whose face model all variants use; the weights in the package by default.
+        model (`str`, *optional*): Model with the face model of all variants; the weights in the package by default.
         **options: For `evaluate`: `syncnet`, `workers`, `device`, `progress`.
 
     Returns:
-        `dict`: What `ablation.json` holds.
+        `dict`: The content of `ablation.json`.
 
     Raises:
         ValueError: If a setting is wrong, a clip cannot be used, or something cannot be written.
     """
     dataset, out = Dataset.open(data), Path(out)
     settings = {variant.name: _stage_configs(config, variant) for variant in config.variants}  # all checked first
-    dataset.split(speech=True, by=config.split)  # says now if there is nothing to train on
+    dataset.split(speech=True, by=config.split)  # refuses now a dataset with nothing to train on
     base = OSMNetPipeline.from_pretrained(model)
     rows = []
     for number, variant in enumerate(config.variants, start=1):
@@ -162,12 +158,11 @@ def ablate(
         report = _evaluated(data, folder / "report", folder / "model", variant, config, options)
         rows.append(_row(variant, settings[variant.name], report))
         result = _result(data, config, rows)
-        _write(out, result)  # after every row: a long run can be looked at
+        _write(out, result)  # after every row, as a preview of a long run
     return result
 
 
 def _stage_configs(config: AblationConfig, variant: Variant) -> dict[str, dict[str, Any]]:
-    """Settings of every stage of a variant, by section."""
     configs = {}
     for stage in STAGES:
         overrides = {}
@@ -183,7 +178,6 @@ def _stage_configs(config: AblationConfig, variant: Variant) -> dict[str, dict[s
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with `weights: {ldmk: 0}` as `weights.ldmk: 0`."""
     weights = {f"weights.{name}": value for name, value in (settings.get("weights") or {}).items()}
     return {name: value for name, value in settings.items() if name != "weights"} | weights
 
@@ -195,7 +189,6 @@ def _text(value: Any) -> str:
 def _train(
     dataset: Any, base: Any, variant: Variant, configs: dict[str, dict[str, Any]], folder: Path, full: Path
 ) -> None:
-    """Make the model of a variant, unless it is there; the trainer goes on where it was stopped."""
     model, training = folder / "model", folder / "training"
     done = folder / "trained.json"
     wanted = _described(variant, configs)
@@ -205,7 +198,7 @@ def _train(
                 f"'{folder}' holds this variant with other settings; move it away, or give another --out."
             )
         return
-    base.save_pretrained(training)  # face model, landmarker, and components for whatever is not trained
+    base.save_pretrained(training)  # face model, landmarker, and components that are not trained
     for stage in STAGES:
         if variant.name == FULL or stage in variant.stages:
             train_stage(stage, dataset, training, configs[stage], folder / "work" / stage)
@@ -218,7 +211,6 @@ def _train(
 
 
 def _described(variant: Variant, configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Settings of the stages that were trained for a variant, as JSON reads them back."""
     trained = list(STAGES) if variant.name == FULL else variant.stages
     described = {stage: [dataclasses.asdict(config) for config in configs[stage].values()] for stage in trained}
     return json.loads(json.dumps(described))
@@ -227,13 +219,13 @@ def _described(variant: Variant, configs: dict[str, dict[str, Any]]) -> dict[str
 def _evaluated(
     data: str | Path, out: Path, model: Path, variant: Variant, config: AblationConfig, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """The report of a variant, made unless it is there."""
+    """Measure a variant, or read its report."""
     wanted: dict[str, Any] = {
         "takes": config.takes, "sampling": variant.sampling, "quick": config.quick, "clips": config.clips,
         "split_by": config.split,
     }  # fmt: skip
-    asked = {**wanted, "syncnet": str(options.get("syncnet") or "")}  # with it, there is more to measure
-    kept = out / "ablation.json"  # written after the report: it is whole
+    asked = {**wanted, "syncnet": str(options.get("syncnet") or "")}  # with it, there are more figures
+    kept = out / "ablation.json"  # written after the report, which is whole then
     if kept.is_file() and json.loads(kept.read_text(encoding="utf-8")) == asked:
         return json.loads((out / "report.json").read_text(encoding="utf-8"))
     report = evaluate(data, out, model=model, **wanted, **options)
@@ -274,7 +266,6 @@ def _result(data: str | Path, config: AblationConfig, rows: list[dict[str, Any]]
 
 
 def _table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and cells of the table."""
     metrics: dict[str, Metric] = {metric.name: metric for metric in METRICS}
     shown = [
         (f"{method}.{name}", f"{metrics[name].label}{TRUE_MOTION[method]} {metrics[name].arrow}", metrics[name].digits)

@@ -1,4 +1,4 @@
-"""Second half of stage `motion`: the audio motion encoder, and what ε = 1 means."""
+"""Second half of stage `motion`: audio motion encoder and unit of ε."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from osmnet.training.osm_net.pose_plot import plot_weights
 from osmnet.training.osm_net.trained_components import load_component, load_initial
 
 MAX_VALIDATION_CLIPS = 64  # held in memory
-CALIBRATED = 0.95  # share of real stretches that ε = 1 holds
+CALIBRATED = 0.95  # share of real stretches within ε = 1
 
 
 @dataclass(frozen=True)
 class AudioMotionConfig(StageConfig):
-    """Settings of the audio motion encoder, besides those of every stage.
+    """Settings, besides those of `StageConfig`.
 
     Args:
-        hidden_dim (`int`): Width of the network; with `init` that of its network is taken.
-        mel_noise (`float`): Standard deviation of a noise on each band of a frame's mel window.
+        hidden_dim (`int`): Width of the network; with `init`, the network's own.
+        mel_noise (`float`): Standard deviation of noise on each band of a frame's mel window.
     """
 
     steps: int = 1500
@@ -50,19 +50,16 @@ class AudioMotionConfig(StageConfig):
 
 
 class AudioMotionStage(Stage):
-    """Trains the audio motion encoder against the weights that the motion encoder gives (Eq. 4), then sets ε's unit.
-
-    The other networks of the motion space stay as they are until `finish` scales them.
+    """Training stage of the audio motion encoder (Eq. 4).
 
     Args:
         config (`AudioMotionConfig`): Settings.
         dataset (`Dataset`): Its clips with speech are used.
         model (`Path`): Folder with `face_model`, `motion_encoder`, `motion_space` and `motion_decoder`.
-        rescale (`bool`): Whether ε = 1 gets its meaning anew from these clips; false leaves it, and the course of
-            takes, as they were.
+        rescale (`bool`): Whether to set the unit of ε and the prior from these clips; false keeps both.
 
     Raises:
-        ValueError: If no clip can be used, an earlier stage is missing, or networks do not fit each other.
+        ValueError: If no clip can be used, a component is missing, or networks do not fit each other.
     """
 
     name: ClassVar[str] = "audio-motion"
@@ -73,7 +70,7 @@ class AudioMotionStage(Stage):
         self.made_for = {"face_model": fingerprint(self.face_model), "dataset": dataset.fingerprint}
         self._training, self._held_out = dataset.split(speech=True, by=cast(Any, config.split))
         self._validation: list[PoseClip] = []
-        self._usual: torch.Tensor | None = None  # log of the mean weights of training clips
+        self._mean_weights: torch.Tensor | None = None  # log, of training clips
         self._pools = ClipPools(self._training, self._pose_clip, config, "tracks with sound")
         encoder = load_component(MotionEncoder, model, "motion_encoder").requires_grad_(False)
         space = load_component(MotionSpace, model, "motion_space").requires_grad_(False)
@@ -101,23 +98,23 @@ class AudioMotionStage(Stage):
         return pose_clip if len(pose_clip.starts) else None
 
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
-        """Draw stretches with their sound: `head_pose` (B, T, 6) and `mel` (B, T, 16, 16)."""
+        """Draw stretches: `head_pose` (B, T, 6) and `mel` (B, T, 16, 16)."""
         rng = np.random.default_rng([self.config.seed, step, micro, rank])
         drawn = draw(self._pools.at(step, rank, world), self.config.batch_size, rng)
         poses = np.concatenate([clip.poses(index) for clip, index in drawn])
         mel = np.concatenate([clip.mel(index) for clip, index in drawn])
-        # Another voice and microphone: with so little speech the windows themselves would be learnt by heart.
+        # As of another voice and microphone: with so little speech the network would memorise the windows.
         mel = mel + self.config.mel_noise * rng.standard_normal((len(mel), 1, 1, mel.shape[-1]), dtype=np.float32)
         return {"head_pose": torch.from_numpy(poses), "mel": torch.from_numpy(mel)}
 
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Return `kl` (Eq. 4) on held-out clips, and `kl_deaf`, that of the training clips' mean weights instead."""
-        weights, heard = _weights(networks, self._validation_clips())
-        if self._usual is None:  # not of the pool: what that holds changes
+        """Compute `kl` on held-out clips, and `kl_constant` of the mean weights."""
+        weights, predicted = _weights(networks, self._validation_clips())
+        if self._mean_weights is None:  # not of the pool, whose clips change
             clips = self._made(self._training, "training tracks")
-            self._usual = _weights(networks, clips)[0].exp().mean(0).log()
-        deaf = self._usual.to(weights.device).expand_as(weights)
-        return {"kl": float(kl_loss(weights, heard)), "kl_deaf": float(kl_loss(weights, deaf))}
+            self._mean_weights = _weights(networks, clips)[0].exp().mean(0).log()
+        constant = self._mean_weights.to(weights.device).expand_as(weights)
+        return {"kl": float(kl_loss(weights, predicted)), "kl_constant": float(kl_loss(weights, constant))}
 
     def _made(self, clips: list[Clip], what: str) -> list[PoseClip]:
         bar = tqdm(evenly(clips, MAX_VALIDATION_CLIPS), desc=what, unit="clip", leave=False)
@@ -131,28 +128,26 @@ class AudioMotionStage(Stage):
         return self._validation
 
     def figures(self, networks: dict[str, OSMNetModel]) -> dict[str, np.ndarray]:
-        """Draw the weights of a held-out clip as its motion gives them and as its sound does."""
+        """Plot weights of a held-out clip, from motion and from sound."""
         clip = max(self._validation_clips(), key=lambda clip: len(clip.starts))
-        weights, heard = (each.exp().cpu().numpy() for each in _weights(networks, [clip]))
-        return {"weights": plot_weights(clip.name, weights, heard)}
+        weights, predicted = (each.exp().cpu().numpy() for each in _weights(networks, [clip]))
+        return {"weights": plot_weights(clip.name, weights, predicted)}
 
     def finish(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Set the unit of ε, and how takes go from clip to clip.
-
-        The features are scaled so that ε = 1 holds 95 % of real stretches around the centre that their own sound
-        gives: of the training clips at hand and of the held-out ones, which the encoder knows less well.
+        """Set the unit of ε (95 % of real stretches within ε = 1) and the prior.
 
         Returns:
-            `dict[str, float]`: `epsilon_of_95_percent`, the radius that holds 95 % of these clips, in the unit before;
-            with `rescale` also `prior_learned`, 0 if these clips are too few or too short to say how takes go on.
+            `dict[str, float]`: `epsilon_of_95_percent`, the radius in the old unit; with `rescale` also
+            `prior_learned`, 0 if the clips are too few or too short for the prior.
         """
+        # The centre is predicted from sound, less well on held-out clips: both kinds count.
         clips = [*self._pools.at(self.config.steps - 1), *self._validation_clips()]
         distance = torch.cat([_distance(networks, [clip]) for clip in clips])
         unit = distance.quantile(CALIBRATED).clamp(min=1e-6)
         report = {"epsilon_of_95_percent": float(unit)}
         if self.rescale:
             encoder, space, decoder = (networks[f"motion_{name}"] for name in ("encoder", "space", "decoder"))
-            # The cosine of Eq. 1 does not see the scale, and the decoder divides by it again: nothing else changes.
+            # The cosine of Eq. 1 does not depend on the scale, and the decoder divides by it: nothing else changes.
             for parameter in (encoder.linear_out.weight, encoder.linear_out.bias, space.motion_bases):
                 parameter /= unit
             decoder.linear_in.weight *= unit
@@ -162,23 +157,23 @@ class AudioMotionStage(Stage):
 
 
 class AudioMotionLoss(nn.Module):
-    """The loss `kl` (Eq. 4) between the weights that motion gives and those that its sound gives."""
+    """Loss `kl` (Eq. 4) between the weights from motion and from sound."""
 
     def __init__(self, audio_motion_encoder: AudioMotionEncoder, motion_encoder: MotionEncoder, space: MotionSpace):
         super().__init__()
         self.audio, self.encoder, self.space = audio_motion_encoder, motion_encoder, space
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the loss of a batch."""
-        heard = self.audio(batch["mel"]).float()
-        with torch.no_grad(), torch.autocast(heard.device.type, enabled=False):
-            wanted = self.space.log_attention(self.encoder(batch["head_pose"]))
-        return {"kl": kl_loss(wanted, heard)}
+        """Compute the loss."""
+        predicted = self.audio(batch["mel"]).float()  # (B, S)
+        with torch.no_grad(), torch.autocast(predicted.device.type, enabled=False):
+            target = self.space.log_attention(self.encoder(batch["head_pose"]))  # (B, S)
+        return {"kl": kl_loss(target, predicted)}
 
 
 @torch.no_grad()
 def _weights(networks: dict[str, OSMNetModel], clips: list[PoseClip]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-weights `(stretches, S)` that the motion of clips gives, and those that their sound gives."""
+    """Log-weights `(stretches, S)` from motion and from sound."""
     device = networks["motion_space"].motion_bases.device
     rows = []
     for clip in clips:
@@ -190,15 +185,15 @@ def _weights(networks: dict[str, OSMNetModel], clips: list[PoseClip]) -> tuple[t
 
 @torch.no_grad()
 def _distance(networks: dict[str, OSMNetModel], clips: list[PoseClip]) -> torch.Tensor:
-    """How far each stretch, as the bases give it, lies from the centre of its own sound."""
+    """Distance of each reconstructed stretch from the centre of its sound."""
     space = networks["motion_space"]
-    weights, heard = _weights(networks, clips)
-    return (space.reconstruct(weights.exp()) - space.reconstruct(heard.exp())).norm(dim=1)
+    weights, predicted = _weights(networks, clips)
+    return (space.reconstruct(weights.exp()) - space.reconstruct(predicted.exp())).norm(dim=1)
 
 
 @torch.no_grad()
 def _walks(networks: dict[str, OSMNetModel], clip: PoseClip) -> list[np.ndarray]:
-    """Where clips that follow one another lie around the centre, and their mirror images: each `(clips, C)`."""
+    """Offsets `(clips, C)` of consecutive clips from the centre, also mirrored."""
     space = networks["motion_space"]
     poses, mel = (torch.from_numpy(each).to(space.motion_bases.device) for each in (clip.poses(), clip.mel()))
     center = space.reconstruct(networks["audio_motion_encoder"](mel).exp().mean(0))  # (C,)

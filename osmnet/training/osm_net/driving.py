@@ -1,4 +1,4 @@
-"""The head poses that drive a generated frame in training: as measured, or decoded from motion features."""
+"""Head poses that drive training frames: measured or decoded."""
 
 from __future__ import annotations
 
@@ -24,16 +24,12 @@ KINDS = ("measured", "motion", "center")
 
 
 class Driving:
-    """Gives the pose tracks of clips, one a kind.
-
-    - `measured`: what the landmarks say.
-    - `motion`: the head's own motion through the motion space, F̃_m of Eq. 1-2 decoded and composed.
-    - `center`: what the clip's own sound makes most likely, F_c decoded and composed as the pipeline does (without its
-      mean, faded towards rest, smoothed).
+    """Pose tracks of clips, one for each kind.
 
     Args:
-        kinds (sequence of `str`): Which.
-        model (`Path`): Folder with the networks of stage `motion`, if they are needed.
+        kinds (sequence of `str`): `"measured"`, from the landmarks; `"motion"`, the head's own motion through the
+            motion space (F̃_m of Eq. 1-2); `"center"`, from the clip's own sound (F_c), as in the pipeline.
+        model (`Path`): Folder with the networks of stage `motion`, unless all poses are measured.
 
     Raises:
         ValueError: If a kind is unknown, or the networks are missing.
@@ -56,19 +52,19 @@ class Driving:
 
     @property
     def needs_speech(self) -> bool:
-        """Whether only clips with speech can be used."""
+        """Whether clips must have speech."""
         return "center" in self.kinds
 
     @torch.no_grad()
     def tracks(self, clip: Clip, head_pose: np.ndarray) -> np.ndarray:
-        """Pose tracks of a clip.
+        """Compute the pose tracks of a clip.
 
         Args:
-            clip (`Clip`): With speech, if that is needed.
-            head_pose (`np.ndarray` of shape `(frames, 6)`): As measured.
+            clip (`Clip`): The clip.
+            head_pose (`np.ndarray` of shape `(frames, 6)`): Its measured poses.
 
         Returns:
-            `np.ndarray` of shape `(kinds, frames, 6)`: float32; all begin in the first pose measured.
+            `np.ndarray` of shape `(kinds, frames, 6)`: float32; all begin with the first measured pose.
         """
         tracks = []
         for kind in self.kinds:
@@ -89,13 +85,13 @@ class Driving:
 
 
 def window(tracks: np.ndarray, expression: np.ndarray, source: int, target: int, context: int) -> np.ndarray:
-    """Driving numbers around a frame: poses relative to the source's, and expression.
+    """Cut relative poses and expression around a frame.
 
     Args:
         tracks (`np.ndarray` of shape `(kinds, frames, 6)`): From `Driving`.
         expression (`np.ndarray` of shape `(frames, 64)`): β.
-        source (`int`): Frame of the source picture.
-        target (`int`): Frame wanted.
+        source (`int`): Source frame.
+        target (`int`): Target frame.
         context (`int`): Frames on either side.
 
     Returns:

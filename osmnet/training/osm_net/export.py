@@ -1,4 +1,4 @@
-"""Stage `export`: trained components as a folder that `OSMNetPipeline.from_pretrained` loads."""
+"""Stage `export`: a pipeline folder from trained components."""
 
 from pathlib import Path
 
@@ -9,18 +9,18 @@ from osmnet.training.osm_net.trained_components import load_components
 
 
 def export(model: Path, landmarker: Path, out: Path) -> dict[str, int]:
-    """Put trained components together as a pipeline, in full and in half precision.
+    """Assemble a pipeline in full and half precision.
 
     Args:
-        model (`Path`): Folder with one folder a component.
+        model (`Path`): Folder with a folder for each component.
         landmarker (`Path`): The `.task` bundle.
-        out (`Path`): The folder to make or renew.
+        out (`Path`): The folder to write.
 
     Returns:
         `dict[str, int]`: Size of each file in bytes.
 
     Raises:
-        ValueError: If a component is missing (says which stage makes it) or not whole, or `out` cannot be written.
+        ValueError: If a component is missing (the message names its stage) or damaged, or `out` cannot be written.
     """
     names = [
         name

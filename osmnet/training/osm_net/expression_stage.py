@@ -1,4 +1,4 @@
-"""Stage `expression`: the expression extractor, sound of a clip to the expression of its face."""
+"""Stage `expression`: the expression extractor, from sound."""
 
 from __future__ import annotations
 
@@ -34,45 +34,44 @@ from osmnet.training.core.stage import ClipPools, Stage
 from osmnet.training.core.trainer import fit
 from osmnet.training.osm_net import lip_amplitude as lips
 from osmnet.training.osm_net.pose_clip import evenly
-from osmnet.training.osm_net.sound import SOUND, Disturbance, check_ranges
-from osmnet.training.osm_net.speech_clip import SpeechClip, draw_shares, heard_clip, set_aside
+from osmnet.training.osm_net.sound import SOUND, SoundAugmentation, check_ranges
+from osmnet.training.osm_net.speech_clip import SpeechClip, draw_shares, encoded_clip, set_aside
 from osmnet.training.osm_net.trained_components import load_component, load_initial, speech_encoder_for
 
-PIXELS_PER_HEAD_UNIT = 71.0  # in a crop of 256 pixels: the paper's landmark loss is in pixels
-MOUTH_SCALE = 20.0  # the opening of a mouth is a twentieth of a head unit
-MIN_AGREEMENT = 0.2  # below this the sound is hardly the face's
+PIXELS_PER_HEAD_UNIT = 71.0  # px; in a crop of 256, since the paper's landmark loss is in pixels
+MOUTH_SCALE = 20.0  # 1 / head units; a mouth opens by about a twentieth
+MIN_AGREEMENT = 0.2  # correlation; below it the sound hardly belongs to the face
 MAX_VALIDATION_CLIPS = 64  # held in memory
-MAX_HELD_OUT_CLIPS = 512  # read one after the other
+MAX_HELD_OUT_CLIPS = 512  # read one at a time
 NUM_FIGURES = 4
-STANDARD_SECONDS = 20  # of each clip that say how large the speech encoder's numbers are
+STANDARD_SECONDS = 20  # s of each clip, for mean and spread of the speech features
 SOUND_FIELDS = {name: f"sound_{name}" for name in SOUND}
 
 
 @dataclass(frozen=True)
 class ExpressionConfig(StageConfig):
-    """Settings of the stage, besides those of every stage.
+    """Settings of the stage, besides those of `StageConfig`.
 
     Args:
         frames (`int`): Length of a stretch of speech in a batch.
-        hidden_dim (`int`): Channels of the network; with `init` those of its network are taken.
+        hidden_dim (`int`): Channels of the network; with `init`, the network's own.
         context_layers (`int`): Context layers; likewise.
         dropout (`float`): Dropout; likewise.
         identity_noise (`float`): Standard deviation of the noise on α, in α's own units.
-        identity_dropout (`float`): How often α is hidden.
-        own_mean (`float`): How much a speaker's habitual expression counts; 1 is the paper's.
-        amplitude (`float`): Spread of the mouth's opening over people's usual one that the finished network is
-            stretched to; 0 leaves it as it is.
-        aside (`float`): Share of the training speakers that say which step is the best and how far to stretch.
-        speech_encoder (`str`): Whose speech encoder the network listens to: `"packaged"` for the one in the package, a
-            folder or a Hub id of a model; `""` for none, as in the paper.
-        speech_dropout (`float`): Dropout on what it hears; with `init` that of its network.
-        recordings (`int`): How often each clip is made up for it as another recording.
-        sound_gain (`tuple[float, float]`): dB by which the loudness is mistaken.
+        identity_dropout (`float`): Probability that α is set to 0.
+        own_mean (`float`): Weight of a speaker's habitual expression; 1 in the paper.
+        amplitude (`float`): Final spread of the mouth's opening, relative to that of real mouths; 0 does not rescale.
+        aside (`float`): Share of the training speakers that choose the best step and the amplitude.
+        speech_encoder (`str`): Model with the speech encoder: `"packaged"`, a folder or a Hub id; `""` for none, as in
+            the paper.
+        speech_dropout (`float`): Dropout on the speech features; with `init`, the network's own.
+        recordings (`int`): Augmented recordings of each clip for the speech encoder.
+        sound_gain (`tuple[float, float]`): Range of the gain, dB.
         sound_equaliser (`tuple[float, float]`): dB at each knot.
-        sound_noise (`tuple[float, float]`): dB by which the speech is louder than the noise.
-        sound_reverberation (`tuple[float, float]`): Seconds in which it fades by 60 dB.
+        sound_noise (`tuple[float, float]`): Signal-to-noise ratio, dB.
+        sound_reverberation (`tuple[float, float]`): Time to fade by 60 dB, s.
         sound_pitch (`tuple[float, float]`): Semitones.
-        sound_speed (`tuple[float, float]`): Times as fast, sound and mouth together.
+        sound_speed (`tuple[float, float]`): Factor, for sound and mouth together.
     """
 
     steps: int = 500
@@ -109,7 +108,6 @@ class ExpressionConfig(StageConfig):
     sound_speed: tuple[float, float] = SOUND["speed"]
 
     def __post_init__(self) -> None:
-        """Refuse what no run can use."""
         super().__post_init__()
         if self.frames < 2:
             raise ValueError(f"frames must be at least 2, not {self.frames}.")
@@ -122,15 +120,12 @@ class ExpressionConfig(StageConfig):
 
     @property
     def sound(self) -> dict[str, tuple[float, float]]:
-        """The ranges of all six disturbances."""
+        """Ranges of the six augmentations."""
         return {name: getattr(self, setting) for name, setting in SOUND_FIELDS.items()}
 
 
 class ExpressionStage(Stage):
-    """Trains the expression extractor.
-
-    Three groups of speakers: most train it; some are set aside and say which step is the best and by how much the
-    output is stretched; the held-out ones of the dataset are only measured when all is done.
+    """Training stage of the expression extractor.
 
     Args:
         config (`ExpressionConfig`): Settings.
@@ -138,7 +133,7 @@ class ExpressionStage(Stage):
         model (`Path`): Folder with `face_model`.
 
     Raises:
-        ValueError: If no clip can be used, or an earlier stage is missing.
+        ValueError: If no clip can be used, or a component is missing.
     """
 
     name: ClassVar[str] = "expression"
@@ -175,7 +170,7 @@ class ExpressionStage(Stage):
             if self._encoder is not None:
                 self._standardise(network)
         self.networks: dict[str, OSMNetModel] = {"expression_extractor": network}
-        # A face model of its own: the objective moves to the GPU, what measures stays.
+        # A face model of its own: the objective moves to the GPU, validation stays on the CPU.
         self.objective = ExpressionLosses(network, load_component(FaceModel, model, "face_model"), config.own_mean)
 
     def _frames_of(self, clip: Clip) -> int:
@@ -184,36 +179,36 @@ class ExpressionStage(Stage):
     def _speech_clip(self, clip: Clip) -> SpeechClip:
         made = SpeechClip(clip, self.face_model, (0.0, self._parted))
         if self._encoder is not None:
-            made.hear(self._encoder, self.config.sound, self.config.recordings, self.config.seed)
+            made.encode(self._encoder, self.config.sound, self.config.recordings, self.config.seed)
         return made
 
     def _standardise(self, network: ExpressionExtractor) -> None:
-        """Set the mean and the spread of what is said, of some clips: all processes must see the same."""
+        """Set mean and spread of the speech features."""
         encoder, some = cast(SpeechEncoder, self._encoder), evenly(self._training, MAX_VALIDATION_CLIPS)
-        said = []
+        features = []
         for clip in tqdm(some, desc="speech", unit="clip", leave=False):
             waveform = clip.speech()[: STANDARD_SECONDS * SAMPLING_RATE]
-            said.append(encoder.encode(waveform, 0, len(waveform) // SAMPLES_PER_FRAME))
-        all_said = np.concatenate(said)
+            features.append(encoder.encode(waveform, 0, len(waveform) // SAMPLES_PER_FRAME))
+        stacked = np.concatenate(features)
         speech_input = cast(SpeechInput, network.speech_input)
-        speech_input.mean.copy_(torch.from_numpy(all_said.mean(0)))
-        speech_input.spread.copy_(torch.from_numpy(all_said.std(0)).clamp_min(1e-3))
+        speech_input.mean.copy_(torch.from_numpy(stacked.mean(0)))
+        speech_input.spread.copy_(torch.from_numpy(stacked.std(0)).clamp_min(1e-3))
 
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
-        """Draw stretches of speech, each as it could have been recorded.
+        """Draw augmented stretches of speech.
 
         Returns:
             `dict[str, torch.Tensor]`: `mel` (B, frames, 16, 16), `expression` (B, frames, 64), `identity` (B, 40),
-            `known_identity` (B, 40), what the network may know of it, and with a speech encoder `speech` (B, frames,
-            288), what is said.
+            `known_identity` (B, 40), the network's noisy input, and with a speech encoder its features `speech` (B,
+            frames, 288).
         """
         config = self.config
         rng = np.random.default_rng([config.seed, step, micro, rank])
         clips = self._pools.at(step, rank, world)
         chosen = [clips[i] for i in rng.choice(len(clips), config.batch_size, p=draw_shares(clips))]
-        cuts = [clip.cut(config.frames, Disturbance.draw(config.sound, rng), rng) for clip in chosen]
-        mel, expression, *said = (np.stack(parts) for parts in zip(*cuts, strict=True))
-        # Of a random frame, noisy and often hidden: a few dozen faces must not be learnt by heart.
+        cuts = [clip.cut(config.frames, SoundAugmentation.draw(config.sound, rng), rng) for clip in chosen]
+        mel, expression, *features = (np.stack(parts) for parts in zip(*cuts, strict=True))
+        # From a random frame, noisy and often 0: the network must not memorise a few dozen faces.
         identity = np.stack([clip.identities[rng.integers(len(clip.identities))] for clip in chosen])
         known = rng.random((len(chosen), 1)) >= config.identity_dropout
         identity = known * identity + config.identity_noise * rng.normal(size=identity.shape)
@@ -221,12 +216,12 @@ class ExpressionStage(Stage):
             "mel": mel, "expression": expression, "identity": np.stack([clip.identity for clip in chosen]),
             "known_identity": identity.astype(np.float32),
         }  # fmt: skip
-        if said:
-            arrays["speech"] = said[0]
+        if features:
+            arrays["speech"] = features[0]
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Measure on the clips that are set aside; `score` is the sum of both correlations."""
+        """Measure on clips set aside; `score` sums both correlations."""
         result = lips.measure(_extractor(networks), self.face_model, self._validation_clips())
         return {**result, "score": result["opening"] + result["width"]}
 
@@ -234,31 +229,32 @@ class ExpressionStage(Stage):
         if not self._validation:
             part = (self._parted if self._parted < 1 else 0.0, 1.0)
             bar = tqdm(self._aside, desc="clips set aside", unit="clip", leave=False)
-            self._validation = [heard_clip(clip, self.face_model, self._encoder, part) for clip in bar]
+            self._validation = [encoded_clip(clip, self.face_model, self._encoder, part) for clip in bar]
         return self._validation
 
     def figures(self, networks: dict[str, OSMNetModel]) -> dict[str, np.ndarray]:
-        """Draw opening and width of mouths that are set aside, as heard and as seen."""
+        """Plot mouth openings and widths, predicted and true."""
         clips = self._validation_clips()[:NUM_FIGURES]
         network = _extractor(networks)
         return {"lips": lips.plot_curves({clip.name: lips.curves(network, self.face_model, clip) for clip in clips})}
 
     def finish(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Set the amplitude, then measure on the held-out clips, which nothing was chosen on.
+        """Set the amplitude, then measure on held-out clips.
 
         Returns:
-            `dict[str, float]`: As of `lips.measure`, on held-out clips; `gain`, by which the output was stretched; and
-            `misfits`, the number of training clips at hand whose sound hardly fits their lips (named on stderr).
+            `dict[str, float]`: `lips.measure` of held-out clips; `gain`, the factor of the output; and `misfits`, the
+            number of training clips in memory whose sound hardly fits their lips (named on stderr).
         """
         network = _extractor(networks)
+        # Clips set aside choose the amplitude, held-out ones nothing.
         gain = 1.0
         aside = self._validation_clips()
         if self.config.amplitude:
-            # How far people open their mouths needs no network, so all clips at hand tell: those aside are few.
+            # The spread of real openings needs no network, so all clips in memory count: those aside are few.
             spread = lips.usual_spread(self.face_model, [*self._pools.at(self.config.steps - 1), *aside])
             gain = lips.set_amplitude(network, self.face_model, aside, self.config.amplitude * spread)
         held_out = islice(self._held_out, MAX_HELD_OUT_CLIPS)
-        clips = (heard_clip(clip, self.face_model, self._encoder) for clip in held_out)
+        clips = (encoded_clip(clip, self.face_model, self._encoder) for clip in held_out)
         result = lips.measure(network, self.face_model, clips)
         if self._encoder is not None:
             self._encoder.save_pretrained(self._model / "speech_encoder")
@@ -280,7 +276,7 @@ def _extractor(networks: dict[str, OSMNetModel]) -> ExpressionExtractor:
 
 
 class ExpressionLosses(nn.Module):
-    """The paper's losses (Eq. 7-9), and two on the opening and width of the mouth."""
+    """The paper's losses (Eq. 7-9), and two of the mouth."""
 
     component_weights: torch.Tensor
     landmark_weights: torch.Tensor
@@ -288,7 +284,7 @@ class ExpressionLosses(nn.Module):
     def __init__(self, network: ExpressionExtractor, face_model: FaceModel, own_mean: float):
         super().__init__()
         self.network, self.face_model, self.own_mean = network, face_model, own_mean
-        # Components count by how much they move the mouth; the rest cannot be heard.
+        # Components are weighted by how much they move the mouth; the rest is inaudible.
         mouth: Sequence[int] = np.concatenate([INNER_LIPS, OUTER_LIPS, [CHIN]]).tolist()
         basis_norm = face_model.geometry["expression_basis"][:, mouth].flatten(1).norm(dim=1)
         weights = landmark_weights(NUM_VERTICES, INNER_LIPS.tolist(), NOSE.tolist())
@@ -296,18 +292,18 @@ class ExpressionLosses(nn.Module):
         self.register_buffer("landmark_weights", weights / weights.mean(), persistent=False)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the losses `l2`, `ldmk`, `mouth` and `concordance` of a batch."""
-        expression = self.network(batch["mel"], batch["known_identity"], batch.get("speech")).float()
+        """Compute `l2`, `ldmk`, `mouth` and `concordance`."""
+        expression = self.network(batch["mel"], batch["known_identity"], batch.get("speech")).float()  # (B, F, 64)
         with torch.autocast(expression.device.type, enabled=False):  # half precision would move vertices by pixels
             return self._losses(expression, batch["expression"], batch["identity"][:, None])
 
     def _losses(
         self, expression: torch.Tensor, truth: torch.Tensor, identity: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        # Sound does not tell a speaker's habitual expression, so it counts little.
+        # Sound does not determine a speaker's habitual expression, so its mean has a small weight.
         expression = expression - (1 - self.own_mean) * (expression - truth).mean(1, keepdim=True)
-        shape, true_shape = (self.face_model(identity, beta) for beta in (expression, truth))
-        mouth, true_mouth = lips.mouth(shape), lips.mouth(true_shape)
+        shape, true_shape = (self.face_model(identity, beta) for beta in (expression, truth))  # (B, F, 478, 3)
+        mouth, true_mouth = lips.mouth(shape), lips.mouth(true_shape)  # (B, F, 2)
         change = F.l1_loss(mouth.diff(dim=1), true_mouth.diff(dim=1))
         pixels, true_pixels = shape * PIXELS_PER_HEAD_UNIT, true_shape * PIXELS_PER_HEAD_UNIT
         return {
@@ -319,5 +315,5 @@ class ExpressionLosses(nn.Module):
 
 
 def train(dataset: Dataset, model: Path, config: ExpressionConfig, work: Path) -> dict[str, float]:
-    """Train `expression_extractor`, and save the speech encoder it uses beside it; see `stages.train_stage`."""
+    """Train `expression_extractor` and save its speech encoder; see `stages.train_stage`."""
     return fit(ExpressionStage(config, dataset, model), config, model, work)

@@ -1,4 +1,4 @@
-"""What fine-tuning changed: the table before and after, in words, as JSON, Markdown and a picture."""
+"""Report of fine-tuning as JSON, Markdown and a picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from osmnet.evaluation.protocol import STRIP_SIDE, ClipResult
 from osmnet.evaluation.summary import METRICS, Metric
 from osmnet.utils.files import make_folder, write_whole
 
-# Metrics of the protocol that fine-tuning is meant to move or must not spoil, by method.
+# Metrics of the protocol that fine-tuning should improve or must not spoil, by method.
 SHOWN = {
     "ours": (
         "opening_correlation", "width_correlation", "amplitude", "lmd_mouth_px", "lmd_lips", "lse_c",
@@ -31,13 +31,12 @@ def compare(before: Sequence[ClipResult], after: Sequence[ClipResult]) -> list[d
     """Compare two measurements of clips.
 
     Args:
-        before (`Sequence[ClipResult]`): Of the model to begin with.
-        after (`Sequence[ClipResult]`): Of the adapted one; clips that are in one list only do not count.
+        before (`Sequence[ClipResult]`): Of the starting model.
+        after (`Sequence[ClipResult]`): Of the adapted model; clips in one list only are ignored.
 
     Returns:
-        `list[dict]`: For each figure that some clip has both times its `method`, `metric`, `label`, `better` (which
-        way), `before` and `after` (means over the clips, rounded as shown) and `change`: `"better"`, `"worse"` or
-        `"same"`.
+        `list[dict]`: For each figure of some clip in both: `method`, `metric`, `label`, `better` (direction), `before`
+        and `after` (means over the clips, rounded as shown) and `change`: `"better"`, `"worse"` or `"same"`.
     """
     both = [(a, b) for a in before for b in after if a.name == b.name]
     rows = []
@@ -63,7 +62,6 @@ def compare(before: Sequence[ClipResult], after: Sequence[ClipResult]) -> list[d
 
 
 def _error(metric: Metric, value: float, real: float) -> float:
-    """How far a figure is from what it should be; less is better."""
     if metric.better in ("higher", "lower"):
         return -value if metric.better == "higher" else value
     if metric.better == "one":
@@ -76,7 +74,7 @@ def _change(before: float, after: float) -> str:
 
 
 def text(report: dict[str, Any]) -> str:
-    """Describe what was done and what it changed, as Markdown that reads well in a terminal.
+    """Format a report as Markdown.
 
     Args:
         report (`dict`): The content of `finetune.json`.
@@ -88,7 +86,7 @@ def text(report: dict[str, Any]) -> str:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The same without its heading, for a page that has one."""
+    """Format a report without its heading."""
     clips, seconds = report["held_out"], report["seconds"]
     lines = [
         f"Measured on {len(clips)} held-out clip{'s' * (len(clips) > 1)} ({', '.join(clips)}; at most {seconds:g} s "
@@ -110,7 +108,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def stage_lines(report: dict[str, Any]) -> str:
-    """A Markdown list of the stages and their own figures."""
+    """List the stages and their own figures in Markdown."""
     lines = []
     for stage, row in report["stages"].items():
         outcome = "kept" if row["kept"] else "NOT BETTER: the components from before stay"
@@ -120,7 +118,7 @@ def stage_lines(report: dict[str, Any]) -> str:
 
 
 def figure_table(report: dict[str, Any]) -> str:
-    """A Markdown table of the figures before and after."""
+    """Format the figures as a Markdown table."""
     width = max((len(row["label"]) for row in report["figures"]), default=6)
     lines = [f"| {'figure':{width}} | better | before | after | |", f"|{'-' * (width + 2)}|---|---|---|---|"]
     for row in report["figures"]:
@@ -131,10 +129,10 @@ def figure_table(report: dict[str, Any]) -> str:
 
 
 def write(report: dict[str, Any], measured: Mapping[str, Sequence[ClipResult]], out: Path) -> None:
-    """Write `finetune.json`, `finetune.md` and `finetune.png`: frames of the held-out clips, real, before and after.
+    """Write `finetune.json`, `finetune.md` and `finetune.png` (frames: real, before, after).
 
     Args:
-        report (`dict`): What to write.
+        report (`dict`): Content of `finetune.json`.
         measured (`Mapping[str, Sequence[ClipResult]]`): Results `"before"` and `"after"`.
         out (`Path`): Folder.
 

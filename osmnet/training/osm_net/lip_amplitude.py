@@ -1,4 +1,4 @@
-"""How well lips that were heard fit lips that were seen."""
+"""Accuracy and amplitude of predicted lip motion."""
 
 from collections.abc import Iterable
 
@@ -16,19 +16,19 @@ from osmnet.media.audio import FPS
 from osmnet.models.osm_net.expression import ExpressionExtractor
 from osmnet.training.osm_net.speech_clip import SpeechClip
 
-NEARLY_SHUT = 0.3  # share of the frames with the smallest openings
+NEARLY_SHUT = 0.3  # share of the frames, those with the smallest openings
 LARGEST_GAIN, SMALLEST_GAIN = 2.5, 0.5
 
 
 def mouth(shape: torch.Tensor) -> torch.Tensor:
-    """Opening and width of the mouth, `(..., 478, 3)` to `(..., 2)` head units."""
+    """Compute mouth opening and width, `(..., 478, 3)` to `(..., 2)` head units."""
     opening = torch.linalg.vector_norm(shape[..., UPPER_LIP, :] - shape[..., LOWER_LIP, :] + 1e-6, dim=-1)
     width = torch.linalg.vector_norm(shape[..., RIGHT_MOUTH_CORNER, :] - shape[..., LEFT_MOUTH_CORNER, :], dim=-1)
     return torch.stack([opening, width], -1)
 
 
 def concordance_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """1 - Lin's concordance over the frames, without its term for the means: punishes the uncorrelated and the small.
+    """Compute 1 - Lin's concordance without its term for the means.
 
     Args:
         prediction (`torch.Tensor` of shape `(batch, frames, signals)`): Any unit.
@@ -39,52 +39,51 @@ def concordance_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Te
     """
     p, t = prediction - prediction.mean(1, keepdim=True), target - target.mean(1, keepdim=True)
     covariance, energy = (p * t).mean(1), (p * p).mean(1) + (t * t).mean(1)
-    # Pooled over the batch: a stretch in which nobody speaks says nothing by itself.
+    # Pooled over the batch: a silent stretch has no information of its own.
     return (1 - 2 * covariance.sum(0) / (energy.sum(0) + 1e-8)).mean()
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's correlation; 0 where one of the two does not vary."""
+    """Compute Pearson's correlation; 0 for a constant."""
     a, b = a - a.mean(), b - b.mean()
     return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-12))
 
 
-def agreement(heard: np.ndarray, seen: np.ndarray) -> float:
-    """Correlation of opening and width `(frames, 2)`, weighted 3 : 1."""
-    return 0.75 * correlation(heard[:, 0], seen[:, 0]) + 0.25 * correlation(heard[:, 1], seen[:, 1])
+def agreement(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Correlate opening and width `(frames, 2)`, weighted 3 : 1."""
+    return 0.75 * correlation(predicted[:, 0], true[:, 0]) + 0.25 * correlation(predicted[:, 1], true[:, 1])
 
 
 @torch.no_grad()
 def shapes(network: ExpressionExtractor, face_model: FaceModel, clip: SpeechClip) -> tuple[torch.Tensor, torch.Tensor]:
-    """Faces `(frames, 478, 3)` of a clip as the network hears them and as they were seen."""
+    """Compute predicted and true faces `(frames, 478, 3)`."""
     identity = torch.from_numpy(clip.identity)
     return face_model(identity, clip.predict(network)), face_model(identity, torch.from_numpy(clip.expression))
 
 
 def curves(network: ExpressionExtractor, face_model: FaceModel, clip: SpeechClip) -> tuple[np.ndarray, np.ndarray]:
-    """Opening and width `(frames, 2)` of the mouth as the network hears it and as it was seen."""
-    heard, seen = shapes(network, face_model, clip)
-    return mouth(heard).numpy(), mouth(seen).numpy()
+    """Compute predicted and true opening and width `(frames, 2)`."""
+    predicted, true = shapes(network, face_model, clip)
+    return mouth(predicted).numpy(), mouth(true).numpy()
 
 
 def measure(network: ExpressionExtractor, face_model: FaceModel, clips: Iterable[SpeechClip]) -> dict[str, float]:
-    """How clips' own sound moves their mouths.
+    """Measure lips predicted from the clips' own sound.
 
     Args:
         network (`ExpressionExtractor`): In evaluation mode.
-        face_model (`FaceModel`): The linear face model, on the CPU.
-        clips (iterable of `SpeechClip`): At least one; long ones count more. Each is taken once, so they may stream.
+        face_model (`FaceModel`): On the CPU.
+        clips (iterable of `SpeechClip`): At least one, weighted by length; iterated once.
 
     Returns:
-        `dict[str, float]`: Correlations of `opening` and `width` with the truth, `amplitude`, the spread of the
-        opening over the true one, and `lmd_ratio`, the distance of the inner lips from the truth over that of lips
-        that never move.
+        `dict[str, float]`: Correlations of `opening` and `width` with the truth; `amplitude`, the opening's spread
+        relative to the true one; `lmd_ratio`, the inner lips' distance from the truth relative to that of still lips.
     """
     rows, lengths = [], []
     for clip in clips:
-        heard, seen = shapes(network, face_model, clip)
-        p, t = mouth(heard).numpy(), mouth(seen).numpy()
-        error, movement = ((shape - seen)[:, INNER_LIPS].norm(dim=-1).mean() for shape in (heard, seen[:1]))
+        predicted, true = shapes(network, face_model, clip)
+        p, t = mouth(predicted).numpy(), mouth(true).numpy()
+        error, movement = ((shape - true)[:, INNER_LIPS].norm(dim=-1).mean() for shape in (predicted, true[:1]))
         rows.append(
             {
                 "opening": correlation(p[:, 0], t[:, 0]),
@@ -99,7 +98,7 @@ def measure(network: ExpressionExtractor, face_model: FaceModel, clips: Iterable
 
 @torch.no_grad()
 def usual_spread(face_model: FaceModel, clips: Iterable[SpeechClip]) -> float:
-    """Standard deviation of a real mouth's opening, head units: the median over clips."""
+    """Compute the median standard deviation of real mouth openings, head units."""
     spreads = []
     for clip in clips:
         shape = face_model(torch.from_numpy(clip.identity), torch.from_numpy(clip.expression))
@@ -111,49 +110,50 @@ def usual_spread(face_model: FaceModel, clips: Iterable[SpeechClip]) -> float:
 def set_amplitude(
     network: ExpressionExtractor, face_model: FaceModel, clips: list[SpeechClip], spread: float
 ) -> float:
-    """Stretch the network's output so that mouths open as far as real ones: regression shrinks it.
-
-    What stays in place is the mouth as it is when it is nearly shut, so that it opens further but does not close
-    harder: stretched around its mean, it would spend half of the time pressed shut.
+    """Scale the output to real mouth openings, since regression shrinks it.
 
     Args:
         network (`ExpressionExtractor`): Its `output_scale` and `output_bias` are changed.
-        face_model (`FaceModel`): The linear face model, on the CPU.
-        clips (`list[SpeechClip]`): Clips that it was not trained on: on its own it is louder than on new ones.
-        spread (`float`): Wanted standard deviation of the opening, head units, in the median over the clips.
+        face_model (`FaceModel`): On the CPU.
+        clips (`list[SpeechClip]`): Not trained on: there the output is smaller.
+        spread (`float`): Target of the opening's standard deviation, head units: the median over the clips.
 
     Returns:
         `float`: The factor, in [0.5, 2.5].
     """
+    # The fixed point is the nearly shut mouth: scaling around the mean would press it shut half of the time.
+    # 1. Factor.
     openings = [curves(network, face_model, clip)[0][:, 0] for clip in clips]
     gain = float(
         np.clip(spread / max(np.median([each.std() for each in openings]), 1e-6), SMALLEST_GAIN, LARGEST_GAIN)
     )
+    # 2. Fixed point.
     expression = torch.cat([clip.predict(network) for clip in clips])
     opening = np.concatenate(openings)
     nearly_shut = expression[torch.from_numpy(opening <= np.quantile(opening, NEARLY_SHUT))].mean(0)
+    # 3. Output layer.
     network.output_scale.mul_(gain)
     network.output_bias.mul_(gain).add_((1 - gain) * nearly_shut.to(network.output_bias.device))
     return gain
 
 
 def plot_curves(mouths: dict[str, tuple[np.ndarray, np.ndarray]], seconds: float = 8.0) -> np.ndarray:
-    """Draw what was heard over what was seen.
+    """Plot predicted and true openings and widths.
 
     Args:
         mouths (`dict`): Clip's name to its two `curves`.
-        seconds (`float`): How much of each clip is drawn.
+        seconds (`float`): Length of the plot.
 
     Returns:
         `np.ndarray` of shape `(height, width, 3)`: uint8.
     """
     figure, axes = plt.subplots(len(mouths), 2, figsize=(12, 2.2 * len(mouths)), squeeze=False, layout="constrained")
-    for row, (name, (heard, seen)) in zip(axes, mouths.items(), strict=True):
-        count = min(len(seen), round(seconds * FPS))
+    for row, (name, (predicted, true)) in zip(axes, mouths.items(), strict=True):
+        count = min(len(true), round(seconds * FPS))
         for axis, i, what in zip(row, (0, 1), ("opening", "width"), strict=True):
-            axis.plot(np.arange(count) / FPS, seen[:count, i], color="0.5", label="seen")
-            axis.plot(np.arange(count) / FPS, heard[:count, i], color="tab:blue", label="heard")
-            value = correlation(heard[:, i], seen[:, i])
+            axis.plot(np.arange(count) / FPS, true[:count, i], color="0.5", label="true")
+            axis.plot(np.arange(count) / FPS, predicted[:count, i], color="tab:blue", label="predicted")
+            value = correlation(predicted[:, i], true[:, i])
             axis.set_title(f"{name}: {what} [head units], correlation {value:.2f}", fontsize=8)
     axes[0, 0].legend(fontsize=8)
     axes[-1, 0].set_xlabel("s")
@@ -162,7 +162,7 @@ def plot_curves(mouths: dict[str, tuple[np.ndarray, np.ndarray]], seconds: float
 
 
 def as_picture(figure: plt.Figure) -> np.ndarray:
-    """Render a figure as `(height, width, 3)` uint8 and close it."""
+    """Render and close a figure: `(height, width, 3)`, uint8."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,4 +1,4 @@
-"""How one clip of head motion follows another: the prior that takes are walked by, from real sequences of clips."""
+"""Prior of takes: transitions between clips of head motion."""
 
 from collections.abc import Sequence
 
@@ -8,20 +8,20 @@ import torch
 from osmnet.models.osm_net.motion_space import MotionSpace
 
 RIDGE = 1e-3
-MAX_MEMORY = 0.97  # largest eigenvalue: a walk must forget
-SAMPLES_PER_NUMBER = 4  # of the regression; with fewer it would be of chance alone
+MAX_MEMORY = 0.97  # largest eigenvalue; below 1, so that a walk forgets
+SAMPLES_PER_NUMBER = 4  # of the regression; with fewer it overfits
 
 
 @torch.no_grad()
 def fit_prior(space: MotionSpace, sequences: Sequence[np.ndarray]) -> bool:
-    """Set the prior of a space (see `MotionSpace`): a vector autoregression of real clips around their centre.
+    """Fit the prior of a `MotionSpace` by vector autoregression.
 
     Args:
-        space (`MotionSpace`): Its bases stay as they are.
-        sequences (`Sequence[np.ndarray]`, each `(clips, motion_dim)`): F̃_m − F_c of clips that follow one another.
+        space (`MotionSpace`): Its bases are unchanged.
+        sequences (`Sequence[np.ndarray]`, each `(clips, motion_dim)`): F̃_m − F_c of consecutive clips.
 
     Returns:
-        `bool`: False if there is too little to learn from; the prior then stays as it was.
+        `bool`: False if there is too little data; the prior is unchanged then.
     """
     order, width, _ = space.prior_transitions.shape
     long = [each for each in sequences if len(each) > order]
@@ -55,7 +55,7 @@ def fit_prior(space: MotionSpace, sequences: Sequence[np.ndarray]) -> bool:
 
 
 def _forgetting(transitions: np.ndarray) -> np.ndarray:
-    """Transitions `(P, D, D)` shortened, if need be, so that no movement lasts for ever."""
+    """Shrink transitions `(P, D, D)`, if necessary, so that motion decays."""
     order, width, _ = transitions.shape
     companion = np.eye(order * width, k=-width)
     companion[:width] = np.concatenate(transitions, 1)

@@ -1,4 +1,4 @@
-"""What pairs of frames, of mouths or of whole faces, have in common: pictures on disk, changes at random, batches."""
+"""Pairs of frames: disk cache, augmentation, batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from osmnet.training.osm_net.pose_clip import MIRROR
 
 Pair = dict[str, np.ndarray]
 PICTURES = ("source", "target", "warped")  # the entries of a pair that are pictures
-PALE = 0.2  # share of the pairs that lose colour
+PALE = 0.2  # share of the pairs that are desaturated
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 MAX_SHIFT, MAX_ZOOM = 0.04, 0.08  # of the side
 AS_IT_IS = np.array([[1.0, 0, 0], [0, 1, 0]])  # an affine map of pixels
@@ -30,15 +30,15 @@ AS_IT_IS = np.array([[1.0, 0, 0], [0, 1, 0]])  # an affine map of pixels
 def frames_on_disk(
     owner: object, folder: Path, name: str, frames: Iterable[np.ndarray], count: int, size: int
 ) -> np.ndarray:
-    """Keep the pictures of a clip in a file and map it into memory: what is not looked at takes no memory.
+    """Cache the pictures of a clip in a memory-mapped file.
 
     Args:
-        owner (`object`): The file is deleted when this is, and kept when the process ends: the run may go on.
-        folder (`Path`): Where; made if it is not there.
-        name (`str`): Name of the file. One that is there is taken as it is.
-        frames (iterable of `np.ndarray`): Pictures `(size, size, 3)`, uint8; not looked at if the file is there.
-        count (`int`): How many.
-        size (`int`): Their side in pixels.
+        owner (`object`): Its garbage collection deletes the file; the end of the process does not, for a resumed run.
+        folder (`Path`): Created if necessary.
+        name (`str`): File name. An existing file is used.
+        frames (iterable of `np.ndarray`): Pictures `(size, size, 3)`, uint8; not iterated if the file exists.
+        count (`int`): Number of pictures.
+        size (`int`): Side, pixels.
 
     Returns:
         `np.ndarray` of shape `(count, size, size, 3)`: uint8, read-only.
@@ -69,7 +69,7 @@ def _written(path: Path, frames: Iterable[np.ndarray], count: int, size: int) ->
                 done += 1
         if done != count:
             raise ValueError(f"The video of '{path.stem}' has {done} frames, its track {count}; prepare it again.")
-        # Mapped before it has its name: another process may delete that file at any time, but not this mapping.
+        # Mapped before it is renamed: another process may delete the named file at any time, but not this mapping.
         mapped = np.load(part, mmap_mode="r")
         os.replace(part, path)
         return mapped
@@ -91,16 +91,14 @@ def _delete(path: Path) -> None:
 
 
 def random_view(size: int, rng: np.random.Generator, zoom_out: bool = True) -> np.ndarray:
-    """Draw a small shift or zoom of a picture: an affine map `(2, 3)` of its pixels.
-
-    Half of the views are the picture as it is; of the others, half are shifted by whole pixels, which does not blur.
+    """Draw a shift or zoom, as an affine map `(2, 3)` of pixels.
 
     Args:
         size (`int`): Side of the picture.
-        rng (`np.random.Generator`): Draws.
-        zoom_out (`bool`): Whether what lies around the picture may come into view; otherwise each shift comes with the
-            zoom that it needs.
+        rng (`np.random.Generator`): Random numbers.
+        zoom_out (`bool`): Whether the view may exceed the picture; otherwise each shift has a sufficient zoom.
     """
+    # Half are unchanged; of the others half are shifted by whole pixels, which does not blur.
     changed, zoomed = rng.random(2) < 0.5
     shift = rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * size
     zoom = 1 + rng.uniform(-MAX_ZOOM if zoom_out else 0, MAX_ZOOM)
@@ -114,7 +112,7 @@ def random_view(size: int, rng: np.random.Generator, zoom_out: bool = True) -> n
 
 
 def view(picture: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
-    """Cut `(size, size, 3)` out of a larger picture by a map of its pixels (the first one's centre is 0.5)."""
+    """Cut `(size, size, 3)` by an affine map; the first pixel's centre is 0.5."""
     offset = affine[:, 2]
     if np.array_equal(affine[:, :2], np.eye(2)) and np.array_equal(offset, np.round(offset)):
         left, top = (-offset).astype(int)
@@ -126,13 +124,13 @@ def view(picture: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
 
 
 def joined(after: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """The affine map that does `before` `(..., 2, 3)`, then `after` `(2, 3)`."""
+    """Compose affine maps: `before` `(..., 2, 3)`, then `after` `(2, 3)`."""
     linear = after[:, :2] @ before[..., :2]
     return np.concatenate([linear, (before[..., 2] @ after[:, :2].T + after[:, 2])[..., None]], -1)
 
 
 def flipped(pair: Pair, mirror: np.ndarray) -> Pair:
-    """A pair as in a mirror.
+    """Mirror a pair.
 
     Args:
         pair (`dict[str, np.ndarray]`): Pictures `(H, W, 3)`, `guide` `(channels, H, W)` and `driving`
@@ -147,24 +145,24 @@ def flipped(pair: Pair, mirror: np.ndarray) -> Pair:
 
 
 def tinted(pair: Pair, rng: np.random.Generator) -> Pair:
-    """The same change of light and colour for all pictures of a pair, which become floats in [-1, 1]."""
+    """Change light and colour of a pair, to floats in [-1, 1]."""
     gain = rng.uniform(0.75, 1.2) * rng.uniform(0.93, 1.07, 3).astype(np.float32)
     gamma = rng.uniform(0.8, 1.25)
     table = 2 * np.clip((np.arange(256)[:, None] / 255) ** gamma * gain, 0, 1).astype(np.float32) - 1
     pictures = {key: np.stack([table[pair[key][..., c], c] for c in range(3)], -1) for key in PICTURES if key in pair}
-    if rng.random() < PALE:  # paintings, statues, black and white: the colour of a mouth is not always a mouth's
+    if rng.random() < PALE:  # as of paintings, statues, black and white photographs
         left = np.float32(rng.random() ** 2)
         pictures = {key: left * seen + (1 - left) * (seen @ LUMA)[..., None] for key, seen in pictures.items()}
     return {**pair, **pictures}
 
 
 def plain(pair: Pair) -> Pair:
-    """A pair as it is, its pictures as floats in [-1, 1]."""
+    """Convert pictures to floats in [-1, 1]."""
     return {**pair, **{key: pair[key] / np.float32(127.5) - 1 for key in PICTURES if key in pair}}
 
 
 def stacked(pairs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, torch.Tensor]:
-    """A batch; pictures become `(size, 3, H, W)`."""
+    """Stack pairs to a batch; pictures become `(size, 3, H, W)`."""
     batch = {key: torch.from_numpy(np.stack([pair[key] for pair in pairs])) for key in pairs[0]}
     for key in PICTURES:
         if key in batch:
@@ -173,17 +171,17 @@ def stacked(pairs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, torch.Tensor
 
 
 class Pairs(ABC):
-    """Draws pairs of frames of the same clip.
+    """Sampler of pairs of frames of the same clip.
 
     Args:
         face_model (`FaceModel`): The linear face model.
-        driving (`Driving`): Gives the poses that drive.
-        size (`int`): Side of the network's pictures in pixels.
+        driving (`Driving`): Driving poses.
+        size (`int`): Side of the network's pictures, pixels.
         context (`int`): Frames of driving numbers on either side.
-        folder (`Path`): Where pictures are kept.
+        folder (`Path`): Cache of the pictures.
     """
 
-    zoom_out: ClassVar[bool] = True  # whether a view may show what lies around the picture
+    zoom_out: ClassVar[bool] = True  # whether a view may exceed the picture
 
     def __init__(self, face_model: FaceModel, driving: Driving, size: int, context: int, folder: Path):
         self.face_model, self.driving, self.folder = face_model, driving, folder
@@ -192,11 +190,11 @@ class Pairs(ABC):
 
     @abstractmethod
     def make(self, clip: Clip) -> Any:
-        """Make a clip ready: an object with a length and a method `pair`."""
+        """Prepare a clip: an object with a length and `pair(source, target, context, affine)`."""
 
     @abstractmethod
     def share(self, clip: Any) -> float:
-        """How often a clip is drawn, next to others."""
+        """Weight a clip in drawing."""
 
     @abstractmethod
     def draw(self, clip: Any, rng: np.random.Generator) -> tuple[int, int]:
@@ -209,12 +207,12 @@ class Pairs(ABC):
 
         Args:
             clips (sequence): From `make`.
-            size (`int`): How many pairs.
-            rng (`np.random.Generator`): Draws.
+            size (`int`): Number of pairs.
+            rng (`np.random.Generator`): Random numbers.
             augment (`bool`): Whether to shift, zoom, mirror and tint them.
 
         Returns:
-            `dict[str, torch.Tensor]`: `source` and `target` `(size, 3, H, W)` in [-1, 1], of mouths also `warped`;
+            `dict[str, torch.Tensor]`: `source`, `target` and, of mouths, `warped` `(size, 3, H, W)` in [-1, 1];
             `guide` `(size, channels, H, W)`; `driving` `(size, kinds, 2 * context + 1, 70)`.
         """
         share = np.array([self.share(clip) for clip in clips])

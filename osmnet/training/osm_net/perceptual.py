@@ -1,4 +1,4 @@
-"""Perceptual and style loss on the features of VGG-19 (OSM-Net, Eq. 13 and 14), and where its weights come from."""
+"""Perceptual and style losses on VGG-19 (OSM-Net, Eq. 13 and 14)."""
 
 from __future__ import annotations
 
@@ -25,21 +25,18 @@ NAMES = {0: "relu1_1", 2: "relu1_2", 5: "relu2_1", 7: "relu2_2", 10: "relu3_1", 
 PERCEPTUAL_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 STYLE_LAYERS = ("relu2_2", "relu3_4", "relu4_4", "relu5_2")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, of colours in [0, 1]
-SMALLEST = 16  # pixels that four poolings leave something of
+SMALLEST = 16  # px; four poolings leave one
 HUB_ID, HUB_FILE = "timm/vgg19.tv_in1k", "model.safetensors"  # torchvision's weights, by the same names
 
 
 class VGG19(nn.Module):
-    """The convolutions of VGG-19 up to relu5_2; its weights take no gradient, the pictures do.
-
-    The tensors are named as in torchvision's `vgg19`: `features.0.weight`, `features.0.bias`, `features.2.weight` …
-    """
+    """Frozen convolutions of VGG-19 up to relu5_2, named as in torchvision."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(self) -> None:
-        """Build the network with random weights."""
+        """Build with random weights."""
         super().__init__()
         self.features = nn.ModuleDict(
             {str(index): nn.Conv2d(*channels, 3, padding=1) for index, channels in CONVOLUTIONS.items()}
@@ -58,7 +55,7 @@ class VGG19(nn.Module):
             `dict[str, torch.Tensor]`: `relu1_1` to `relu5_2`, `(batch, channels, h, w)`.
 
         Raises:
-            ValueError: If the shape is another one.
+            ValueError: If the shape is wrong.
         """
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < SMALLEST:
             raise ValueError(
@@ -76,19 +73,18 @@ class VGG19(nn.Module):
 
 
 def gram(features: torch.Tensor) -> torch.Tensor:
-    """Return Gram matrices in float32: `(batch, C, h, w)` to `(batch, C, C)`, sums over the pixels / (C·h·w).
-
-    The paper gives no divisor. This one makes the matrix independent of the picture's size; λ_style = 1000 is usual
-    with it.
-    """
+    """Compute Gram matrices `(batch, C, C)` in float32, divided by C·h·w."""
+    # The paper gives no divisor; with this common one, which removes the picture's size, λ_style = 1000 is usual.
     batch, channels, height, width = features.shape
-    flat = features.float().flatten(2)
-    with torch.autocast(features.device.type, enabled=False):  # sums of thousands of squares overflow in sixteen bits
+    flat = features.float().flatten(2)  # (B, C, h·w)
+    with torch.autocast(
+        features.device.type, enabled=False
+    ):  # sums of thousands of squares overflow in half precision
         return flat @ flat.transpose(1, 2) / (channels * height * width)
 
 
 def perceptual_losses(vgg: VGG19, sample: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Compare generated pictures with true ones through VGG-19.
+    """Compare generated with true pictures through VGG-19.
 
     Args:
         vgg (`VGG19`): With pretrained weights.
@@ -96,8 +92,8 @@ def perceptual_losses(vgg: VGG19, sample: torch.Tensor, target: torch.Tensor) ->
         target (`torch.Tensor` of the same shape): The truth.
 
     Returns:
-        `dict[str, torch.Tensor]`: `per`, the mean L1 distances of the maps relu1_1, 2_1, 3_1, 4_1 and 5_1, summed; and
-        `style`, those of the Gram matrices of relu2_2, 3_4, 4_4 and 5_2, summed.
+        `dict[str, torch.Tensor]`: `per`, the mean L1 distances of `PERCEPTUAL_LAYERS`, summed; and `style`, those of
+        the Gram matrices of `STYLE_LAYERS`, summed.
 
     Source:
         arXiv 2309.16148, Eq. 13 and 14, one of their two terms. The paper does not name the layers.
@@ -119,7 +115,7 @@ def find_vgg(source: str) -> Path:
             torchvision's weights.
 
     Raises:
-        ValueError: If there is no such file, or the Hub does not give it.
+        ValueError: If there is no such file, or the Hub does not have it.
     """
     if Path(source).is_file():
         return Path(source)
@@ -142,8 +138,8 @@ def load_vgg(path: Path) -> VGG19:
     """Load VGG-19.
 
     Args:
-        path (`Path`): `.safetensors`, or a pickle of tensors alone as torchvision's `.pth`. What lies behind relu5_2
-            is not looked at.
+        path (`Path`): `.safetensors`, or a pickle of tensors only, as torchvision's `.pth`. Layers after relu5_2 are
+            ignored.
 
     Returns:
         `VGG19`: In float32 and evaluation mode.

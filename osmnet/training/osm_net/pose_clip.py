@@ -1,4 +1,4 @@
-"""Head motion of a clip, as short stretches relative to their first frame."""
+"""Head motion of a clip, in short stretches."""
 
 from collections.abc import Sequence
 
@@ -11,18 +11,18 @@ from osmnet.media.features import mel_spectrogram
 from osmnet.training.osm_net.sound import SILENCE, STEPS_AFTER, STEPS_BEFORE
 from osmnet.training.osm_net.speech_clip import windows_of
 
-TRACK_SMOOTHING = 1.0  # frames; the landmarker's noise is not motion
-CUT_DEG = 12.0  # a head that turns further than this in one frame has been cut to another take
-MIRROR = np.array([-1, 1, -1, -1, 1, 1], np.float32)  # of yaw, pitch, roll, tx, ty, tz
+TRACK_SMOOTHING = 1.0  # frames; removes the landmarker's noise
+CUT_DEG = 12.0  # °; a larger turn between two frames is a cut
+MIRROR = np.array([-1, 1, -1, -1, 1, 1], np.float32)  # signs of yaw, pitch, roll, tx, ty, tz
 
 
 def smooth_track(head_pose: np.ndarray) -> np.ndarray:
-    """Pose track `(frames, 6)` without the landmarker's noise."""
+    """Smooth a pose track `(frames, 6)`."""
     return gaussian_filter1d(head_pose, TRACK_SMOOTHING, axis=0, mode="nearest").astype(np.float32)
 
 
 def unbroken_starts(head_pose: np.ndarray, length: int) -> np.ndarray:
-    """Frames at which a stretch of `length` frames without a cut begins."""
+    """Find the starts of all stretches without a cut."""
     turn = np.abs(np.diff(head_pose[:, :3], axis=0)).max(1)
     breaks = np.flatnonzero(turn > np.deg2rad(CUT_DEG))
     starts = np.arange(len(head_pose) - length + 1)
@@ -32,7 +32,7 @@ def unbroken_starts(head_pose: np.ndarray, length: int) -> np.ndarray:
 
 
 class PoseClip:
-    """Head motion of a prepared clip, with its sound if that is wanted.
+    """Head motion of a clip, optionally with sound.
 
     Args:
         clip (`Clip`): A prepared clip, with speech if `sound`.
@@ -52,33 +52,34 @@ class PoseClip:
             self._mel = np.pad(mel, silence, constant_values=SILENCE)
 
     def poses(self, index: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Stretches relative to their first frame `(clips, length, 6)`: all, or those of some of the starts."""
+        """Return stretches relative to their first frame `(clips, length, 6)`."""
         clips = self.track[self.starts[index][:, None] + np.arange(self.length)]
         return clips - clips[:, :1]
 
     def mel(self, index: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Mel windows `(clips, length, 16, 16)` of the frames of the same stretches."""
+        """Return mel windows `(clips, length, 16, 16)` of stretches."""
         return windows_of(self._mel)[self.starts[index][:, None] + np.arange(self.length)]
 
 
 def draw(clips: Sequence[PoseClip], count: int, rng: np.random.Generator) -> list[tuple[PoseClip, np.ndarray]]:
-    """Draw stretches, each of all clips' as likely as any other.
+    """Draw stretches uniformly from all clips.
 
     Args:
         clips (sequence of `PoseClip`): Clips with at least one stretch each.
-        count (`int`): How many.
-        rng (`np.random.Generator`): Draws.
+        count (`int`): Number of stretches.
+        rng (`np.random.Generator`): Random numbers.
 
     Returns:
-        `list[tuple[PoseClip, np.ndarray]]`: Clips, and which of their starts.
+        `list[tuple[PoseClip, np.ndarray]]`: Clips, and indices of their starts.
     """
     ends = np.cumsum([len(clip.starts) for clip in clips])
-    drawn = np.sort(rng.integers(ends[-1], size=count))  # in the order of the clips: each is looked up once
+    drawn = np.sort(rng.integers(ends[-1], size=count))  # sorted by clip, so that each is looked up once
     which = np.searchsorted(ends, drawn, side="right")
     starts = drawn - (ends - [len(clip.starts) for clip in clips])[which]
     return [(clips[i], starts[which == i]) for i in np.unique(which)]
 
 
 def evenly(clips: Sequence[Clip], most: int) -> list[Clip]:
-    """At most so many clips, evenly chosen: what is held in memory must not grow with the dataset."""
+    """Choose at most `most` clips, evenly."""
+    # Memory must not grow with the dataset.
     return list(clips[:: -(-len(clips) // most)])

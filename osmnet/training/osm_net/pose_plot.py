@@ -24,12 +24,12 @@ SECONDS = 10
 def plot_tracks(
     clips: Sequence[PoseClip], motion_encoder: MotionEncoder, motion_space: MotionSpace, motion_decoder: MotionDecoder
 ) -> np.ndarray:
-    """Draw the angles of tracks over those that are encoded and decoded stretch by stretch, then put together.
+    """Plot angles of real and decoded tracks.
 
     Args:
-        clips (sequence of `PoseClip`): The longest few without a cut are drawn.
+        clips (sequence of `PoseClip`): The longest few without a cut are plotted.
         motion_encoder (`MotionEncoder`): E_m.
-        motion_space (`MotionSpace`): Gives F̃ from F.
+        motion_space (`MotionSpace`): F to F̃.
         motion_decoder (`MotionDecoder`): Decodes both.
 
     Returns:
@@ -58,14 +58,15 @@ def plot_tracks(
     return as_picture(figure)
 
 
-def plot_weights(name: str, seen: np.ndarray, heard: np.ndarray) -> np.ndarray:
-    """Draw weights `(stretches, bases)` of a clip as its motion gives them (w_m) and as its sound does (w_a).
+def plot_weights(name: str, from_motion: np.ndarray, from_sound: np.ndarray) -> np.ndarray:
+    """Plot weights `(stretches, bases)` from motion (w_m) and sound (w_a).
 
     Returns:
         `np.ndarray` of shape `(height, width, 3)`: uint8.
     """
     figure, axes = plt.subplots(2, 1, figsize=(12, 6), sharex=True, layout="constrained")
-    for axis, weights, what in zip(axes, (seen, heard), ("w_m, from its motion", "w_a, from its sound"), strict=True):
+    rows = (from_motion, "w_m, from its motion"), (from_sound, "w_a, from its sound")
+    for axis, (weights, what) in zip(axes, rows, strict=True):
         image = axis.imshow(weights.T, aspect="auto", interpolation="nearest", vmin=0, vmax=float(weights.max()))
         axis.set_ylabel("basis")
         axis.set_title(f"{name}: {what}", fontsize=9)

@@ -1,9 +1,4 @@
-"""Another microphone, room and voice: what a stretch of speech could have sounded like, straight to its mel steps.
-
-Six things change, each within a range: gain, equaliser, noise, reverberation, pitch and speed. The first four work on
-the waveform; pitch and speed are where the spectrogram is read off, as if the sound had been resampled and stretched.
-Two seconds and a half cost about two milliseconds.
-"""
+"""Sound augmentation: another microphone, room and voice, as mel steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +16,12 @@ STEPS_BEFORE, STEPS_AFTER = 6, 10
 SILENCE = -1.0  # of every band of a spectrogram
 
 SOUND = {
-    "gain": (-4.0, 4.0),  # dB against the loudness that the recording is taken for
-    "equaliser": (-8.0, 8.0),  # dB, at each of its knots
-    "noise": (12.0, 60.0),  # dB by which the speech is louder
-    "reverberation": (0.1, 0.7),  # s in which it fades by 60 dB
-    "pitch": (-2.5, 2.5),  # semitones; formants move along, as with a longer or shorter vocal tract
-    "speed": (0.88, 1.14),  # times as fast, sound and mouth together
+    "gain": (-4.0, 4.0),  # dB, relative to the measured loudness
+    "equaliser": (-8.0, 8.0),  # dB at each knot
+    "noise": (12.0, 60.0),  # dB, signal to noise
+    "reverberation": (0.1, 0.7),  # s to fade by 60 dB
+    "pitch": (-2.5, 2.5),  # semitones; formants shift, too, as with another vocal tract
+    "speed": (0.88, 1.14),  # factor, for sound and mouth together
 }
 SHARE = {"gain": 1.0, "equaliser": 0.8, "noise": 0.7, "reverberation": 0.4, "pitch": 0.7, "speed": 1.0}
 LIMITS = {
@@ -34,24 +29,24 @@ LIMITS = {
     "pitch": (-12.0, 12.0), "speed": (0.5, 2.0),
 }  # fmt: skip
 EQUALISER_KNOTS = np.array([60.0, 180.0, 500.0, 1200.0, 2500.0, 4500.0, 8000.0])  # Hz
-DIRECT_TO_ROOM = (0.0, 14.0)  # dB by which the direct sound is louder than the room's
+DIRECT_TO_ROOM = (0.0, 14.0)  # dB, direct sound to reverberation
 ROOM_DELAY = (0.002, 0.02)  # s until the first echo
-NOISE_SLOPE = (0.0, 2.0)  # power falls as frequency to minus this: white to brown
+NOISE_SLOPE = (0.0, 2.0)  # power is frequency to minus this: white to brown
 HANN = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW_LENGTH) / WINDOW_LENGTH)).astype(np.float32)
 
 
 @dataclass(frozen=True)
-class Disturbance:
-    """One draw of what changes; the defaults change nothing.
+class SoundAugmentation:
+    """One draw of the augmentation; the defaults change nothing.
 
     Attributes:
         gain (`float`): dB.
         equaliser (`np.ndarray` of shape `(7,)` or `None`): dB at `EQUALISER_KNOTS`.
-        noise (`float` or `None`): dB by which the speech is louder; `None` for no noise.
-        reverberation (`float`): Seconds in which it fades by 60 dB; 0 for none.
+        noise (`float` or `None`): Signal-to-noise ratio, dB; `None` for no noise.
+        reverberation (`float`): Time to fade by 60 dB, s; 0 for none.
         pitch (`float`): Semitones.
-        speed (`float`): Times as fast.
-        seed (`int`): Of the noise and of the room's echoes.
+        speed (`float`): Factor.
+        seed (`int`): Seed of the noise and of the echoes.
     """
 
     gain: float = 0.0
@@ -63,8 +58,8 @@ class Disturbance:
     seed: int = 0
 
     @classmethod
-    def draw(cls, ranges: Mapping[str, Sequence[float]], rng: np.random.Generator) -> "Disturbance":
-        """Draw one; a kind that `ranges` lacks does not change."""
+    def draw(cls, ranges: Mapping[str, Sequence[float]], rng: np.random.Generator) -> "SoundAugmentation":
+        """Draw one; kinds missing in `ranges` are off."""
         change: dict[str, Any] = {"seed": int(rng.integers(2**31))}
         for name, share in SHARE.items():  # in this order whatever the order of the ranges
             if name in ranges and rng.random() < share:
@@ -73,13 +68,13 @@ class Disturbance:
                 change[name] = rng.uniform(low, high, count)
         return cls(**change)
 
-    def at_speed(self, speed: float) -> "Disturbance":
-        """The same at another speed."""
+    def at_speed(self, speed: float) -> "SoundAugmentation":
+        """Copy with another speed."""
         return replace(self, speed=speed)
 
 
 def check_ranges(ranges: Mapping[str, Sequence[float]]) -> None:
-    """Raise `ValueError` for a kind of disturbance that there is not, or a range that makes no sense."""
+    """Raise `ValueError` for an unknown kind or invalid range."""
     for name, given in ranges.items():
         if name not in SOUND:
             raise ValueError(f"There is no sound augmentation '{name}'; there are {', '.join(SOUND)}.")
@@ -92,38 +87,37 @@ def check_ranges(ranges: Mapping[str, Sequence[float]]) -> None:
 
 
 def loudness(waveform: np.ndarray) -> float:
-    """Level of a recording that its spectrogram is relative to (as in `mel_spectrogram`).
+    """Measure the reference level of `mel_spectrogram`.
 
     Args:
         waveform (`np.ndarray` of shape `(samples,)`): Mono speech at 16 kHz.
 
     Returns:
-        `float`: Mean power of its loud parts, summed over the bands; 0 for silence.
+        `float`: Mean power of the loud parts, summed over the bands; 0 for silence.
     """
     steps = len(waveform) // HOP
     power = _band_power(waveform, HOP * np.arange(steps) + HOP // 2, mel_filters())
     return gated_level(power.sum(1)) if steps else 0.0
 
 
-def mel_steps(waveform: np.ndarray, level: float, start: float, frames: int, change: Disturbance) -> np.ndarray:
-    """Spectrogram of a stretch of speech as it could have been recorded.
+def mel_steps(waveform: np.ndarray, level: float, start: float, frames: int, change: SoundAugmentation) -> np.ndarray:
+    """Compute the spectrogram of an augmented stretch.
 
     Args:
-        waveform (`np.ndarray` of shape `(samples,)`): A clip's sound, mono at 16 kHz; beyond its ends it is silent.
+        waveform (`np.ndarray` of shape `(samples,)`): A clip's sound, mono at 16 kHz, silent beyond its ends.
         level (`float`): `loudness` of the clip.
-        start (`float`): Video frame in which the stretch begins.
-        frames (`int`): Video frames of the result; at `change.speed` it takes up so many times as many of the clip.
-        change (`Disturbance`): What to change.
+        start (`float`): First video frame of the stretch.
+        frames (`int`): Video frames of the result; the stretch has `change.speed` times as many.
+        change (`SoundAugmentation`): The augmentation.
 
     Returns:
-        `np.ndarray` of shape `(4 * frames + 16, 16)`: float32, with the context of the first and the last frame: what
-        `speech_clip.windows_of` cuts into windows. Without a change, and at a whole frame, the rows are those of
-        `mel_spectrogram`.
+        `np.ndarray` of shape `(4 * frames + 16, 16)`: float32, with the context of the first and the last frame, for
+        `speech_clip.windows_of`. Without augmentation, and at a whole frame, the rows are those of `mel_spectrogram`.
     """
     steps = np.arange(-STEPS_BEFORE, frames * STEPS_PER_FRAME + STEPS_AFTER)
     centres = start * SAMPLES_PER_FRAME + change.speed * (HOP * steps + HOP // 2)
     tail = round(change.reverberation * SAMPLING_RATE)
-    # The sound before the stretch still rings in it.
+    # The sound before the stretch reverberates in it.
     first = int(centres[0]) - WINDOW_LENGTH - tail
     last = int(centres[-1]) + WINDOW_LENGTH
     piece = np.zeros(last - first, np.float32)
@@ -131,18 +125,19 @@ def mel_steps(waveform: np.ndarray, level: float, start: float, frames: int, cha
     piece[inside.start - first : inside.stop - first] = waveform[inside]
     if change.equaliser is not None or change.noise is not None or tail:
         piece, level = _rerecord(piece, level, change)
+    # Pitch and speed only change where the spectrogram is sampled.
     power = _band_power(piece, np.rint(centres).astype(int) - first, mel_filters(2 ** (change.pitch / 12)))
     power *= np.float32(10 ** (change.gain / 10) / level if level > 0 else 1)
     return np.maximum((np.log10(power + np.float32(MEL_FLOOR)) + 3) / 3, np.float32(SILENCE))
 
 
-def rerecorded(waveform: np.ndarray, level: float, change: Disturbance) -> np.ndarray:
-    """Sound as it could have been recorded, for a network that hears the waveform.
+def rerecorded(waveform: np.ndarray, level: float, change: SoundAugmentation) -> np.ndarray:
+    """Augment a waveform.
 
     Args:
         waveform (`np.ndarray` of shape `(samples,)`): Mono at 16 kHz.
         level (`float`): Its `loudness`.
-        change (`Disturbance`): What to change, but for its speed; the pitch is changed by playing it faster or slower.
+        change (`SoundAugmentation`): The augmentation; its speed is ignored, and its pitch changes the length.
 
     Returns:
         `np.ndarray` of shape `(samples / 2 ** (pitch / 12),)`: float32.
@@ -154,28 +149,28 @@ def rerecorded(waveform: np.ndarray, level: float, change: Disturbance) -> np.nd
     return (waveform * 10 ** (change.gain / 20)).astype(np.float32)
 
 
-def _rerecord(piece: np.ndarray, level: float, change: Disturbance) -> tuple[np.ndarray, float]:
-    """Equaliser, room and noise at once, in the frequency domain; returns the sound and its new level."""
+def _rerecord(piece: np.ndarray, level: float, change: SoundAugmentation) -> tuple[np.ndarray, float]:
+    """Apply equaliser, room and noise; return sound and new level."""
     rng = np.random.default_rng(change.seed)
     size = scipy.fft.next_fast_len(len(piece) + round(change.reverberation * SAMPLING_RATE), real=True)
     spectrum = scipy.fft.rfft(piece, size)
     before = float(np.vdot(spectrum, spectrum).real)
     frequencies = np.arange(len(spectrum), dtype=np.float32) * np.float32(SAMPLING_RATE / size)
     if change.equaliser is not None:
-        # Interpolated at few points first: a curve this smooth needs no logarithm of every frequency.
+        # Coarse first: the curve is too smooth to need the logarithm of every frequency.
         coarse = np.linspace(0, SAMPLING_RATE / 2, 256)
         decibels = np.interp(np.log(coarse + 20), np.log(EQUALISER_KNOTS + 20), change.equaliser)
         spectrum *= np.interp(frequencies, coarse, 10 ** (decibels / 20)).astype(np.float32)
     if change.reverberation:
         spectrum *= scipy.fft.rfft(_room(change.reverberation, rng), size)
     after = float(np.vdot(spectrum, spectrum).real)
-    if before:  # how loud the whole recording would have become: what happened to this part of it
+    if before:  # the level of the whole recording is assumed to change as this part does
         level *= after / before
     if change.noise is not None:
         noise = rng.standard_normal((2, len(spectrum)), dtype=np.float32)
         slope = rng.uniform(*NOISE_SLOPE)
         colour = np.maximum(frequencies, 60) ** np.float32(-slope / 2)
-        # The level of this noise, if each number of its spectrum had the variance 1.
+        # The level of this noise for unit variance of each number of its spectrum.
         bins = np.maximum(np.linspace(0, SAMPLING_RATE / 2, N_FFT // 2 + 1), 60) ** -slope
         of_one = float((HANN**2).sum() * (mel_filters() @ bins).sum()) * 2 / size
         share = level / of_one * 10 ** (-change.noise / 10)
@@ -185,7 +180,7 @@ def _rerecord(piece: np.ndarray, level: float, change: Disturbance) -> tuple[np.
 
 
 def _room(seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """Impulse response of a room: the direct sound, then noise that fades by 60 dB in `seconds`."""
+    """Impulse response: direct sound, then noise fading by 60 dB."""
     length = round(seconds * SAMPLING_RATE)
     echoes = rng.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
     echoes[: round(min(rng.uniform(*ROOM_DELAY), seconds / 2) * SAMPLING_RATE)] = 0
@@ -195,7 +190,7 @@ def _room(seconds: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _band_power(waveform: np.ndarray, centres: np.ndarray, filters: np.ndarray) -> np.ndarray:
-    """Power in each band around samples: float32 `(steps, bands)`; beyond its ends the sound is silent."""
+    """Power of bands around samples: float32 `(steps, bands)`."""
     padded = np.pad(waveform, WINDOW_LENGTH)
     spans = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_LENGTH)[centres + WINDOW_LENGTH // 2]
     spectrum = scipy.fft.rfft(spans * HANN, N_FFT)  # (steps, 257)

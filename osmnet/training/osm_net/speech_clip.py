@@ -1,4 +1,4 @@
-"""Sound and expression of a clip, and stretches of them that sound like another recording."""
+"""Sound and expression of a clip."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -13,20 +13,20 @@ from osmnet.media.audio import SAMPLES_PER_FRAME
 from osmnet.media.features import MEL_WINDOW, STEPS_PER_FRAME, mel_windows
 from osmnet.models.osm_net.expression import ExpressionExtractor
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
-from osmnet.training.osm_net.sound import Disturbance, loudness, mel_steps, rerecorded
+from osmnet.training.osm_net.sound import SoundAugmentation, loudness, mel_steps, rerecorded
 
-NUM_IDENTITIES = 8  # frames of a clip that are fitted singly
-FEWEST_GROUPS = 5  # speakers, or else clips, from which on whole ones are set aside
-FULL_SCALE = 32767  # sound is kept in 16 bits, as it came
+NUM_IDENTITIES = 8  # frames of a clip, each fitted by itself
+FEWEST_GROUPS = 5  # speakers, or else clips, for whole ones to be set aside
+FULL_SCALE = 32767  # of 16-bit sound
 
 
 class ClipSound:
-    """The sound of a clip or of a part of it, in 16 bits, as it came.
+    """Sound of a clip or of a part, in 16 bits.
 
     Args:
         waveform (`np.ndarray` of shape `(samples,)`): 16 kHz mono, in [-1, 1].
         level (`float`): `loudness` of the whole clip.
-        frames (`int`): Video frames that go with it.
+        frames (`int`): Number of its video frames.
     """
 
     def __init__(self, waveform: np.ndarray, level: float, frames: int):
@@ -35,35 +35,35 @@ class ClipSound:
 
     @property
     def waveform(self) -> np.ndarray:
-        """The sound `(samples,)`, 16 kHz mono, float32."""
+        """Sound `(samples,)`, 16 kHz mono, float32."""
         return self._sound.astype(np.float32) / FULL_SCALE
 
-    def cut(self, frames: int, change: Disturbance, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A random stretch as it could have been spoken and recorded.
+    def cut(self, frames: int, change: SoundAugmentation, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Cut a random stretch, augmented.
 
         Args:
-            frames (`int`): Length of the result. A clip that is too short for it is slowed down.
-            change (`Disturbance`): How.
-            rng (`np.random.Generator`): Says where.
+            frames (`int`): Length of the result. A shorter clip is slowed down.
+            change (`SoundAugmentation`): The augmentation.
+            rng (`np.random.Generator`): Draws the position.
 
         Returns:
-            `tuple[np.ndarray, np.ndarray]`: Mel windows `(frames, 16, 16)`, and the positions `(frames,)` of its
-            frames among those of the clip, with fractions.
+            `tuple[np.ndarray, np.ndarray]`: Mel windows `(frames, 16, 16)`, and the fractional positions
+            `(frames,)` of its frames in the clip.
         """
         speed = min(change.speed, (self.frames - 1) / frames)
         start = rng.uniform(0, self.frames - 1 - frames * speed)
-        # Frames are seen in their middle: half a frame of the result is half of `speed` frames of the clip.
+        # Positions are centres of frames: half a frame of the result is half of `speed` frames of the clip.
         at = np.clip(start + speed * (np.arange(frames) + 0.5) - 0.5, 0, self.frames - 1)
         return windows_of(mel_steps(self.waveform, self.level, start, frames, change.at_speed(speed))), at
 
 
 class SpeechClip:
-    """Sound and expression of one clip, or of a part of it.
+    """Sound and expression of a clip or of a part.
 
     Args:
         clip (`Clip`): A prepared clip with speech.
         face_model (`FaceModel`): The linear face model.
-        part (`tuple[float, float]`): From which share of the clip to which.
+        part (`tuple[float, float]`): Start and end as shares of the clip.
     """
 
     def __init__(self, clip: Clip, face_model: FaceModel, part: tuple[float, float] = (0.0, 1.0)):
@@ -73,77 +73,83 @@ class SpeechClip:
         self.expression = fit.expression[first:last]
         part_of = slice(first * SAMPLES_PER_FRAME, last * SAMPLES_PER_FRAME)
         self.sound = ClipSound(waveform[part_of], loudness(waveform), len(self.expression))
-        # At run time α comes from a single picture, so it must in training.
+        # α comes from a single picture at inference, so it does in training.
         landmarks = clip.landmarks_px()
         chosen = np.linspace(first, last - 1, NUM_IDENTITIES).astype(int)
         self.identities = np.stack([face_model.fit(landmarks[i], clip.size).identity for i in chosen])
         self.identity = self.identities[0]
         self.speaker = clip.speaker
         self.name = clip.name
-        self.said: list[np.ndarray] = []  # (frames, speech_dim) each: what a speech encoder heard, see `hear`
+        self.speech_features: list[np.ndarray] = []  # (frames, speech_dim) each, by `encode`
 
     def __len__(self) -> int:
         return len(self.expression)
 
     @torch.no_grad()
     def predict(self, network: ExpressionExtractor) -> torch.Tensor:
-        """β `(frames, 64)` that the network hears, on the CPU."""
+        """Predict β `(frames, 64)`, on the CPU."""
         mel = mel_windows(self.sound.waveform)
         mel = np.pad(mel, ((0, max(len(self) - len(mel), 0)), (0, 0), (0, 0)), mode="edge")[: len(self)]
         device = network.output_scale.device
         identity = torch.from_numpy(self.identity)[None].to(device)
-        said = torch.from_numpy(self.said[0]).float()[None].to(device) if network.config.speech_dim else None
-        return network(torch.from_numpy(mel)[None].to(device), identity, said)[0].cpu()
+        speech = None
+        if network.config.speech_dim:
+            speech = torch.from_numpy(self.speech_features[0]).float()[None].to(device)
+        return network(torch.from_numpy(mel)[None].to(device), identity, speech)[0].cpu()
 
-    def cut(self, frames: int, change: Disturbance, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        """A random stretch, see `ClipSound.cut`.
+    def cut(self, frames: int, change: SoundAugmentation, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Cut a random stretch, see `ClipSound.cut`.
 
         Returns:
-            `tuple[np.ndarray, ...]`: Mel windows `(frames, 16, 16)`, β `(frames, 64)` and, if the clip was heard by a
-            speech encoder, what is said `(frames, speech_dim)`, in one of the recordings that were made up.
+            `tuple[np.ndarray, ...]`: Mel windows `(frames, 16, 16)`, β `(frames, 64)` and, after `encode`, the speech
+            features `(frames, speech_dim)` of one of the recordings.
         """
         mel, at = self.sound.cut(frames, change, rng)
-        said = [_interpolate(self.said[rng.integers(len(self.said))].astype(np.float32), at)] if self.said else []
-        return mel, _interpolate(self.expression, at), *said
+        features = []
+        if self.speech_features:
+            chosen = self.speech_features[rng.integers(len(self.speech_features))]
+            features = [_interpolate(chosen.astype(np.float32), at)]
+        return mel, _interpolate(self.expression, at), *features
 
-    def hear(self, encoder: SpeechEncoder, ranges: Mapping[str, Sequence[float]], copies: int, seed: int) -> None:
-        """Let a speech encoder hear the clip, as it is and as it could have been recorded.
+    def encode(self, encoder: SpeechEncoder, ranges: Mapping[str, Sequence[float]], copies: int, seed: int) -> None:
+        """Set `speech_features` of the clip and of augmented recordings.
 
         Args:
             encoder (`SpeechEncoder`): In evaluation mode.
-            ranges (mapping): Of what changes, see `osmnet.training.osm_net.sound.SOUND`.
-            copies (`int`): How many recordings to make up.
-            seed (`int`): With the clip's name says which.
+            ranges (mapping): Ranges of the augmentation, see `osmnet.training.osm_net.sound.SOUND`.
+            copies (`int`): Number of augmented recordings.
+            seed (`int`): Seed of the augmentation, with the clip's name.
         """
         rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
         waveform, frames = self.sound.waveform, np.arange(len(self))
-        self.said = [encoder.encode(waveform, 0, len(self)).astype(np.float16)]
+        self.speech_features = [encoder.encode(waveform, 0, len(self)).astype(np.float16)]
         for _ in range(copies):
-            change = Disturbance.draw(ranges, rng)
+            change = SoundAugmentation.draw(ranges, rng)
             faster = 2 ** (change.pitch / 12)
             piece = rerecorded(waveform, self.sound.level, change)
-            self.said.append(encoder.encode_piece(piece, (frames + 0.5) / faster - 0.5).astype(np.float16))
+            features = encoder.encode_piece(piece, (frames + 0.5) / faster - 0.5)
+            self.speech_features.append(features.astype(np.float16))
 
 
-def heard_clip(
+def encoded_clip(
     clip: Clip, face_model: FaceModel, encoder: SpeechEncoder | None, part: tuple[float, float] = (0.0, 1.0)
 ) -> SpeechClip:
-    """A `SpeechClip` as it is, heard by a speech encoder if there is one."""
+    """Make an encoded `SpeechClip` without augmentation."""
     made = SpeechClip(clip, face_model, part)
     if encoder is not None:
-        made.hear(encoder, {}, copies=0, seed=0)
+        made.encode(encoder, {}, copies=0, seed=0)
     return made
 
 
 def windows_of(mel: np.ndarray) -> np.ndarray:
-    """Windows of a spectrogram that already has its context: `(4 frames + 16, 16)` to `(frames, 16, 16)`."""
+    """Cut mel windows, `(4 frames + 16, 16)` to `(frames, 16, 16)`."""
     frames = (len(mel) - MEL_WINDOW) // STEPS_PER_FRAME
     index = STEPS_PER_FRAME * np.arange(frames)[:, None] + np.arange(MEL_WINDOW)
     return mel[index]
 
 
 def draw_shares(clips: Sequence[Any]) -> np.ndarray:
-    """How often each clip is drawn: half-way between alike and by length, for clips and again for speakers."""
+    """Compute sampling weights: square roots of a clip's and its speaker's length."""
     share = np.sqrt([len(clip) for clip in clips])
     _, speaker = np.unique([clip.speaker for clip in clips], return_inverse=True)
     share /= np.sqrt(np.bincount(speaker, share))[speaker]
@@ -151,18 +157,18 @@ def draw_shares(clips: Sequence[Any]) -> np.ndarray:
 
 
 def set_aside(clips: Sequence[Clip], share: float) -> tuple[list[Clip], list[Clip], float]:
-    """Part clips to train on from those that say when to stop: speakers, if there are enough, else clips, else ends.
+    """Split training clips for validation: by speaker, else by clip, else in time.
 
     Args:
         clips (sequence of `Clip`): The training clips.
-        share (`float`): About which share of the speakers (or clips, or of each clip) is set aside.
+        share (`float`): Approximate share of the speakers (or clips, or of each clip) to set aside.
 
     Returns:
-        `tuple[list[Clip], list[Clip], float]`: Clips to train on, clips set aside, and, where both lists hold all
-        clips because there are too few, the share of each clip at which the part that is set aside begins (else 1).
+        `tuple[list[Clip], list[Clip], float]`: Clips to train on; clips set aside; and 1, or, if there are too few
+        clips and both lists have all of them, the share of each clip at which the part set aside begins.
     """
     for group in (lambda clip: clip.speaker, lambda clip: clip.name):
-        # By a number made of the name: the choice among many hardly changes when clips are added.
+        # By a checksum of the name, so that the choice hardly changes when clips are added.
         names = sorted({group(clip) for clip in clips}, key=lambda name: zlib.crc32(f"aside {name}".encode()))
         if len(names) >= FEWEST_GROUPS:
             chosen = set(names[: max(1, round(share * len(names)))])
@@ -175,7 +181,6 @@ def set_aside(clips: Sequence[Clip], share: float) -> tuple[list[Clip], list[Cli
 
 
 def _interpolate(rows: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Rows between rows: `(n, dim)` at positions `(m,)` to `(m, dim)`."""
     below = np.minimum(at.astype(int), max(len(rows) - 2, 0))
     part = (at - below)[:, None].astype(np.float32)
     return rows[below] * (1 - part) + rows[np.minimum(below + 1, len(rows) - 1)] * part

@@ -1,4 +1,4 @@
-"""The components of a model: which stage makes which, and where a stage gets those that it does not make."""
+"""Components by stage, and their loading."""
 
 from collections.abc import Iterable
 from importlib import import_module
@@ -24,7 +24,7 @@ COMPONENTS = {  # by the stage that makes them, in the order of the stages
 
 
 def load_component(network: type[Network], model: Path, name: str) -> Network:
-    """Load what an earlier stage made.
+    """Load a component of an earlier stage.
 
     Args:
         network (`type`): Class of the component.
@@ -35,7 +35,7 @@ def load_component(network: type[Network], model: Path, name: str) -> Network:
         `OSMNetModel`: The component, in evaluation mode.
 
     Raises:
-        ValueError: If it is not there (says which stage makes it) or is not whole.
+        ValueError: If it is missing (the message names its stage) or damaged.
     """
     folder = Path(model) / name
     if not folder.is_dir():
@@ -45,7 +45,7 @@ def load_component(network: type[Network], model: Path, name: str) -> Network:
 
 
 def load_components(model: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Load components of a pipeline by name, each as `load_component` does."""
+    """Load components of a pipeline by name, see `load_component`."""
     components = {}
     for name in names:
         module, _, class_name = OSMNetPipeline.components_classes[name].partition(":")
@@ -54,23 +54,23 @@ def load_components(model: Path, names: Iterable[str]) -> dict[str, Any]:
 
 
 def speech_encoder_for(network: ExpressionExtractor, source: str | Path) -> SpeechEncoder | None:
-    """Load the speech encoder that an expression extractor listens to from the model that it comes from, if any."""
+    """Load the speech encoder of an expression extractor, if used."""
     if not network.config.speech_dim:
         return None
     return load_initial(SpeechEncoder, str(source), "speech_encoder")
 
 
 def load_initial(network: type[Network], init: str, name: str, face_model: FaceModel | None = None) -> Network:
-    """Load a component of the model that a run starts from.
+    """Load a component of the starting model.
 
     Args:
         network (`type`): Class of the component.
         init (`str`): `"packaged"` for the weights in the package, a folder, or a Hub id.
         name (`str`): Name of the component.
-        face_model (`FaceModel`, *optional*): The run's, for a component whose numbers have a meaning only with it.
+        face_model (`FaceModel`, *optional*): The run's, for components that depend on it.
 
     Returns:
-        `OSMNetModel`: The component, in evaluation mode; its sizes are its own.
+        `OSMNetModel`: The component, in evaluation mode.
 
     Raises:
         ValueError: If it cannot be found, or belongs to another face model.

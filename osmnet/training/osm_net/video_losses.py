@@ -1,4 +1,4 @@
-"""The losses of the video generator, and the discriminator that judges it."""
+"""Losses of the video generator and its discriminator."""
 
 from __future__ import annotations
 
@@ -12,109 +12,107 @@ from osmnet.models.osm_net.discriminator import PatchDiscriminator, d_loss, feat
 from osmnet.models.osm_net.video_generator import VideoGenerator, VideoGeneratorOutput
 from osmnet.training.osm_net.perceptual import VGG19, perceptual_losses
 
-INSIDE = 3.0  # how much more the inside of the mouth counts than the rest of what may be painted
-ELSEWHERE = 0.1  # how much a patch of a whole face counts for the discriminator, next to one around mouth and eyes
+INSIDE = 3.0  # extra weight of the inside of the mouth, relative to the rest of the painted area
+ELSEWHERE = 0.1  # weight of a discriminator patch of a whole face, relative to one around mouth and eyes
 
 Batch = dict[str, torch.Tensor]
 
 
 class VideoAdversary(nn.Module):
-    """The patch discriminator's own losses, on the pictures that the objective has shown it last.
-
-    Beside a picture it sees where the inside of the mouth is or, of a whole face, the surroundings of mouth and eyes.
-    """
+    """Patch discriminator on pictures and a mask of the mouth (and eyes)."""
 
     def __init__(self) -> None:
-        """Build a discriminator with random weights."""
+        """Build with random weights."""
         super().__init__()
         self.discriminator = PatchDiscriminator(in_channels=4)
-        self.shown: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None  # real, fake, weight
+        self.pictures: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None  # real, fake, weight
 
     def forward(self, batch: Batch) -> Batch:
-        """Return `d`, the hinge loss."""
-        if self.shown is None:
-            raise RuntimeError("The objective has shown no pictures; begin_step switches both on.")
-        real, fake, weight = self.shown
-        self.shown = None
+        """Compute `d`, the hinge loss, on the kept pictures."""
+        if self.pictures is None:
+            raise RuntimeError("The objective has left no pictures; begin_step switches both on.")
+        real, fake, weight = self.pictures
+        self.pictures = None
         real_logits, fake_logits = self.discriminator(real)[0], self.discriminator(fake)[0]
-        # Most patches hold nothing that could be fake; they would teach the discriminator to be undecided.
+        # Most patches have nothing generated in them; they would teach the discriminator to be undecided.
         patches = F.adaptive_max_pool2d(weight, real_logits.shape[-2:])
         return {"d": d_loss(real_logits, fake_logits, patches)}
 
-    def judge(self, real: torch.Tensor, fake: torch.Tensor, weight: torch.Tensor, everywhere: bool) -> Batch:
-        """Judge generated pictures, and keep them for `forward`.
+    def generator_losses(self, real: torch.Tensor, fake: torch.Tensor, weight: torch.Tensor, weighted: bool) -> Batch:
+        """Compute the generator's losses and keep the pictures.
 
         Args:
-            real (`torch.Tensor` of shape `(batch, 4, H, W)`): True pictures and their maps.
+            real (`torch.Tensor` of shape `(batch, 4, H, W)`): True pictures and their masks.
             fake (`torch.Tensor` of the same shape): Generated ones.
-            weight (`torch.Tensor` of shape `(batch, 1, H, W)`): How much each place counts.
-            everywhere (`bool`): Whether features are compared by that weight too; where pictures differ in few places
-                only, they are compared as they are.
+            weight (`torch.Tensor` of shape `(batch, 1, H, W)`): Weight of each pixel.
+            weighted (`bool`): Whether to weight the feature loss, too.
 
         Returns:
             `dict[str, torch.Tensor]`: `g` and `feature`.
         """
-        self.shown = real.detach().float(), fake.detach().float(), weight.detach().float()
+        self.pictures = real.detach().float(), fake.detach().float(), weight.detach().float()
         logits, features = self.discriminator(fake)
         with torch.no_grad():
             real_features = self.discriminator(real)[1]
         patches = F.adaptive_max_pool2d(weight, logits.shape[-2:])
-        matched = feature_matching_loss(real_features, features, weight if everywhere else None)
+        matched = feature_matching_loss(real_features, features, weight if weighted else None)
         return {"g": g_loss(logits, patches), "feature": matched}
 
 
 class VideoLosses(nn.Module):
-    """All losses of a batch; of several kinds of driving, those of each kind added (the paper has F_m and F_c).
+    """All losses of a batch, summed over the kinds of driving.
 
     Args:
-        network (`VideoGenerator`): What is trained.
+        network (`VideoGenerator`): The network to train.
         vgg (`VGG19`, *optional*): For `per` and `style`.
-        adversary (`VideoAdversary`, *optional*): For `g` and `feature`, while `judged`.
+        adversary (`VideoAdversary`, *optional*): For `g` and `feature`, while `adversarial`.
     """
 
     def __init__(self, network: VideoGenerator, vgg: VGG19 | None = None, adversary: VideoAdversary | None = None):
         super().__init__()
         self.network, self.vgg, self.adversary = network, vgg, adversary
         self.mesh = network.config.geometry == "mesh"
-        self.judged = False
+        self.adversarial = False
 
     def forward(self, batch: Batch) -> Batch:
-        """Generate the frames and compare them with the truth.
+        """Generate frames and compare them with the truth.
 
         Args:
             batch (`dict[str, torch.Tensor]`): From `MouthPairs` or `FacePairs`.
 
         Returns:
-            `dict[str, torch.Tensor]`: `rec` (Eq. 12), `gradient` (L1 of the edges), with a mesh `mask` (what is
-            painted outside of the mouth), with VGG-19 `per` and `style` (Eq. 13, 14), while judged `g` and `feature`.
+            `dict[str, torch.Tensor]`: `rec` (Eq. 12), `gradient` (L1 of the edges), with a mesh `mask` (painting
+            outside of the mouth), with VGG-19 `per` and `style` (Eq. 13, 14), while adversarial `g` and `feature`.
         """
-        # All kinds of driving in one pass; a mean over the pass times their number is the sum of their means.
+        # 1. All kinds of driving in one pass; a mean over the pass times their number is the sum of their means.
         kinds = batch["driving"].shape[1]
         driving = batch["driving"].transpose(0, 1).flatten(0, 1)
         batch = {name: value.repeat(kinds, 1, 1, 1) for name, value in batch.items() if name != "driving"}
+        # 2. Pixels.
         if self.mesh:
             losses, sample, map_, weight = self._mesh(driving, batch)
         else:
-            sample = self.network(batch["source"], driving).sample.float()
+            sample = self.network(batch["source"], driving).sample.float()  # (kinds·B, 3, H, W)
             losses = self._whole(sample, batch["target"])
             map_ = batch["guide"][:, 1:2]
             weight = map_.clamp(min=ELSEWHERE)
+        # 3. Features of VGG-19 and of the discriminator.
         if self.vgg is not None:
             losses |= perceptual_losses(self.vgg, sample, batch["target"])
-        if self.judged and self.adversary is not None:
+        if self.adversarial and self.adversary is not None:
             real, fake = (torch.cat([image, map_], 1) for image in (batch["target"], sample))
-            losses |= self.adversary.judge(real, fake, weight, not self.mesh)
+            losses |= self.adversary.generator_losses(real, fake, weight, weighted=not self.mesh)
         return {name: kinds * loss for name, loss in losses.items()}
 
     def _mesh(self, driving: torch.Tensor, batch: Batch) -> tuple[Batch, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Losses where the network may paint, and the frames with the truth put everywhere else."""
+        """Losses within the painted area, and frames with the truth elsewhere."""
         target, guide = batch["target"], batch["guide"]
         output: VideoGeneratorOutput = self.network(batch["source"], driving, batch["warped"], guide)
         sample, paint, inside = output.sample.float(), guide[:, :1], guide[:, 1:2]
         weight = paint + INSIDE * inside
         losses = reconstruction_losses(sample, target, weight / (weight.mean((1, 2, 3), keepdim=True) + 1e-3))
         losses["mask"] = (cast(torch.Tensor, output.mask).float() * (1 - inside)).mean()
-        # Only what the network may paint can differ: the warp's faults elsewhere would drown the rest.
+        # Errors of the warp outside of the painted area would dominate the other losses.
         return losses, target * (1 - paint) + sample * paint, inside, paint
 
     @staticmethod
@@ -128,11 +126,11 @@ def reconstruction_losses(sample: torch.Tensor, target: torch.Tensor, weight: to
     Args:
         sample (`torch.Tensor` of shape `(batch, 3, H, W)`): Generated, in [-1, 1].
         target (`torch.Tensor` of the same shape): The truth.
-        weight (`torch.Tensor` of shape `(batch, 1, H, W)`): How much each pixel counts.
+        weight (`torch.Tensor` of shape `(batch, 1, H, W)`): Weight of each pixel.
 
     Returns:
-        `dict[str, torch.Tensor]`: `rec`, the mean L1 distance (arXiv 2309.16148, Eq. 12), and `gradient`, that of the
-        differences of neighbouring pixels.
+        `dict[str, torch.Tensor]`: `rec`, the mean L1 distance (arXiv 2309.16148, Eq. 12), and `gradient`, the L1
+        distance of differences of neighbouring pixels.
     """
     edges = zip(_edges(sample), _edges(target), strict=True)
     gradient = [((a - b).abs() * weight[..., : a.shape[-2], : a.shape[-1]]).mean() for a, b in edges]

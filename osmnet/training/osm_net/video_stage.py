@@ -1,4 +1,4 @@
-"""Stage `video`: the video generator, on mouth windows over a warped picture or, as in the paper, on whole faces."""
+"""Stage `video`: the video generator, on mouth windows or whole faces."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ from osmnet.training.osm_net.pose_clip import evenly
 from osmnet.training.osm_net.trained_components import load_component, load_initial
 from osmnet.training.osm_net.video_losses import VideoAdversary, VideoLosses
 
-ADVERSARIAL_WEIGHTS = {"g": 0.3, "feature": 4.0}  # where VGG-19 is wanted and cannot be had
+ADVERSARIAL_WEIGHTS = {"g": 0.3, "feature": 4.0}  # if VGG-19 is not available
 VALIDATION_CLIPS, VALIDATION_BATCHES, VALIDATION_SIZE = 24, 6, 8
 SHEET_ROWS = 8
 
 
 @dataclass(frozen=True)
 class VideoConfig(StageConfig):
-    """Settings of the video generator, besides those of every stage.
+    """Settings of the video generator, besides those of `StageConfig`.
 
     Args:
-        geometry (`str`): `"mesh"` paints the mouth on a warped picture, `"none"` makes the whole square.
-        image_size (`int`): Side of the network's pictures in pixels: of the mouth window, or of the whole square.
-        window (`int`): 2k + 1 frames of driving numbers; 1 is the frame's own alone.
-        base_channels (`int`): Width of the network at full resolution; it doubles wherever that halves,
+        geometry (`str`): `"mesh"` paints the mouth on a warped picture, `"none"` generates the whole square.
+        image_size (`int`): Side of the mouth window or of the whole square, pixels.
+        window (`int`): 2k + 1 frames of driving numbers; 1 is the frame alone.
+        base_channels (`int`): Width of the network at full resolution; it doubles with each halving,
         max_channels (`int`): up to this one.
         stem_stride (`int`): 2 works at half the resolution. With `init`, these six are the initial network's.
-        min_size (`int`): Clips with smaller crops, in pixels, are too soft to learn teeth from.
-        driving (`tuple[str, ...]`): What drives: `measured` poses; for `"none"` also `motion` and `center`, decoded
-            from F̃_m of the clip's motion and F_c of its sound. Of several, each makes a frame; their losses are added.
-        vgg (`str`): Weights of VGG-19 for `per` and `style`: a file, a Hub id (`ID:FILE`), or nothing for training
-            without. `"auto"` asks the Hub and, where it gives none, trains with the discriminator instead.
-        adversarial_from (`int`): Step from which the discriminator takes part, if `g` or `feature` has a weight.
+        min_size (`int`): Smallest crop, pixels; teeth in smaller ones are too soft.
+        driving (`tuple[str, ...]`): `measured` poses; for `"none"` also `motion` and `center`, decoded from F̃_m of
+            the clip's motion and F_c of its sound. Each generates a frame; their losses are summed.
+        vgg (`str`): Weights of VGG-19 for `per` and `style`: a file, a Hub id (`ID:FILE`), or `""` for none. `"auto"`
+            asks the Hub and, if it has none, trains with the discriminator instead.
+        adversarial_from (`int`): First step of the discriminator, if `g` or `feature` has a weight.
     """
 
     steps: int = 5000
@@ -80,7 +80,6 @@ class VideoConfig(StageConfig):
     adversarial_from: int = 1500
 
     def __post_init__(self) -> None:
-        """Refuse what no run can use."""
         super().__post_init__()
         if self.geometry not in GEOMETRIES:
             raise ValueError(f"geometry must be one of {', '.join(GEOMETRIES)}, not '{self.geometry}'.")
@@ -89,18 +88,17 @@ class VideoConfig(StageConfig):
 
 
 class VideoStage(Stage):
-    """Trains the video generator on pairs of frames of the same clip.
+    """Training stage of the video generator.
 
     Args:
-        config (`VideoConfig`): Settings; as `self.config` they are what is trained in the end, with the sizes of the
-            initial network, and with weights for the discriminator where VGG-19 could not be had.
+        config (`VideoConfig`): Settings; `self.config` has the sizes of the initial network, and weights for the
+            discriminator if VGG-19 was not available.
         dataset (`Dataset`): Its clips with crops of `min_size` pixels are used; with speech, if F_c drives.
         model (`Path`): Folder with `face_model` and, if decoded motion drives, the networks of stage `motion`.
-        work (`Path`): Folder of the run; `frames` in it keeps the pictures of the clips at hand.
+        work (`Path`): Folder of the run; `frames` in it caches the pictures of the clips in memory.
 
     Raises:
-        ValueError: If no clip can be used, an earlier stage is missing, or VGG-19 or the initial network cannot be
-            loaded.
+        ValueError: If no clip can be used, a component is missing, or VGG-19 cannot be loaded.
     """
 
     name: ClassVar[str] = "video"
@@ -128,23 +126,23 @@ class VideoStage(Stage):
         self.objective = VideoLosses(network, vgg, adversary)
 
     def begin_step(self, step: int) -> None:
-        """Let the discriminator take part from `adversarial_from` on."""
+        """Activate the discriminator from `adversarial_from` on."""
         self.adversary_active = self.adversary is not None and step >= self.config.adversarial_from
-        cast(VideoLosses, self.objective).judged = self.adversary_active
+        cast(VideoLosses, self.objective).adversarial = self.adversary_active
 
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
-        """Draw pairs of frames, changed at random."""
+        """Draw augmented pairs of frames."""
         config = self.config
         clips = self._pools.at(step, rank, world)
         rng = np.random.default_rng([config.seed, step, micro, rank])
         return self._pairs.batch(clips, config.batch_size, rng)
 
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """L1 in [0, 1] on held-out speakers.
+        """Measure L1 in [0, 1] on held-out speakers.
 
         Returns:
-            `dict[str, float]`: `l1` over the inside of the mouth. Beside it, with a mesh, `l1_warp` of the warp alone;
-            without, `l1_source` of the source left as it is, and `l1_whole` and `l1_whole_source` of whole pictures.
+            `dict[str, float]`: `l1` over the inside of the mouth. With a mesh, also `l1_warp` of the warp alone;
+            without, `l1_source` of the unchanged source, and `l1_whole` and `l1_whole_source` of whole pictures.
         """
         network = cast(VideoGenerator, networks["video_generator"])
         mesh = network.config.geometry == "mesh"
@@ -162,7 +160,7 @@ class VideoStage(Stage):
         return {name: float(error / max(pixels, 1e-6)) for name, (error, pixels) in sums.items()}
 
     def figures(self, networks: dict[str, OSMNetModel]) -> dict[str, np.ndarray]:
-        """A sheet of held-out pairs, one a row: source, warp (with a mesh), network, truth."""
+        """Draw held-out rows: source, warp (with a mesh), network, truth."""
         network = cast(VideoGenerator, networks["video_generator"])
         batch = {name: value[:SHEET_ROWS] for name, value in self._held_out_batches(network.device)[0].items()}
         with_mesh = [batch["warped"]] if "warped" in batch else []
@@ -171,12 +169,11 @@ class VideoStage(Stage):
         return {"sheet": ((rows.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()}
 
     def finish(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Delete the pictures that were kept."""
+        """Delete the cached pictures."""
         shutil.rmtree(self._frames, ignore_errors=True)
         return {}
 
     def _held_out_batches(self, device: torch.device) -> list[dict[str, torch.Tensor]]:
-        """The same pairs at every validation."""
         if not self._validation:
             clips = [self._unseen.make(clip) for clip in evenly(self._held_out, VALIDATION_CLIPS)]
             rng = np.random.default_rng(1)
@@ -188,13 +185,12 @@ class VideoStage(Stage):
 
 @torch.no_grad()
 def _sampled(network: VideoGenerator, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Frames by the first kind of driving."""
     with_mesh = (batch["warped"], batch["guide"]) if "warped" in batch else ()
     return network(batch["source"], batch["driving"][:, 0], *with_mesh).sample
 
 
 def _initial_network(config: VideoConfig, face_model: FaceModel) -> tuple[VideoGenerator, VideoConfig]:
-    """The network to begin with, and the settings with its sizes."""
+    """Build or load the network; return settings with its sizes."""
     mesh = config.geometry == "mesh"
     if not config.init:
         network = VideoGenerator(
@@ -220,7 +216,7 @@ def _initial_network(config: VideoConfig, face_model: FaceModel) -> tuple[VideoG
 
 
 def _with_vgg(config: VideoConfig) -> tuple[VideoConfig, VGG19 | None]:
-    """VGG-19, if it is wanted, and the settings as they are with it or without."""
+    """Load VGG-19 if configured; adapt the settings if unavailable."""
     if not config.vgg:
         return config, None
     try:
@@ -230,7 +226,7 @@ def _with_vgg(config: VideoConfig) -> tuple[VideoConfig, VGG19 | None]:
             raise
         if os.environ.get("RANK", "0") == "0":  # as `accelerate launch` numbers the processes
             sys.stderr.write(
-                f"osmnet: {str(error).partition(';')[0]}; training goes without per and style, with a discriminator.\n"
+                f"osmnet: {str(error).partition(';')[0]}; training without per and style, with a discriminator.\n"
             )
         weights = {name: config.weights.get(name) or weight for name, weight in ADVERSARIAL_WEIGHTS.items()}
         return dataclasses.replace(config, vgg="", weights=config.weights | weights), None

@@ -50,7 +50,11 @@ def test_two_processes_average_their_gradients(
 def test_two_killed_processes_resume_as_if_uninterrupted(tmp_path: Path, subprocess_environment: dict[str, str]):
     launch, environment = two_processes(subprocess_environment)
     command = lambda name: [*launch, toy_stage.__file__, str(tmp_path / name), '{"steps": 20}']  # noqa: E731
-    subprocess.run(command("whole"), env=environment, capture_output=True, check=True, timeout=300)
+    to_the_end = lambda name: subprocess.run(  # noqa: E731
+        command(name), env=environment, capture_output=True, text=True, timeout=300
+    )
+    done = to_the_end("whole")
+    assert done.returncode == 0, done.stderr
     environment["TOY_PAUSE"] = "0.1"
     child = subprocess.Popen(command("killed"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     work, deadline = tmp_path / "killed" / "work", time.monotonic() + 120
@@ -59,7 +63,8 @@ def test_two_killed_processes_resume_as_if_uninterrupted(tmp_path: Path, subproc
     kill_all(child)
     assert 6 <= newest_checkpoint(work)[0].step < 20
     environment["TOY_PAUSE"] = "0"
-    subprocess.run(command("killed"), env=environment, capture_output=True, check=True, timeout=300)
+    done = to_the_end("killed")
+    assert done.returncode == 0, done.stderr
     assert same(trained(tmp_path / "killed"), trained(tmp_path / "whole"))
     assert same(made(tmp_path / "killed"), made(tmp_path / "whole"))
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")

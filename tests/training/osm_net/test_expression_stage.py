@@ -1,4 +1,4 @@
-"""The expression stage: sounds that are disturbed as said, lips that are measured right, and a split that is kept."""
+"""The expression stage: sound augmentation, measurements of lips, and the split of speakers."""
 
 import shutil
 from dataclasses import replace
@@ -20,7 +20,7 @@ from osmnet.models.osm_net.expression import ExpressionExtractor
 from osmnet.training.osm_net import expression_stage as expression
 from osmnet.training.osm_net import lip_amplitude as lips
 from osmnet.training.osm_net.expression_stage import ExpressionConfig, ExpressionStage
-from osmnet.training.osm_net.sound import SOUND, Disturbance, check_ranges, loudness, mel_steps
+from osmnet.training.osm_net.sound import SOUND, SoundAugmentation, check_ranges, loudness, mel_steps
 from osmnet.training.osm_net.speech_clip import ClipSound, SpeechClip, draw_shares, set_aside, windows_of
 from tests.support.dummies import FACE_MODEL, speech
 
@@ -62,7 +62,7 @@ def tone(hertz: float, seconds: float = 2.0) -> np.ndarray:
     return (0.3 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
 
 
-def middle(waveform: np.ndarray, change: Disturbance, level: float | None = None) -> np.ndarray:
+def middle(waveform: np.ndarray, change: SoundAugmentation, level: float | None = None) -> np.ndarray:
     """Mean mel step `(16,)` of the middle of a recording."""
     level = loudness(waveform) if level is None else level
     return mel_steps(waveform, level, 10, 30, change)[6:-10].mean(0)
@@ -73,29 +73,29 @@ def power(mel: np.ndarray) -> np.ndarray:
     return 10 ** (3 * mel - 3)
 
 
-def test_undisturbed_sound_is_the_spectrogram_of_run_time():
+def test_sound_without_augmentation_is_the_spectrogram_of_inference():
     voice = speech(2.0)
     whole = np.pad(mel_spectrogram(voice), ((6, 10), (0, 0)), constant_values=-1)
     level = loudness(voice)
-    np.testing.assert_allclose(mel_steps(voice, level, 0, 50, Disturbance())[6:-10], whole[6:-10], atol=1e-4)
-    np.testing.assert_allclose(mel_steps(voice, level, 7, 20, Disturbance()), whole[28:124], atol=1e-4)
+    np.testing.assert_allclose(mel_steps(voice, level, 0, 50, SoundAugmentation())[6:-10], whole[6:-10], atol=1e-4)
+    np.testing.assert_allclose(mel_steps(voice, level, 7, 20, SoundAugmentation()), whole[28:124], atol=1e-4)
     windows = windows_of(whole)
     assert windows.shape == (50, 16, 16)
     np.testing.assert_array_equal(windows[3], whole[12:28])
 
 
-def test_pitch_moves_the_spectrum_as_far_as_it_says():
+def test_pitch_moves_the_spectrum_by_its_semitones():
     low, high = tone(600), tone(600 * 2 ** (2.4 / 12))
-    moved = middle(low, Disturbance(pitch=2.4))
+    moved = middle(low, SoundAugmentation(pitch=2.4))
     # Compared as powers: near the floor of the logarithm lie the window's skirts.
-    np.testing.assert_allclose(power(moved), power(middle(high, Disturbance())), atol=0.01)
-    assert np.abs(power(moved) - power(middle(low, Disturbance()))).max() > 0.2
-    assert np.argmax(middle(low, Disturbance(pitch=-12))) < np.argmax(middle(low, Disturbance(pitch=12)))
+    np.testing.assert_allclose(power(moved), power(middle(high, SoundAugmentation())), atol=0.01)
+    assert np.abs(power(moved) - power(middle(low, SoundAugmentation()))).max() > 0.2
+    assert np.argmax(middle(low, SoundAugmentation(pitch=-12))) < np.argmax(middle(low, SoundAugmentation(pitch=12)))
 
 
 def test_gain_shifts_every_band_alike():
     voice = speech(2.0)
-    plain, louder = (power(middle(voice, Disturbance(gain=gain))) for gain in (0.0, 3.0))
+    plain, louder = (power(middle(voice, SoundAugmentation(gain=gain))) for gain in (0.0, 3.0))
     loud = plain > 0.003  # the floor below is not lifted with them
     assert loud.sum() >= 3
     np.testing.assert_allclose(louder[loud] / plain[loud], 10**0.3, rtol=0.01)
@@ -104,60 +104,61 @@ def test_gain_shifts_every_band_alike():
 def test_equaliser_changes_what_lies_at_its_knots_and_keeps_the_loudness():
     both = tone(500) + tone(2500)
     knots = np.array([0, 0, 6, 0, -6, 0, 0.0])  # at 500 and at 2500 Hz
-    plain, tilted = middle(both, Disturbance()), middle(both, Disturbance(equaliser=knots))
+    plain, tilted = middle(both, SoundAugmentation()), middle(both, SoundAugmentation(equaliser=knots))
     low, high = np.argmax(plain[:8]), 8 + np.argmax(plain[8:])
     assert (tilted - plain)[low] - (tilted - plain)[high] == pytest.approx(12 / 30, abs=0.02)
-    flat = middle(both, Disturbance(equaliser=np.full(7, 9.0)))
+    flat = middle(both, SoundAugmentation(equaliser=np.full(7, 9.0)))
     np.testing.assert_allclose(flat, plain, atol=0.01)  # louder everywhere is not louder after the gate
 
 
-def test_noise_lies_as_far_below_the_speech_as_it_says():
+def test_noise_has_its_signal_to_noise_ratio():
     voice = speech(2.0)
     voice[16_000:] = 0
     level = loudness(voice)
-    floor = [mel_steps(voice, level, 30, 15, Disturbance(noise=20.0, seed=seed)) for seed in range(8)]
+    floor = [mel_steps(voice, level, 30, 15, SoundAugmentation(noise=20.0, seed=seed)) for seed in range(8)]
     heard = np.mean([power(mel).sum(1).mean() for mel in floor])
     # The speech is its own level, the noise a hundredth; the recording as a whole 1 % louder.
     assert 10 * np.log10(heard) == pytest.approx(-20, abs=1)
-    loud = mel_steps(voice, level, 5, 10, Disturbance())
-    noisy = mel_steps(voice, level, 5, 10, Disturbance(noise=20.0))
+    loud = mel_steps(voice, level, 5, 10, SoundAugmentation())
+    noisy = mel_steps(voice, level, 5, 10, SoundAugmentation(noise=20.0))
     assert np.abs(noisy - loud)[loud > 0.6].max() < 0.15
 
 
 def test_silence_stays_silent_without_noise():
     voice = speech(2.0)
     voice[16_000:] = 0
-    change = Disturbance(gain=4.0, equaliser=np.full(7, 8.0), pitch=2.0, speed=1.1)
+    change = SoundAugmentation(gain=4.0, equaliser=np.full(7, 8.0), pitch=2.0, speed=1.1)
     assert mel_steps(voice, loudness(voice), 30, 15, change)[: 15 * 4].max() < -0.95
-    assert (mel_steps(np.zeros(32_000, np.float32), 0.0, 10, 20, Disturbance(noise=20.0)) == -1).all()
+    assert (mel_steps(np.zeros(32_000, np.float32), 0.0, 10, 20, SoundAugmentation(noise=20.0)) == -1).all()
 
 
 def test_reverberation_fades_by_60_db_in_its_time():
     burst = np.zeros(3 * RATE, np.float32)
     burst[RATE : RATE + 1600] = np.random.default_rng(0).standard_normal(1600)
     curves = [
-        mel_steps(burst, loudness(burst), 0, 75, Disturbance(reverberation=0.6, seed=seed))[6:-10] for seed in range(8)
+        mel_steps(burst, loudness(burst), 0, 75, SoundAugmentation(reverberation=0.6, seed=seed))[6:-10]
+        for seed in range(8)
     ]
     heard = np.mean([power(mel).sum(1) for mel in curves], 0)
     seconds = 0.01 * np.arange(len(heard))
     tail = (seconds > 1.13) & (seconds < 1.45)
     slope = np.polyfit(seconds[tail], 10 * np.log10(heard[tail]), 1)[0]
     assert slope == pytest.approx(-60 / 0.6, rel=0.15)
-    assert mel_steps(burst, loudness(burst), 0, 75, Disturbance())[6:-10][(seconds > 1.13)].max() == -1
+    assert mel_steps(burst, loudness(burst), 0, 75, SoundAugmentation())[6:-10][(seconds > 1.13)].max() == -1
 
 
 def test_draws_are_within_their_ranges_and_repeat():
     rng = np.random.default_rng(4)
-    drawn = [Disturbance.draw(SOUND, rng) for _ in range(300)]
+    drawn = [SoundAugmentation.draw(SOUND, rng) for _ in range(300)]
     for name in ("gain", "noise", "reverberation", "pitch", "speed"):
         values = [value for each in drawn if (value := getattr(each, name)) not in (None, 0.0)]
         low, high = SOUND[name]
         assert low <= min(values) < low + 0.1 * (high - low) and high - 0.1 * (high - low) < max(values) <= high
     assert {each.noise is None for each in drawn} == {each.reverberation == 0 for each in drawn} == {True, False}
-    one, two = (Disturbance.draw(SOUND, np.random.default_rng(9)) for _ in range(2))
+    one, two = (SoundAugmentation.draw(SOUND, np.random.default_rng(9)) for _ in range(2))
     voice = speech(2.0)
     np.testing.assert_array_equal(*(mel_steps(voice, loudness(voice), 5.3, 20, each) for each in (one, two)))
-    assert Disturbance.draw({}, rng).speed == 1 and Disturbance.draw({}, rng).equaliser is None
+    assert SoundAugmentation.draw({}, rng).speed == 1 and SoundAugmentation.draw({}, rng).equaliser is None
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,7 @@ def made_up(shipped: FaceModel, frames: int = 120, shift: int = 0, name: str = "
     sound = rng.standard_normal(frames * 640) * np.repeat(np.roll(loud, shift), 640)
     clip = SpeechClip.__new__(SpeechClip)
     waveform = (0.1 * sound).clip(-1, 1).astype(np.float32)
-    clip.said = []
+    clip.speech_features = []
     clip.sound = ClipSound(waveform, loudness(waveform), frames)
     clip.expression = (loud[:, None] * opening_direction(shipped)).astype(np.float32)
     clip.identity, clip.name, clip.speaker = np.zeros(40, np.float32), name, name
@@ -203,7 +204,7 @@ def made_up(shipped: FaceModel, frames: int = 120, shift: int = 0, name: str = "
 def test_speed_moves_mouth_and_sound_together(shipped: FaceModel, speed: float):
     clip = made_up(shipped)
     direction = opening_direction(shipped)
-    mel, expression_cut = clip.cut(80, Disturbance(speed=speed), np.random.default_rng(0))
+    mel, expression_cut = clip.cut(80, SoundAugmentation(speed=speed), np.random.default_rng(0))
     assert mel.shape == (80, 16, 16) and expression_cut.shape == (80, 64)
     opening = expression_cut @ direction / (direction @ direction)
     loud = np.sqrt(power(mel[:, 6:10])).mean((1, 2))
@@ -211,7 +212,9 @@ def test_speed_moves_mouth_and_sound_together(shipped: FaceModel, speed: float):
     assert np.argmax(scores) == 3 and scores[3] > 0.93
     # Syllables come more often at a higher speed.
     steps = np.abs(np.diff(opening)).mean()
-    slow = clip.cut(80, Disturbance(speed=1.0), np.random.default_rng(0))[1] @ direction / (direction @ direction)
+    slow = (
+        clip.cut(80, SoundAugmentation(speed=1.0), np.random.default_rng(0))[1] @ direction / (direction @ direction)
+    )
     assert steps / np.abs(np.diff(slow)).mean() == pytest.approx(speed, rel=0.25)
 
 
@@ -227,25 +230,26 @@ class LoudnessEncoder:
         return smooth[at, None].repeat(4, axis=1)
 
 
-def test_what_is_said_stays_with_the_mouth_in_every_recording(shipped: FaceModel):
+def test_speech_features_stay_with_the_mouth_in_every_recording(shipped: FaceModel):
     clip = made_up(shipped)
-    clip.hear(
+    clip.encode(
         LoudnessEncoder(), {"pitch": (2.0, 3.0), "equaliser": (-6.0, 6.0), "gain": (-4.0, 4.0)}, copies=6, seed=0
     )
-    assert [each.shape for each in clip.said] == [(120, 4)] * 7
+    assert [each.shape for each in clip.speech_features] == [(120, 4)] * 7
     opening = clip.expression @ opening_direction(shipped)
-    for said in clip.said:
-        scores = [np.corrcoef(said[5 + lag : 115 + lag, 0], opening[5:115])[0, 1] for lag in range(-3, 4)]
+    for features in clip.speech_features:
+        scores = [np.corrcoef(features[5 + lag : 115 + lag, 0], opening[5:115])[0, 1] for lag in range(-3, 4)]
         assert np.argmax(scores) == 3 and scores[3] > 0.9
-    assert len({each.tobytes() for each in clip.said}) == 7
+    assert len({each.tobytes() for each in clip.speech_features}) == 7
 
     rng = np.random.default_rng(1)
-    mel, beta, said = clip.cut(60, Disturbance(speed=1.2), rng)
-    assert mel.shape == (60, 16, 16) and said.shape == (60, 4) and said.dtype == np.float32
+    mel, beta, features = clip.cut(60, SoundAugmentation(speed=1.2), rng)
+    assert mel.shape == (60, 16, 16) and features.shape == (60, 4) and features.dtype == np.float32
     opening = beta @ opening_direction(shipped)
-    assert np.corrcoef(said[:, 0], opening)[0, 1] > 0.9
+    assert np.corrcoef(features[:, 0], opening)[0, 1] > 0.9
 
 
+@pytest.mark.integration
 def test_the_network_is_trained_with_the_speech_encoder_and_leaves_it_as_it_is(
     dataset: Dataset, model: Path, tmp_path: Path
 ):
@@ -269,7 +273,7 @@ def test_the_network_is_trained_with_the_speech_encoder_and_leaves_it_as_it_is(
 
 def test_a_clip_that_is_too_short_is_slowed_down(shipped: FaceModel):
     clip = made_up(shipped, frames=30)
-    mel, cut = clip.cut(48, Disturbance(speed=1.1), np.random.default_rng(0))
+    mel, cut = clip.cut(48, SoundAugmentation(speed=1.1), np.random.default_rng(0))
     assert mel.shape == (48, 16, 16)
     np.testing.assert_allclose(cut[[0, -1]], clip.expression[[0, -1]], atol=0.7)
     assert np.abs(cut).max() <= np.abs(clip.expression).max() + 1e-6
@@ -376,6 +380,7 @@ def test_batches_depend_on_their_arguments_only(dataset: Dataset, model: Path):
         assert torch.equal(start, two.networks["expression_extractor"].state_dict()[name])
 
 
+@pytest.mark.integration
 def test_held_out_clips_choose_nothing(
     tmp_path: Path, dataset: Dataset, model: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
@@ -401,6 +406,7 @@ def test_held_out_clips_choose_nothing(
     assert float(first["output_scale"][0]) == pytest.approx(reports[0]["gain"])
 
 
+@pytest.mark.integration
 def test_finish_names_clips_whose_sound_does_not_fit(dataset: Dataset, model: Path, capsys):
     stage = ExpressionStage(TINY, dataset, model)
     deaf = stage.networks["expression_extractor"].eval()
@@ -447,6 +453,7 @@ def test_fine_tuning_starts_from_the_networks_it_is_given(dataset: Dataset, mode
         ExpressionStage(config, dataset, tmp_path)
 
 
+@pytest.mark.integration
 def test_figures_draw_both_curves(dataset: Dataset, model: Path):
     stage = ExpressionStage(TINY, dataset, model)
     for network in stage.networks.values():

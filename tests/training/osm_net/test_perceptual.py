@@ -123,6 +123,7 @@ def test_losses_by_hand_and_where_their_gradients_go(vgg: VGG19, published: Publ
 # Files
 
 
+@pytest.mark.integration
 def test_pickles_of_tensors_and_half_precision_load_too(tmp_path: Path, published: Published, vgg: VGG19):
     half = {name: tensor.half() for name, tensor in published.state_dict().items()}
     torch.save(half, tmp_path / "vgg.pth")
@@ -186,11 +187,12 @@ config = VideoConfig(geometry="none", image_size=32, base_channels=4, vgg="auto"
 with contextlib.redirect_stderr(io.StringIO()) as said:
     stage = VideoStage(config, Dataset.open(dataset), Path(model), Path(work))
 results["said"], results["weights"], results["vgg"] = said.getvalue(), stage.config.weights, stage.config.vgg
-results["judged"] = stage.adversary is not None
+results["adversarial"] = stage.adversary is not None
 print(json.dumps(results))
 """
 
 
+@pytest.mark.integration
 @pytest.mark.hub
 def test_hub_gives_the_file_or_training_goes_without(tmp_path: Path, dataset_folder: Path):
     from tests.support.dummies import FACE_MODEL
@@ -210,6 +212,8 @@ def test_hub_gives_the_file_or_training_goes_without(tmp_path: Path, dataset_fol
     assert results[f"{REPO_ID}:none.pth"].startswith("ValueError: Cannot get none.pth of someone/tiny from the Hub")
     # This Hub has nothing else, so `auto` finds nothing: said once, and the discriminator takes over.
     assert results["auto"].startswith("ValueError: Cannot get model.safetensors of timm/vgg19.tv_in1k from the Hub")
-    assert results["said"].count("\n") == 1 and "goes without per and style, with a discriminator" in results["said"]
-    assert results["judged"] and results["vgg"] == ""
+    assert (
+        results["said"].count("\n") == 1 and "training without per and style, with a discriminator" in results["said"]
+    )
+    assert results["adversarial"] and results["vgg"] == ""
     assert results["weights"]["g"] > 0 and results["weights"]["feature"] > 0 and results["weights"]["rec"] == 4
