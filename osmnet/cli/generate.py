@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from osmnet.cli.parser import EXIT_INTERRUPTED, Parser, add_model
-from osmnet.pipelines.options import MAX_EPSILON, NUM_VIDEOS, MotionOptions, PictureOptions
-from osmnet.takes.files import TakeFiles, free_folder
+from osmnet.pipelines.options import MAX_EPSILON, MAX_SEED, NUM_VIDEOS, MotionOptions, PictureOptions
+from osmnet.takes.files import ANIMATIONS, TakeFiles, free_folder
 from osmnet.takes.unfinished import unfinished_records
 from osmnet.utils.files import write_whole
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 
 OUTPUT = Path("out")
-ANIMATION_KINDS = ("webp", "gif")
 SHORT = {"num_videos": "-n", "epsilon": "-e"}
 # Options that the command line spells differently: faces count from 1, booleans become --no-blink and --crop.
 OWN_SPELLING = ("blink", "full_frame", "face")
@@ -83,7 +82,7 @@ def _add_option(group: argparse._ActionsContainer, each: Field[Any]) -> None:
     elif about["choices"]:
         group.add_argument(*names, choices=about["choices"], default=each.default, help=text)
     elif each.name == "near":
-        group.add_argument(*names, type=_number(0, 2**63 - 1, whole=True), action="append", default=[], metavar="SEED",
+        group.add_argument(*names, type=_number(0, MAX_SEED, whole=True), action="append", default=[], metavar="SEED",
                            help=f"{text}, each with a --near of its own")  # fmt: skip
     elif about["low"] is None:
         group.add_argument(*names, type=Path, metavar=about["metavar"], help=text)
@@ -118,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     files.add_argument("--no-sheet", action="store_true", help="make no sheet.png, which shows the takes together")
     files.add_argument(
-        "--animation", nargs="?", const="webp", choices=ANIMATION_KINDS,
+        "--animation", nargs="?", const="webp", choices=ANIMATIONS,
         help="also write the first seconds of each take as an animated webp (default) or gif",
     )  # fmt: skip
     files.add_argument(
@@ -130,11 +129,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     takes = generate.add_argument_group("takes and motion")
     takes.add_argument(
-        "--seed", type=_number(0, 2**63 - 1, whole=True), metavar="SEED",
+        "--seed", type=_number(0, MAX_SEED, whole=True), metavar="SEED",
         help="the same seed gives the same videos (default: a new one, which is printed)",
     )  # fmt: skip
     takes.add_argument(
-        "--take-seed", type=_number(0, 2**63 - 1, whole=True), metavar="SEED",
+        "--take-seed", type=_number(0, MAX_SEED, whole=True), metavar="SEED",
         help="make one take again: the take_seed of its JSON file, with the other options as they were (instead of "
         "--seed and --num-videos)",
     )  # fmt: skip
@@ -325,8 +324,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _generate(arguments)
     except KeyboardInterrupt:
-        path = arguments.output or OUTPUT
-        unfinished = unfinished_records(path.parent if path.suffix == ".mp4" else path)
+        unfinished = unfinished_records(TakeFiles(arguments.output or OUTPUT, 1).folder)
         kept = "; finished parts are kept, --resume completes the takes" if unfinished else ""
         sys.stderr.write(f"\nosmnet: stopped{kept}.\n")
         return EXIT_INTERRUPTED

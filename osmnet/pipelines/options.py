@@ -26,6 +26,7 @@ MIN_SIZE, MAX_SIZE = 64, 2048  # px, side of the square around the head
 DEFAULT_SIZE = 256  # px
 MAX_SCALE = 10  # factor of movement or expression
 MAX_OFFSET_DEG = 60.0  # degrees; limit of added turns and of the portrait's own
+MAX_SEED = 2**63 - 1  # what `torch.Generator` and the JSON files hold
 MAX_NEAR = 64  # seeds: each "more like this" adds one
 
 
@@ -209,7 +210,7 @@ _SYNONYMS = {
 }
 
 
-def as_settings(options: MotionOptions | PictureOptions, frames: int | None = None) -> dict[str, Any]:
+def as_settings(options: MotionOptions | PictureOptions) -> dict[str, Any]:
     """Return options for a JSON record, without per-frame curves."""
     record = asdict(options)
     for name in ("yaw", "pitch", "roll"):
@@ -221,15 +222,16 @@ def as_settings(options: MotionOptions | PictureOptions, frames: int | None = No
 def _checked_near(near: Any) -> tuple[int, ...]:
     seeds = near if isinstance(near, Iterable) and not isinstance(near, str | bytes) else (near,)
     seeds = tuple(seeds)
-    if not all(_is_seed(seed) for seed in seeds):
+    if not all(is_seed(seed) for seed in seeds):
         raise ValueError(f"near must be a take's own near, then its seed, whole numbers of at least 0; not {near!r}.")
     if len(seeds) > MAX_NEAR:
         raise ValueError(f"near has {len(seeds)} seeds, and {MAX_NEAR} are the most; begin from another take.")
     return tuple(int(seed) for seed in seeds)
 
 
-def _is_seed(seed: Any) -> bool:
-    return hasattr(seed, "__index__") and not isinstance(seed, bool) and 0 <= int(seed) < 2**63
+def is_seed(seed: Any) -> bool:
+    """Whether a value is a whole number from 0 to `MAX_SEED`."""
+    return hasattr(seed, "__index__") and not isinstance(seed, bool) and 0 <= int(seed) <= MAX_SEED
 
 
 def _turn(name: str, turn: HeadTurn, frames: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-MAX_SEED = 2**63 - 1
+from osmnet.pipelines.options import MAX_SEED, is_seed
 
 
 def as_generator(
@@ -32,7 +32,7 @@ def as_generator(
 
 
 def _generator(seed: Any) -> torch.Generator:
-    if not hasattr(seed, "__index__") or isinstance(seed, bool) or not 0 <= int(seed) <= MAX_SEED:
+    if not is_seed(seed):
         raise ValueError(f"seed must be a whole number from 0 to {MAX_SEED}, or a list of them, not {seed!r}.")
     return torch.Generator().manual_seed(int(seed))
 

@@ -143,8 +143,7 @@ class TalkingHeadPipeline(PipelineLoader):
         if not isinstance(speech, Speech):
             speech = self.encode_speech(speech, sampling_rate)
         if output_type != "lazy":  # refuse before the work, not after it
-            pixels = int(np.prod(source.frame_size))
-            check_memory(motion_options.num_videos * speech.num_frames * pixels * 3, output_type)
+            check_memory(motion_options.num_videos, speech.num_frames, source.frame_size, output_type)
         # 3. Sample motion.
         known = known_seed(generator)
         motion = self._sample(source, speech, motion_options, generator)

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-TAKE_FILE = re.compile(r"take-\d+\.(mp4|json|webp|gif)|sheet\.png")
+ANIMATIONS = ("webp", "gif")
+TAKE_FILE = re.compile(rf"take-\d+\.(mp4|json|{'|'.join(ANIMATIONS)})|sheet\.png")
 
 
 class TakeFiles:

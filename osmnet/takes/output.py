@@ -146,7 +146,7 @@ class TalkingHeadOutput:
         """
         if self.frames is not None:
             return self
-        check_memory(len(self) * self.num_frames * int(np.prod(self.source.frame_size)) * 3, output_type)
+        check_memory(len(self), self.num_frames, self.source.frame_size, output_type)
         frames = np.empty((len(self), self.num_frames, *self.source.frame_size, 3), np.uint8)
         done = 0
         with tqdm(total=self.num_frames, desc="rendering", unit="frame", disable=not progress) as bar:
@@ -247,12 +247,13 @@ class TalkingHeadOutput:
             yield np.stack([[np.asarray(image) for image in self.frames[take][start:stop]] for take in takes])
 
 
-def check_memory(size: int, output_type: str) -> None:
+def check_memory(num_videos: int, num_frames: int, frame_size: tuple[int, int], output_type: str) -> None:
     """Refuse frames that do not fit into memory.
 
     Raises:
         ValueError: If the frames do not fit.
     """
+    size = num_videos * num_frames * frame_size[0] * frame_size[1] * 3  # bytes
     needed = size * (2 if output_type == "pil" else 1)  # images are copies of the arrays
     available = available_bytes()
     if needed > MEMORY_SHARE * available:

@@ -28,7 +28,7 @@ from osmnet.provenance.label import TEXT, Label, label_for
 from osmnet.provenance.manifest import check_consent, check_signing, sign
 from osmnet.rendering.chunks import chunk_length
 from osmnet.takes.background import BackgroundWriter
-from osmnet.takes.files import TakeFiles, free_folder
+from osmnet.takes.files import ANIMATIONS, TakeFiles, free_folder
 from osmnet.takes.sheet import MAX_TAKES, contact_sheet
 from osmnet.takes.unfinished import PART_SECONDS, UnfinishedRun
 from osmnet.utils.files import write_whole
@@ -40,7 +40,6 @@ SHEET_COLUMNS, SHEET_SIDE = 8, 192  # frames a take; px, longer side of each
 TAKES_AT_ONCE = 4  # encoders that run side by side
 SOUND_AT_ONCE = 2**20  # samples
 COMMENT = TEXT + " talking head, made with osmnet {version}"
-ANIMATIONS = ("webp", "gif")
 
 
 @dataclass(frozen=True)
