@@ -110,7 +110,7 @@ class FaceLandmarker:
             RuntimeError: In a forked child, if its parent built this landmarker.
         """
         if os.getpid() != self._process:
-            raise RuntimeError("This face landmarker was built before the process was forked; build another one here.")
+            raise RuntimeError("This face landmarker was built before the process was forked. Build one here.")
         with nullcontext() if self._started else _native_notices_hidden():
             if self._video:
                 self._time_ms += 40  # 25 fps

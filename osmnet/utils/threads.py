@@ -3,9 +3,10 @@
 A job is single-threaded inside: jobs side by side keep all processors busy without waiting for one another, and
 results do not depend on the number of threads.
 
-A forked child renders, too. GNU OpenMP, with which PyTorch computes on Linux, remembers in the thread that forks the
-threads that its parent had, and waits for them in the child for ever. There that thread computes alone; threads that
-start later have none to remember, so workers are as many as in the parent.
+A forked child can render, too. On Linux PyTorch computes with GNU OpenMP, which keeps a list of helper threads for the
+thread that forks. In the child they are gone, and it would wait for them for ever, so it computes alone there. Threads
+started in the child have no such list: it has as many workers as its parent. Fork while no other thread computes:
+locks that it holds would never be released in the child.
 """
 
 import os
@@ -112,7 +113,7 @@ def in_order(
 
 def _check_process(process: int) -> None:
     if os.getpid() != process:  # the threads at work are the parent's
-        raise RuntimeError("This rendering was begun before the process was forked; begin it again in this process.")
+        raise RuntimeError("Rendering was begun before this process was forked. Begin it again here.")
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:
