@@ -23,6 +23,7 @@ BORDERS = (0.25, 0.5)  # of the longer side; around a face that fills its pictur
 BORDERED_SIZE = 1024  # px; longest side of a picture that gets a border: a face that needs one is large in it
 TILTS = (20, -20)  # degrees; landmarks of a face stay on it when its square is tilted
 MAX_DRIFT = 0.05  # face heights; landmarks of faces move by at most 0.046, wrong ones mostly by more than 0.1
+STEADIER = 0.5  # of the turned square's drift; right landmarks drift by 0.3 of it or less, wrong ones by 0.7 or more
 MAX_LEAN = 60  # degrees; a face on its side or its head is refused, however steady its landmarks are
 
 
@@ -88,7 +89,7 @@ def _is_steady(landmarker: FaceLandmarker, square: np.ndarray, landmarks: np.nda
     """Whether landmarks `(478, 3)`, in pixels of a square, are those of a face that is not upside down.
 
     Landmarks of a face stay on it when the square is tilted. Those fitted the wrong way up, or where there is no face,
-    slide; in the square turned by 180° they slide less.
+    drift about as much as in the square turned by 180°, or more.
     """
     across, down = (landmarks[CHIN] - landmarks[FOREHEAD])[:2]
     if math.degrees(math.atan2(abs(across), down)) > MAX_LEAN:
@@ -97,7 +98,7 @@ def _is_steady(landmarker: FaceLandmarker, square: np.ndarray, landmarks: np.nda
     if drift > MAX_DRIFT:
         return False
     turned = np.ascontiguousarray(np.rot90(square, 2))
-    return all(drift < _drift(landmarker, turned, face) for face in landmarker.detect(turned)[:1])
+    return all(drift < STEADIER * _drift(landmarker, turned, face) for face in landmarker.detect(turned)[:1])
 
 
 def _drift(landmarker: FaceLandmarker, square: np.ndarray, landmarks: np.ndarray) -> float:

@@ -14,7 +14,8 @@ from PIL import Image
 from osmnet.provenance.verify import verify
 from tests.support.dummies import portrait, speech, write_wav
 
-pytestmark = pytest.mark.integration
+# Slow: beside other tests it has failed on a loaded machine (the page's log then says why), alone it passes.
+pytestmark = pytest.mark.slow
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra 'demo'")
 STAND_IN = Path(__file__).resolve().parents[1] / "support" / "lent_gpu"
 PATIENCE = 120  # s; nothing takes so long on an idle machine
@@ -70,7 +71,10 @@ def test_visitors_get_takes_from_a_gpu_that_is_there_during_their_call_alone(spa
     # The example is rendered beforehand, without a GPU: a fork may not find a thread at work.
     assert len(list(temporary.glob("osmnet-studio-*/example-*/osmnet-take-*.mp4"))) == 4
     job = client.submit(*inputs, num_videos=2, consent=True, api_name="/generate")
-    paths, _ = job.result(timeout=PATIENCE)
+    try:
+        paths, _ = job.result(timeout=PATIENCE)
+    except gradio_client.exceptions.AppError as error:
+        raise AssertionError(log.read_text()[-4000:]) from error
     assert all(verify(path).state == "valid" for path in paths[::2]) and len(paths) == 4
     # Twelve seconds to get ready, and 0.15 for each of the 2 × 2 of video.
     assert (tmp_path / "lent_for.txt").read_text().split() == ["13"]
