@@ -88,7 +88,7 @@ def _workers() -> list[threading.Thread]:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 def test_a_process_forked_while_threads_begin_can_begin_some(monkeypatch):
     """The fork waits until they have begun, so that it finds PyTorch's number of threads as it was."""
-    forking, beginning, before = multiprocessing.get_context("fork"), threading.Event(), torch.get_num_threads()
+    forking, beginning, before = multiprocessing.get_context("fork"), threading.Event(), default_workers()
 
     class SlowPool(ThreadPoolExecutor):
         def submit(self, *job):
@@ -101,7 +101,7 @@ def test_a_process_forked_while_threads_begin_can_begin_some(monkeypatch):
     numbers = forking.SimpleQueue()
 
     def work() -> None:
-        numbers.put([torch.get_num_threads(), *in_order(lambda job: job + 1, range(4), workers=2)])
+        numbers.put([default_workers(), *in_order(lambda job: job + 1, range(4), workers=2)])
 
     with ThreadPoolExecutor(1) as other:
         done = other.submit(lambda: list(in_order(lambda job: job, range(4), workers=2)))
