@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from osmnet.media.audio import SAMPLING_RATE, Level, MonoArray, find_sound
+from osmnet.media.isolated import IsolatedDecoder
 
 MEMORY_SECONDS = 120  # s; longer sound is decoded into a file, an hour would take 230 MB
 
@@ -41,6 +42,7 @@ class Recording:
         sampling_rate: int | None = None,
         *,
         max_seconds: float | None = None,
+        isolated: IsolatedDecoder | bool | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Recording:
         """Open a recording of any length, from everything that `load_speech` takes.
@@ -49,6 +51,7 @@ class Recording:
             speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): See `load_speech`.
             sampling_rate (`int`, *optional*): See `load_speech`.
             max_seconds (`float`, *optional*): See `load_speech`.
+            isolated (`IsolatedDecoder` or `bool`, *optional*): See `load_speech`.
             progress (`Callable`, *optional*): Called with the seconds decoded, every few seconds of sound.
 
         Returns:
@@ -57,7 +60,7 @@ class Recording:
         Raises:
             ValueError: As `load_speech`; also if the temporary folder has no room for a long recording.
         """
-        name, sound = find_sound(speech, sampling_rate, max_seconds)
+        name, sound = find_sound(speech, sampling_rate, max_seconds, isolated)
         level = Level(name)
 
         def measured() -> Iterable[np.ndarray]:
