@@ -59,7 +59,7 @@ class _LostWorkerError(Exception):
 
 
 class IsolatedDecoder:
-    """Decodes pictures and sound in child processes that are started beforehand; several threads may use it.
+    """Decodes pictures and sound in child processes; several threads may use it.
 
     A child is replaced after `requests` files, and after a file that it did not survive.
 
@@ -82,21 +82,32 @@ class IsolatedDecoder:
         self._owner = os.getpid()
         self._closed = False
         for _ in range(workers):
-            self._idle.put(_Worker(limits))
+            self._idle.put(None)
+
+    def start(self) -> None:
+        """Start the children now; otherwise each starts with the first file that needs it, which takes a second."""
+        waiting = [self._idle.get_nowait() for _ in range(self._idle.qsize())]
+        for worker in waiting:
+            self._idle.put(worker or _Worker(self.limits))
 
     def __enter__(self) -> Self:
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the children that are idle; those at work end with their file."""
+        """End the children that are idle; those at work, and later ones, end with their file."""
         self._closed = True
+        idle = []
         with suppress(queue.Empty):
             while True:
-                if (worker := self._idle.get_nowait()) is not None:
-                    worker.close()
+                idle.append(self._idle.get_nowait())
+        for worker in idle:
+            if worker is not None:
+                worker.close()
+            self._idle.put(None)
 
     def picture(self, path: str | os.PathLike[str], max_side: int) -> np.ndarray:
         """Decode a picture, as `load_portrait` does.

@@ -280,3 +280,13 @@ def test_the_environment_variable_isolates(monkeypatch, tmp_path):
         with pytest.raises(pytest.fail.Exception, match="isolated"):
             load(path)
     assert load_portrait(PORTRAIT, isolated=False).ndim == 3
+
+
+def test_a_closed_decoder_leaves_no_child():
+    decoder = IsolatedDecoder(LIMITS, workers=2)
+    decoder.start()
+    (first, second) = (worker.process for worker in decoder._idle.queue)
+    decoder.close()
+    assert first.returncode == second.returncode == -signal.SIGKILL
+    assert load_portrait(PORTRAIT, isolated=decoder).ndim == 3
+    assert processes(decoder) == set()
