@@ -1,6 +1,7 @@
 """Digest the frames of fixed inputs and seeds, to show that a change of the code changes no pixel.
 
-Run it on the commit before and on the commit after, on the same machine (kinds of CPU round differently):
+Run it on the commit before and on the commit after, on the same machine (kinds of CPU round differently), each twice:
+code that Numba has just compiled may round differently from the same code out of its cache.
 
     python benchmarks/golden.py --out before.json     # in a checkout of the commit before
     python benchmarks/golden.py --check before.json   # in this one

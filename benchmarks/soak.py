@@ -1,8 +1,9 @@
 """Load test of the page: is every request served, does memory stay flat, are temporary files removed?
 
 `python benchmarks/soak.py` starts the page with a tiny model and sends 30 requests from 8 clients; half of them
-render, the others preview. With `--hostile`, it does so twice: without and with a client beside them that floods the queue and uploads garbage, decompression bombs and huge sounds. Needs the extra `demo`, and
-Linux to read the page's memory.
+render, the others preview. With `--hostile`, it does so twice: without and with a client beside them that floods the
+queue and uploads garbage, decompression bombs and huge sounds. Needs the extra `demo`, and Linux to read the page's
+memory.
 """
 
 import argparse
@@ -108,7 +109,7 @@ def main() -> None:
 
 
 def hostile_files(folder: Path) -> list[Path]:
-    """Garbage, a PNG of 49 million pixels, and an hour of noise at 1 kHz and of silence in FLAC."""
+    """Garbage, a PNG of 49 million pixels, and 2.6 hours of noise at 1 kHz."""
     rng = np.random.default_rng(0)
     (folder / "garbage.png").write_bytes(rng.bytes(2**20))
     (folder / "garbage.wav").write_bytes(rng.bytes(2**20))

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Every step from raw videos to measured weights, as small as it gets: minutes on a laptop, no GPU.
+# Every step from raw videos to measured weights, with the smallest networks: minutes on a laptop, no GPU.
 #
 #     examples/train_tiny.sh [CLIPS] [OUT]
 #
-# CLIPS is a folder of videos of talking faces. Without it, some are made from the two example portraits, so that the
-# script runs on a fresh clone. What comes out is not worth looking at: configs/tiny.yaml trains tiny networks for a few
-# steps. For real weights take the same commands without `--config tiny` (docs/training.md).
+# CLIPS is a folder of videos of talking faces. Without it, two are made from the example portraits, so that the script
+# runs on a fresh clone. The weights are useless: configs/tiny.yaml trains tiny networks for a few steps. For real ones use
+# the same commands without `--config tiny` (docs/training.md).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 CLIPS=${1:-}
@@ -24,7 +24,7 @@ if [ -z "$CLIPS" ]; then
     done
 fi
 
-# 1. Raw videos to shards; look at data/report.html.
+# 1. Raw videos to shards; see OUT/data/report.html.
 $OSMNET prepare "$CLIPS" --out "$OUT/data"
 
 # 2. Each stage; curves and pictures: tensorboard --logdir OUT/model/work
@@ -33,7 +33,7 @@ for stage in motion expression video; do
     $OSMNET train "$stage" --config tiny --data "$OUT/data" --model "$OUT/model"
 done
 
-# 3. A folder for OSMNetPipeline.from_pretrained, a first video, the figures; look at report/report.html.
+# 3. A folder for OSMNetPipeline.from_pretrained, a first video, the figures; see OUT/report/report.html.
 $OSMNET train export --model "$OUT/model" --out "$OUT/weights"
 $OSMNET generate examples/portrait_astronaut.jpg examples/speech_1.wav --model "$OUT/weights" --output "$OUT/video" \
     --num-videos 2 --seed 7

@@ -1,4 +1,4 @@
-"""Data that passes between the steps of a pipeline: encoded portrait, encoded speech, sampled motion, frames."""
+"""Data passed between the steps of a pipeline."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -36,21 +36,20 @@ class Source:
 
     @property
     def size(self) -> int:
-        """Side of the square in pixels."""
+        """Side of the square, px."""
         return int(self.crop.shape[0])
 
     @property
     def frame_size(self) -> tuple[int, int]:
-        """Height and width of the frames."""
+        """Frame height and width, px."""
         return self.picture.shape[:2] if self.full_frame else (self.size, self.size)
 
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """Encoded speech: 0.6 MB a minute, because large features are computed when they are read.
+    """Encoded speech: 0.6 MB a minute, 6 MB pickled (for a spawned process).
 
-    It can be pickled for another process to render, with sound and features, 6 MB a minute. (A spawned process:
-    PyTorch's threads do not survive a fork.)
+    Large features are computed when read.
 
     Attributes:
         recording (`Recording`): The sound, mono, 16 kHz.
@@ -69,17 +68,17 @@ class Speech:
 
     @property
     def num_frames(self) -> int:
-        """Frames of video at 25 fps."""
+        """Video frames at 25 fps."""
         return len(self.activity)
 
     @property
     def waveform(self) -> np.ndarray:
-        """All of the sound, `(samples,)`: 4 MB a minute."""
+        """Whole sound, `(samples,)`."""
         return self.recording.waveform
 
     @property
     def mel_windows(self) -> np.ndarray:
-        """Log-mel window of each video frame, `(frames, 16, 16)`, not for writing: a view of one copy of `mel`."""
+        """Mel window of each frame, `(frames, 16, 16)`; read-only."""
         return cut_windows(self.mel)
 
 
@@ -110,7 +109,7 @@ class Motion:
 
     @property
     def expression_scale(self) -> float:
-        """Factor of the mouth's movement."""
+        """Factor of mouth movement."""
         return float(self.settings.get("expression_scale", 1.0))
 
     @property
@@ -119,7 +118,7 @@ class Motion:
         return len(self.head_pose)
 
     def take(self, takes: Sequence[int]) -> "Motion":
-        """Return some of the takes, by their numbers from 0.
+        """Return some takes, by index.
 
         Raises:
             ValueError: If there is no such take, or none is chosen.

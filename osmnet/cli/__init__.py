@@ -1,6 +1,6 @@
-"""The command line: `osmnet COMMAND ...`, one module a command.
+"""Command line `osmnet COMMAND ...`, one module a command.
 
-A refusal is one sentence on stderr and exit status 2; the names of the files made are all that goes to stdout.
+Stdout gets only the names of files made; a refusal is one sentence on stderr.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser that knows the commands' names; each command has a parser of its own."""
+    """Build the parser of the command names."""
     parser = Parser(
         prog="osmnet",
         description="Many different, natural talking-head videos from one portrait and one recording of speech.",
@@ -44,11 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv (`list[str]`, *optional*): The arguments without the program's name; those of the process by default.
+        argv (`list[str]`, *optional*): Arguments without the program's name; those of the process by default.
 
     Returns:
-        `int`: The exit status: 0; 1 if `doctor` finds something wrong; 2 for a wrong input, after one sentence on
-        stderr; 130 after Ctrl-C.
+        `int`: Exit status: 0; 1 if `doctor` finds something wrong; 2 for a wrong input; 130 after Ctrl-C.
 
     Raises:
         SystemExit: With the same statuses, by argparse (`--help`, `--version`, an argument it cannot parse).
@@ -58,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         build_parser().print_help(sys.stderr)
         return EXIT_WRONG_INPUT
     if argv[0] not in COMMANDS:
-        build_parser().parse_args(argv)  # leaves: help, version, or a refusal
+        build_parser().parse_args(argv)  # exits: help, version, or a refusal
         return EXIT_WRONG_INPUT
     try:
         return _run(argv[0], argv[1:])

@@ -1,4 +1,4 @@
-"""Checks of a command's arguments that load nothing heavy, so that a refusal comes at once."""
+"""Fast checks of arguments, without heavy imports."""
 
 import os
 from collections.abc import Iterable
@@ -8,21 +8,21 @@ from osmnet.loading.packaged import INDEX_NAME, packaged_weights
 
 
 def check_files(paths: Iterable[Path | None]) -> None:
-    """Raise `ValueError` if one of these paths is not a file; `None` is passed over."""
+    """Raise `ValueError` if a path is not a file; skip `None`."""
     for path in paths:
         if path is not None and not path.is_file():
             raise ValueError(f"There is no file '{path}'; check the path.")
 
 
 def check_output_folder(folder: Path) -> None:
-    """Raise `ValueError` if a folder cannot be made or written to; nothing is made."""
+    """Raise `ValueError` if a folder cannot be made or written to."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(f"The folder '{folder}' cannot be written to; choose another.")
 
 
 def check_model(model: str | os.PathLike[str] | None) -> None:
-    """Raise `ValueError` if a model is a folder without an index, or can be neither a folder nor an id on the Hub."""
+    """Raise `ValueError` if a model is neither a saved pipeline nor a possible Hub id."""
     if model is None:
         packaged_weights()
         return
@@ -35,6 +35,6 @@ def check_model(model: str | os.PathLike[str] | None) -> None:
 
 
 def check_dataset(data: str) -> None:
-    """Raise `ValueError` if a local folder holds no dataset; an address is opened later."""
+    """Raise `ValueError` if a local folder holds no dataset."""
     if "://" not in data and not Path(data, "dataset.json").is_file():
         raise ValueError(f"'{data}' is not a prepared dataset; make one with `osmnet prepare`.")

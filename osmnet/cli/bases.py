@@ -1,4 +1,4 @@
-"""`osmnet bases`: draw the head motion of each learned basis."""
+"""`osmnet bases`: draw learned head motions."""
 
 import math
 import sys
@@ -10,7 +10,7 @@ from osmnet.utils.versions import example_files
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `osmnet bases`."""
+    """Run `osmnet bases`."""
     parser = Parser(
         prog="osmnet bases",
         description="Draw the head motion of each learned basis (bases.png, bases.json), and portraits turned right, "
@@ -58,8 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _numbers(text: str | None) -> list[int]:
-    """Read `--bases`; empty for all of them and for `varied`."""
-    if text is None or text == "varied":
+    if text is None or text == "varied":  # all, or chosen after loading
         return []
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):

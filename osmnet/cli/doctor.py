@@ -1,7 +1,6 @@
-"""`osmnet doctor`: check an installation and print the command that fixes each problem.
+"""`osmnet doctor`: check an installation and print a fix for each problem.
 
-Every check does the real thing (imports, loads, finds a face, writes a video): most failures are a missing system
-library or a version that another package has pulled in, which an installed package does not show.
+Checks run the real thing: installed packages may lack system libraries.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Finding:
     Args:
         name (`str`): Subject of the check.
         detail (`str`): The version, the result, or the problem.
-        remedy (`str`, *optional*): The command or step that fixes the problem; `None` if there is none.
+        remedy (`str`, *optional*): Command or step that fixes the problem; `None` without one.
     """
 
     name: str
@@ -69,7 +68,7 @@ def check_python() -> Finding:
 
 
 def check_package(name: str) -> Finding:
-    """Check that a package can be imported and has a supported version.
+    """Check a package's import and version.
 
     Args:
         name (`str`): A distribution in `MODULES`.
@@ -95,7 +94,7 @@ def check_package(name: str) -> Finding:
 
 
 def _requirement(name: str) -> Requirement | None:
-    """Look up the versions that osmnet requires; `None` in a checkout that is not installed."""
+    """Return the versions osmnet requires; `None` if it is not installed."""
     try:
         requirements = [Requirement(text) for text in metadata.requires("osmnet") or []]
     except metadata.PackageNotFoundError:
@@ -104,7 +103,7 @@ def _requirement(name: str) -> Requirement | None:
 
 
 def check_device() -> Finding:
-    """Name the device that `--device auto` takes."""
+    """Name the device of `--device auto`."""
     import torch
 
     if torch.cuda.is_available():
@@ -136,7 +135,7 @@ def check_weights(model: str | None = None, revision: str | None = None) -> Find
 
 
 def check_landmarker() -> Finding:
-    """Find the face in the test picture."""
+    """Find the test picture's face."""
     import numpy as np
     from PIL import Image
 
@@ -154,7 +153,7 @@ def check_landmarker() -> Finding:
 
 
 def check_video() -> Finding:
-    """Write three frames with sound to a video file and read them back."""
+    """Write and read back a video with sound."""
     import numpy as np
 
     from osmnet.media.video_reader import read_frames
@@ -175,7 +174,7 @@ def check_video() -> Finding:
 
 
 def examine(model: str | None = None, revision: str | None = None) -> list[Finding]:
-    """Run every check; one that cannot run becomes a finding and does not stop the others.
+    """Run every check; a failed check does not stop the others.
 
     Args:
         model (`str`, *optional*): Weights to load: a folder or a Hub id.
@@ -202,7 +201,7 @@ def examine(model: str | None = None, revision: str | None = None) -> list[Findi
 
 
 def report(findings: list[Finding]) -> int:
-    """Print the findings; return 0 when all is well, else 1."""
+    """Print the findings; return 1 if any failed."""
     width = max(len(finding.name) for finding in findings)
     sys.stdout.write(f"osmnet {osmnet.__version__} in {Path(osmnet.__file__).parent}\n")
     for finding in findings:
@@ -216,7 +215,7 @@ def report(findings: list[Finding]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `osmnet doctor`."""
+    """Run `osmnet doctor`."""
     parser = Parser(
         prog="osmnet doctor", description="Check this installation; exit status 1 when something is wrong."
     )

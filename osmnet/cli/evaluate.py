@@ -1,4 +1,4 @@
-"""`osmnet evaluate`: measure a model on held-out clips, or train and compare the variants of an ablation."""
+"""`osmnet evaluate`: measure a model on held-out clips, or compare ablations."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from osmnet.evaluation.settings import MAX_TAKES, QUICK_MINUTES, QUICK_SECONDS, 
 from osmnet.utils.files import write_whole
 from osmnet.utils.marked import read_marked, write_marked
 
-# With --ablate the configuration sets these, or its table does not use them.
+# Arguments that --ablate rejects: its configuration sets them, or its table does not use them.
 _BY_CONFIG = ("split", "split_by", "clips", "inception", "takes", "sampling", "quick")
 _OF_ABLATION = ("data", "out", "model", "syncnet", "workers", "device")
 
@@ -62,7 +62,7 @@ def build_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `osmnet evaluate`."""
+    """Run `osmnet evaluate`."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     options = vars(arguments)

@@ -1,4 +1,4 @@
-"""`osmnet train finetune`: adapt finished weights to one speaker or a few clips, and report what that changed.
+"""`osmnet train finetune`: adapt weights to one speaker or a few clips.
 
 docs/fine_tuning.md starts from raw clips. Several GPUs: `accelerate launch -m osmnet.training.train finetune ...`.
 """
@@ -17,7 +17,7 @@ from osmnet.utils.threads import set_threads
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `osmnet train finetune`."""
+    """Run `osmnet train finetune`."""
     parser = Parser(
         prog="osmnet train finetune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

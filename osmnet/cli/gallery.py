@@ -1,4 +1,4 @@
-"""`osmnet gallery`: draw a page of frame sheets that shows what the weights do."""
+"""`osmnet gallery`: draw a page of frame sheets."""
 
 import shlex
 import sys
@@ -10,7 +10,7 @@ from osmnet.utils.versions import example_files
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `osmnet gallery`."""
+    """Run `osmnet gallery`."""
     parser = Parser(
         prog="osmnet gallery",
         description="Draw what the weights do as sheets of frames with curves: takes, ε, mouths, strength, blinks, "

@@ -1,7 +1,6 @@
-"""`osmnet generate`: make talking-head videos from a portrait and a recording of speech.
+"""`osmnet generate`: make talking-head videos from a portrait and speech.
 
-Arguments are checked before anything heavy is imported: a wrong one is refused at once. Options of motion and picture
-come from the fields of `MotionOptions` and `PictureOptions`.
+Arguments are checked before heavy imports.
 """
 
 from __future__ import annotations
@@ -35,13 +34,12 @@ if TYPE_CHECKING:
 OUTPUT = Path("out")
 ANIMATION_KINDS = ("webp", "gif")
 SHORT = {"num_videos": "-n", "epsilon": "-e"}
-# The command line counts faces from 1, and says what to leave out (--no-blink) or to crop where fields have a truth
-# value; whatever else the fields of the options say holds here, too.
+# Options that the command line spells differently: faces count from 1, booleans become --no-blink and --crop.
 OWN_SPELLING = ("blink", "full_frame", "face")
 
 
 def _number(low: float, high: float, whole: bool = False) -> Callable[[str], float | int]:
-    """Make an argparse type for a number from `low` to `high`, both included."""
+    """Make an argparse type for numbers from `low` to `high`, inclusive."""
 
     def parse(text: str) -> float | int:
         expected = f"{'a whole number' if whole else 'a number'} from {low:g} to {high:g}"
@@ -57,7 +55,6 @@ def _number(low: float, high: float, whole: bool = False) -> Callable[[str], flo
 
 
 def _radius(text: str) -> float:
-    """Parse ε; people will try numbers outside its range, so it has messages of its own."""
     try:
         value = float(text)
     except ValueError:
@@ -76,7 +73,6 @@ def _device(text: str) -> str:
 
 
 def _add_option(group: argparse._ActionsContainer, each: Field[Any]) -> None:
-    """Add a field of an options class as `--its-name`."""
     about, names = (
         each.metadata,
         [f"--{each.name.replace('_', '-')}", *([SHORT[each.name]] if each.name in SHORT else [])],
@@ -172,7 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def motion_options(arguments: argparse.Namespace) -> MotionOptions:
-    """Return the motion options that the arguments give."""
+    """Build motion options from arguments."""
     given = {each.name: getattr(arguments, each.name) for each in fields(MotionOptions) if each.name != "blink"}
     if arguments.num_videos is None:
         given["num_videos"] = 1 if arguments.take_seed is not None else NUM_VIDEOS
@@ -180,13 +176,12 @@ def motion_options(arguments: argparse.Namespace) -> MotionOptions:
 
 
 def picture_options(arguments: argparse.Namespace) -> PictureOptions:
-    """Return the picture options that the arguments give."""
+    """Build picture options from arguments."""
     face = None if arguments.face is None else arguments.face - 1
     return PictureOptions(full_frame=False if arguments.crop else None, size=arguments.size, face=face)
 
 
 def _check_file(path: Path, role: str, kind: str) -> None:
-    """Refuse a path at which there is no file that can be read."""
     if path.is_dir():
         raise ValueError(f"The {role} '{path}' is a folder; name {kind}.")
     if path.exists() and not path.is_file():
@@ -198,7 +193,6 @@ def _check_file(path: Path, role: str, kind: str) -> None:
 
 
 def _check_output(folder: Path) -> None:
-    """Refuse an output folder that could not be made or written to; nothing is made yet."""
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
@@ -209,7 +203,7 @@ def _check_output(folder: Path) -> None:
 
 
 def _choose_output(arguments: argparse.Namespace, count: int) -> Path:
-    """Return where the takes go: never among other takes, unless the arguments or an answer say so."""
+    """Choose the output path without replacing takes, unless asked to."""
     path = OUTPUT if arguments.output is None else arguments.output
     if path.suffix.lower() == ".mp4" and count > 1:
         raise ValueError(f"'{path}' is one file, and there are {count} takes; add --num-videos 1, or name a folder.")
@@ -233,7 +227,7 @@ def _choose_output(arguments: argparse.Namespace, count: int) -> Path:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    # 1. Check the arguments before any heavy import: a wrong one is refused in a moment.
+    # 1. Check the arguments before any heavy import.
     _check_file(arguments.portrait, "portrait", "a picture file")
     _check_file(arguments.speech, "speech", "an audio or video file")
     if arguments.head_motion is not None:
@@ -254,7 +248,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     )
     pipe.precision = arguments.precision
 
-    # 3. Make the takes; a seed is always known, so that every video can be made again.
+    # 3. Make the takes with a known seed, so that each can be reproduced.
     with ExitStack() as stack:
         profile = stack.enter_context(Profile()) if arguments.profile else None
         output, paths = _make(arguments, pipe, motion, picture)
@@ -269,7 +263,7 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _seed(arguments: argparse.Namespace) -> int | list[int]:
-    """Return the seed that was given, that of the run to resume, or a new one."""
+    """Return the given, resumed or a new seed."""
     if arguments.take_seed is not None:
         return [arguments.take_seed]
     if arguments.seed is not None:
@@ -282,7 +276,7 @@ def _seed(arguments: argparse.Namespace) -> int | list[int]:
 def _make(
     arguments: argparse.Namespace, pipe: TalkingHeadPipeline, motion: MotionOptions, picture: PictureOptions
 ) -> tuple[TalkingHeadOutput, list[Path]]:
-    """Render and save the takes, printing warnings and progress. Returns the output and the file paths."""
+    """Render and save the takes, printing progress."""
     from tqdm import tqdm
 
     # 1. Encode and sample; nothing is rendered or written yet.
@@ -290,7 +284,7 @@ def _make(
     options = {each.name: getattr(part, each.name) for part in (motion, picture) for each in fields(part)}
     with warnings.catch_warnings():
         if not arguments.debug:
-            warnings.simplefilter("ignore")  # they come with a line of code; what matters is printed below
+            warnings.simplefilter("ignore")  # they show a line of code; the relevant ones are printed below
         output = pipe(arguments.portrait, arguments.speech, seed=seed, output_type="lazy", **options)
     if arguments.seed is None and arguments.take_seed is None:  # only now: a wrong input above gets one sentence
         sys.stderr.write(f"osmnet: The same command with --seed {seed} makes these videos again.\n")
@@ -304,7 +298,7 @@ def _make(
     with tqdm(desc="rendering", unit="frame", file=sys.stderr, dynamic_ncols=True) as bar:
 
         def show(done_frames: int, total_frames: int) -> None:
-            if bar.total is None:  # the first call tells what was there before
+            if bar.total is None:  # the first call reports resumed frames
                 bar.reset(total_frames)
                 bar.initial = bar.n = done_frames
                 if done_frames:
@@ -324,9 +318,9 @@ def _make(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `osmnet generate`."""
+    """Run `osmnet generate`."""
     arguments = build_parser().parse_args(argv)
-    # SIGTERM is handled as Ctrl-C is: half-written files are removed, finished ones stay.
+    # SIGTERM as Ctrl-C: remove half-written files, keep finished ones.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _generate(arguments)

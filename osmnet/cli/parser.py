@@ -1,4 +1,4 @@
-"""The argument parser of all commands."""
+"""Argument parser of all commands."""
 
 import argparse
 from typing import NoReturn
@@ -8,10 +8,10 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one sentence instead of the whole usage."""
+    """Argument parser whose errors are one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with status 2 after one sentence on stderr."""
+        """Exit with status 2 and one sentence."""
         self.exit(EXIT_WRONG_INPUT, f"osmnet: {message}; see `{self.prog} --help`.\n")
 
 

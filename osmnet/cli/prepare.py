@@ -1,4 +1,4 @@
-"""`osmnet prepare`: turn raw videos into a dataset of tracked, cropped clips."""
+"""`osmnet prepare`: turn raw videos into a dataset."""
 
 import sys
 from dataclasses import fields
@@ -21,7 +21,7 @@ _OPTION_HELP = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `osmnet prepare`."""
+    """Run `osmnet prepare`."""
     parser = Parser(prog="osmnet prepare", description="Turn raw videos into a dataset of tracked, cropped clips.")
     parser.add_argument("clips", nargs="+", type=Path, help="videos, or folders of videos")
     parser.add_argument("--out", type=Path, required=True, help="the dataset; run again to resume or to add clips")

@@ -1,4 +1,4 @@
-"""`osmnet push`: send a model to the Hub in one commit; by default only show what would be sent."""
+"""`osmnet push`: send a model to the Hub in one commit; a dry run by default."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from osmnet.cli.argument_checks import check_model
 from osmnet.cli.parser import Parser
 from osmnet.loading.packaged import packaged_weights
 
-# Files of a model beside its components and the pictures of its card; everything else in its folder stays.
+# Files sent besides components and pictures of the card; everything else stays.
 SENT = ("README.md", "LICENSE", "NOTICE", "model_index.json", "evaluation.json", "face_landmarker.task")
 OF_COMPONENT = ("config.json", "*.safetensors")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg")
@@ -19,10 +19,10 @@ NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def choose_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Divide the files of a model's folder into those that are sent and those that stay.
+    """Divide a model's files into those sent and kept.
 
     Args:
-        folder (`Path`): The folder.
+        folder (`Path`): Folder of the model.
 
     Returns:
         `tuple[list[Path], list[Path]]`: Paths within the folder, sorted, without hidden files.
@@ -47,7 +47,7 @@ def choose_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def check_card(folder: Path) -> None:
-    """Raise `ValueError` if a model's folder has no model card that names a licence."""
+    """Raise `ValueError` if the model card names no license."""
     from huggingface_hub import metadata_load
     from yaml import YAMLError  # which comes with the Hub client
 
@@ -66,7 +66,7 @@ def check_card(folder: Path) -> None:
 
 
 def push(folder: Path, repo_id: str, private: bool = False, branch: str | None = None, message: str = "") -> str:
-    """Send a model in one commit, so that nobody downloads half of it.
+    """Send a model in one commit.
 
     Args:
         folder (`Path`): Folder of the model.
@@ -101,7 +101,7 @@ def push(folder: Path, repo_id: str, private: bool = False, branch: str | None =
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `osmnet push`."""
+    """Run `osmnet push`."""
     parser = Parser(
         prog="osmnet push",
         description="Send a model to the Hub. Without --yes, only show what would be sent, without a connection.",

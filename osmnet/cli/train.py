@@ -1,14 +1,14 @@
-"""`osmnet train STAGE`: from a prepared dataset to a model folder, stage by stage, in this order (docs/training.md).
+"""`osmnet train STAGE`: train a model stage by stage, in this order (docs/training.md).
 
 - face-model: mean face, identity and expression bases (seconds)
 - motion: motion space, then audio motion encoder (minutes)
 - expression: expression extractor (minutes)
 - video: video generator (hours)
-- export: a folder that `OSMNetPipeline.from_pretrained` loads
+- export: a folder for `OSMNetPipeline.from_pretrained`
 
-and, beside them,
+Besides:
 
-- sync: a network that measures lip sync for `osmnet evaluate`
+- sync: lip-sync metric for `osmnet evaluate`
 - finetune: adapt finished weights to one speaker or a few clips (docs/fine_tuning.md)
 
 A stage resumes from its newest checkpoint. Several GPUs: `accelerate launch -m osmnet.training.train STAGE ...`.
@@ -34,14 +34,14 @@ WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `osmnet train`.
+    """Run `osmnet train`.
 
     Returns:
-        `int`: The exit status: 0, or 130 and 143 after Ctrl-C and SIGTERM, once a checkpoint is saved.
+        `int`: Exit status: 0, or 130 or 143 after Ctrl-C or SIGTERM, once a checkpoint is saved.
 
     Raises:
-        ValueError: If something is wrong with the arguments or what they name; in the main process only, if all
-            processes of a run find it alike.
+        ValueError: If an argument or its file is invalid; in the main process only, if all processes find the
+            same error.
     """
     argv = sys.argv[1:] if argv is None else argv
     main_process = int(os.environ.get("RANK", "0")) == 0  # as `accelerate launch` numbers them
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if main_process or _is_of_this_process_alone(error):
             raise
-        # The launcher ends all processes when the first one ends: that must be the one that reports the error.
+        # The launcher ends all processes with the first one, which must be the one that reports the error.
         time.sleep(PATIENCE_SECONDS)
         return EXIT_WRONG_INPUT
     except RuntimeError as error:
@@ -80,11 +80,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def launched_alone(environment: Mapping[str, str]) -> bool:
-    """Whether `accelerate launch` was asked for several processes and started one.
+    """Whether `accelerate launch` started one process of several requested.
 
-    It does so with `--cpu` or without GPUs, unless given `--multi_gpu`. It then sets the main process's `MASTER_PORT`,
-    but no number of processes.
+    It does so with `--cpu` or without GPUs, unless given `--multi_gpu`.
     """
+    # Accelerate then sets MASTER_PORT, but no world size.
     launched = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment
     return launched and not any(name in environment for name in WORLD_SIZES)
 
@@ -156,7 +156,7 @@ def _check_packages() -> None:
 
 
 def _is_of_this_process_alone(error: Exception) -> bool:
-    """Whether the main process knows nothing of an error: it arose after the processes had met, and here."""
+    """Whether an error arose in this process only."""
     import torch.distributed
 
     from osmnet.training.core.processes import SharedError

@@ -1,4 +1,4 @@
-"""`osmnet verify`: say whether a file is as it was signed, who signed it, and what it says about how it was made."""
+"""`osmnet verify`: check a file's signature and print its manifest."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ PROVES = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `osmnet verify`.
+    """Run `osmnet verify`.
 
     Args:
         argv (`list[str]`, *optional*): The arguments; those of the process by default.
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _lines(verdict: Verdict, path: Path) -> list[str]:
-    """Write the verdict; our own words come first on a line, a stranger's last and in quotes."""
+    """Format the verdict, foreign text last and quoted."""
     is_unknown = verdict.state == "valid" and not (verdict.is_own or verdict.is_trusted)
     lines = [f"{verdict.state}{', but by an unknown signer' if is_unknown else ''}: {quoted(str(path))}"]
     lines.append(f"  {verdict.sentence}")

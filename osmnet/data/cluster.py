@@ -1,7 +1,4 @@
-"""Run many jobs in parallel: on processes of this machine, or on a Ray cluster.
-
-A worker that is killed, mostly for lack of memory, takes only its own job with it, which is retried once.
-"""
+"""Run jobs in parallel on local processes or a Ray cluster; a job whose worker dies is retried once."""
 
 import logging
 import multiprocessing
@@ -17,23 +14,23 @@ from typing import Any, TypeVar
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 KILLED = "the worker was killed each time while working on it (not enough memory?)"
-ATTEMPTS_ALONE = 2  # of jobs that ran when a worker died: among several one cannot tell which of them killed it
-# One job a core: more threads inside a job would only take turns.
+ATTEMPTS_ALONE = 2  # of each job that ran when a worker died, since any of them may have killed it
+# One job a core: more threads would only take turns.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 class WorkerKilled(RuntimeError):
-    """Takes the place of a result when workers died of a job twice."""
+    """Replaces the result of a job whose workers died."""
 
 
 def on_processes(
     jobs: Sequence[Job], function: Callable[[Job], Result], workers: int
 ) -> Iterator[tuple[Job, Result | WorkerKilled]]:
-    """Run jobs on processes of this machine.
+    """Run jobs on local processes.
 
     Args:
         jobs (sequence): Arguments of `function`.
-        function (`Callable`): Function of a module, since new processes import it.
+        function (`Callable`): Module-level function, as new processes import it.
         workers (`int`): Processes.
 
     Yields:
@@ -49,7 +46,7 @@ def on_processes(
         with _pool(min(workers, len(waiting))) as pool:
             try:
                 while (waiting or running) and not suspects:
-                    # No more are submitted than can run, so that one of these has killed a worker that dies.
+                    # Submit only what can run, so that a dead worker was killed by one of these.
                     while waiting and len(running) < workers:
                         running[pool.submit(function, waiting[0])] = waiting[0]
                         waiting.popleft()
@@ -91,7 +88,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 def _begin_worker() -> None:
     os.environ |= dict.fromkeys(_ONE_THREAD, "1")
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches workers, too: they end without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # on Ctrl-C, end without a traceback
     parent = multiprocessing.parent_process()
     if parent is not None:  # a worker whose run was killed would wait forever
 
@@ -103,26 +100,26 @@ def _begin_worker() -> None:
 
 
 def usable_cpus() -> int:
-    """Count the processors that this process may use."""
+    """Count the CPUs available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def on_ray(
     jobs: Sequence[Job], function: Callable[[Job], Result], address: str
 ) -> Iterator[tuple[Job, Result | WorkerKilled]]:
-    """Run jobs on a Ray cluster; every node must have osmnet and see the same files under the same paths.
+    """Run jobs on a Ray cluster with a shared file system.
 
     Args:
-        jobs (sequence): Arguments of `function`.
-        function (`Callable`): Function to run.
-        address (`str`): Address of the cluster: `HOST:PORT`, `auto`, or `local` for this machine alone.
+        jobs (sequence): As of `on_processes`.
+        function (`Callable`): As of `on_processes`.
+        address (`str`): `HOST:PORT` of the cluster, `auto`, or `local` for this machine alone.
 
     Yields:
-        `tuple`: A job and its result, in the order in which they finish.
+        `tuple`: As `on_processes`.
 
     Raises:
         ValueError: If Ray is not installed or the cluster cannot be reached.
-        Exception: Whatever `function` raises; no further jobs are started.
+        Exception: As `on_processes`.
     """
     try:
         import ray
@@ -136,8 +133,7 @@ def on_ray(
         raise ValueError(f"There is no Ray cluster at '{address}' ({reason}); start one with `ray start`.") from error
 
     try:
-        # Retried here: Ray retries a task that it has killed for memory many times over, or forever, whatever its
-        # `max_retries` is above 0 (`task_oom_retries`).
+        # Retried here: for any `max_retries` above 0, Ray retries out-of-memory tasks `task_oom_retries` times.
         remote = ray.remote(num_cpus=1, max_retries=0)(function)
         waiting = deque((job, 1) for job in jobs)
         running: dict[Any, tuple[Job, int]] = {}

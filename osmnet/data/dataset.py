@@ -1,4 +1,4 @@
-"""Read a prepared dataset: its clips as arrays."""
+"""Read prepared datasets."""
 
 import io
 import json
@@ -25,7 +25,7 @@ CLIPS_PER_HELD_OUT = 5  # clips; of a split by clip one in five is held out
 
 @dataclass(frozen=True)
 class Clip:
-    """One prepared clip; its files are read on demand.
+    """A prepared clip; files are read on demand.
 
     Attributes:
         where (`str`): Folder or address of the dataset.
@@ -37,27 +37,27 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """The clip's name, unique in its dataset."""
+        """Unique key."""
         return self.info["key"]
 
     @property
     def speaker(self) -> str:
-        """The person seen, as far as known; splits go by this."""
+        """Speaker, by which datasets are split."""
         return self.info["speaker"]
 
     @property
     def size(self) -> int:
-        """Side of the crop in pixels."""
+        """Crop side in pixels."""
         return self.info["size"]
 
     @property
     def frames(self) -> int:
-        """Number of frames, 25 a second."""
+        """Number of frames at 25 fps."""
         return self.info["frames"]
 
     @property
     def has_speech(self) -> bool:
-        """Whether the clip has sound that fits the lips."""
+        """Whether the clip has sound in sync with the lips."""
         return "wav" in self.info["files"]
 
     def _read(self, ending: str) -> bytes:
@@ -73,11 +73,11 @@ class Clip:
             raise ValueError(f"The track of clip '{self.name}' is damaged ({error}); prepare it again.") from error
 
     def landmarks_px(self) -> np.ndarray:
-        """Read the vertices `(frames, 478, 3)` in pixels of the crop, float32."""
+        """Read the vertices `(frames, 478, 3)`, float32 crop pixels."""
         return self._track()["landmarks"].astype(np.float32) / SUBPIXELS
 
     def speech(self) -> np.ndarray:
-        """Read the sound, 16 kHz mono, as long as the video: `(frames * 640,)` float32.
+        """Read 16 kHz mono sound `(frames * 640,)`, float32.
 
         Raises:
             ValueError: If the clip has no speech, or its sound is damaged.
@@ -91,12 +91,12 @@ class Clip:
             raise ValueError(f"The sound of clip '{self.name}' is damaged ({error}); prepare it again.") from error
 
     def mel_windows(self) -> np.ndarray:
-        """Compute the speech features `(frames, 16, 16)` of every frame."""
+        """Compute mel windows `(frames, 16, 16)`."""
         windows = mel_windows(self.speech())
         return np.pad(windows, ((0, max(self.frames - len(windows), 0)), (0, 0), (0, 0)), mode="edge")[: self.frames]
 
     def fit(self, face_model: FaceModel) -> FaceFit:
-        """Give pose, expression and identity of every frame: as stored for this face model, or fitted again."""
+        """Load the stored fit, or refit if it belongs to another face model."""
         track = self._track()
         landmarks = track["landmarks"].astype(np.float32) / SUBPIXELS
         if str(track["face_model"]) != fingerprint(face_model):
@@ -106,12 +106,12 @@ class Clip:
         return FaceFit(shape, track["identity"], track["expression"], track["head_pose"], similarity)
 
     def read_frames(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Decode the frames from `start` to before `stop`, `(size, size, 3)` uint8 RGB each."""
+        """Decode frames `start` to `stop - 1`, each `(size, size, 3)` uint8 RGB."""
         return islice(read_frames(self._read("mp4")), start, self.frames if stop is None else min(stop, self.frames))
 
 
 class Dataset:
-    """A folder or address made by `osmnet prepare`.
+    """A dataset made by `osmnet prepare`.
 
     Args:
         where (`str`): Folder or address.
@@ -127,8 +127,8 @@ class Dataset:
         """Open a dataset.
 
         Args:
-            source (`str` or `Path`): A folder, or an address that fsspec reads (`https://…`, `hf://datasets/…`), from
-                which clips are fetched one at a time when they are used.
+            source (`str` or `Path`): Folder or fsspec address (`https://…`, `hf://datasets/…`), from which clips are
+                fetched on demand.
 
         Raises:
             ValueError: If there is none, or it is of another version.
@@ -170,7 +170,7 @@ class Dataset:
     def split(
         self, speech: bool | None = None, min_size: int = 0, by: Literal["speaker", "clip"] = "speaker"
     ) -> tuple[list[Clip], list[Clip]]:
-        """Split clips into training and held-out ones, the same way in every stage and run.
+        """Split into training and held-out clips, alike in every stage.
 
         Args:
             speech (`bool`, *optional*): As in `clips`.
@@ -179,15 +179,15 @@ class Dataset:
                 fine-tuning on one person.
 
         Returns:
-            `tuple[list[Clip], list[Clip]]`: The training clips, and the held-out ones. The second list is never empty:
-            if no speaker is held out, it repeats the training clips.
+            `tuple[list[Clip], list[Clip]]`: Training and held-out clips; if no speaker is held out, the latter repeat
+            the former.
 
         Raises:
             ValueError: If there is nothing to train on, or only one clip to split.
         """
         clips = self.clips(speech, min_size)
         if by == "clip":
-            # Chosen among all clips, so that stages that use only some of them agree as far as possible.
+            # Chosen among all clips, so that stages that use a subset agree.
             held = {clip.name for clip in self._clips[CLIPS_PER_HELD_OUT - 1 :: CLIPS_PER_HELD_OUT]}
             held &= {clip.name for clip in clips}
             if len(held) in (0, len(clips)):
@@ -212,12 +212,12 @@ class Dataset:
 
 
 def clips_fingerprint(clips: list[Clip]) -> str:
-    """Digest clips to eight hexadecimal digits of their lines in the manifest, wherever the dataset lies."""
+    """Hash the clips' manifest lines to eight hex digits."""
     return f"{zlib.crc32(json.dumps([clip.info for clip in clips], sort_keys=True).encode()):08x}"
 
 
 def speaker_of(name: str) -> str:
-    """Give the part of a clip's name that stands for its speaker; a name without one is a speaker of its own."""
+    """Derive the speaker from a clip's name."""
     parts = name.split("-")
     if "clip" in parts and parts.index("clip") + 1 < len(parts):  # ...-clip-m030-front-angry-...
         return "-".join(parts[: parts.index("clip") + 2])
@@ -226,5 +226,5 @@ def speaker_of(name: str) -> str:
 
 
 def is_held_out(speaker: str) -> bool:
-    """Whether a speaker is held out: about one in eight, by name, so that every stage agrees."""
+    """Whether a speaker is held out: about one in eight, by name."""
     return zlib.crc32(speaker.encode()) % 8 == 3

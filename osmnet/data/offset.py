@@ -1,8 +1,4 @@
-"""Audio-video offset: whether the lips of a face follow the sound, and by how many frames the picture is late.
-
-The lips of the video are compared with those that a trained expression extractor predicts from the sound, at every
-shift of a few frames. Where they belong together the correlation has one sharp peak, at the offset.
-"""
+"""Measure audio-video offset: correlate tracked lips with lips predicted from sound."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,11 +16,10 @@ from osmnet.models.osm_net.expression import ExpressionExtractor
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 
 MAX_OFFSET = 8  # frames; larger offsets are not searched
-LAGS = np.arange(-MAX_OFFSET - 4, MAX_OFFSET + 5)  # frames; more than the offsets, to see both sides of a peak
+LAGS = np.arange(-MAX_OFFSET - 4, MAX_OFFSET + 5)  # frames; beyond the offsets, to see both sides of a peak
 MEASURES = np.array([0.5, 0.25, 0.25])  # weights of the opening of the mouth, its width, and the jaw
-DRIFT = 8.0  # frames; slower changes are pose or mood, not syllables
-# Correlation times the square root of the frames compared. Of 1,500 pairs of a clip with another clip's sound (1.6 to
-# 12 s) 3 % reach 4, whatever their length.
+DRIFT = 8.0  # frames; slower changes are not syllables
+# Correlation × √frames. Of 1,500 clips paired with another clip's sound (1.6 to 12 s) 3 % reach 4, at any length.
 LEAST_PEAK = 4.5
 PEAK_WIDTH = 3  # frames to either side that belong to the peak
 LEAST_CONTRAST = 0.65  # of the peak: largest correlation away from it
@@ -35,7 +30,7 @@ LONG = 75  # frames; a stretch of this length has to agree by itself
 
 @dataclass(frozen=True)
 class Agreement:
-    """Correlation of sound and lips.
+    """Correlation of lips and sound by lag.
 
     Attributes:
         frames (`int`): Frames compared.
@@ -50,40 +45,40 @@ class Agreement:
 
     @property
     def offset(self) -> int:
-        """Frames by which the picture is late (negative: early), if sound and lips belong together."""
+        """Frames by which the picture is late (negative: early)."""
         inner = slice(4, len(LAGS) - 4)
         return int(LAGS[inner][np.argmax(self.curve[inner])])
 
     @property
     def peak(self) -> float:
-        """Correlation at that offset."""
+        """Correlation at the offset."""
         return self.at(self.offset)
 
     @property
     def is_decisive(self) -> bool:
-        """Whether the peak is high for the length of the clip, and well above what lies around it."""
+        """Whether the peak is high for this length, and sharp."""
         away = np.abs(LAGS - self.offset) > PEAK_WIDTH
         stands_out = float(self.curve[away].max()) < LEAST_CONTRAST * self.peak
         return self.strength >= LEAST_PEAK and stands_out
 
     @property
     def is_plausible(self) -> bool:
-        """Whether it is decisive, or has a lower peak at no offset."""
+        """Whether it is decisive, or has a lower peak near zero lag."""
         return self.is_decisive or (abs(self.offset) <= 1 and self.strength >= LEAST_IN_PLACE)
 
     @property
     def strength(self) -> float:
-        """Peak times the square root of the frames, comparable between clips of different length."""
+        """Peak times √frames, comparable across lengths."""
         return self.peak * float(np.sqrt(self.frames))
 
     def at(self, offset: int) -> float:
-        """Give the correlation at an offset."""
+        """Return the correlation at an offset."""
         return float(self.curve[offset - LAGS[0]])
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Decision about the sound of a stretch.
+    """Whether a stretch has speech, and its offset.
 
     Attributes:
         speech (`bool`): Whether the lips follow it.
@@ -99,10 +94,10 @@ class Verdict:
 
 
 def decide(own: Agreement, whole: Agreement) -> Verdict:
-    """Decide whether one stretch of a video has speech, and at which offset.
+    """Decide whether a stretch has speech, and at which offset.
 
-    It takes the offset of the video, unless it is decisive by itself and differs. If neither is decisive (too short,
-    too few words), lips and sound are taken to fit unshifted if the video's peak is within a frame of no offset.
+    A decisive offset of its own wins over the video's. If neither is decisive, a peak of the video near zero counts as
+    zero offset.
 
     Args:
         own (`Agreement`): Of this stretch.
@@ -125,7 +120,7 @@ def decide(own: Agreement, whole: Agreement) -> Verdict:
 
 
 def pooled(agreements: Sequence[Agreement]) -> Agreement:
-    """Average the agreements of several stretches of one recording, weighted by length."""
+    """Average agreements, weighted by length."""
     frames = [each.frames for each in agreements]
     return Agreement(sum(frames), np.average([each.curve for each in agreements], axis=0, weights=frames))
 
@@ -147,7 +142,7 @@ class LipReader:
     @classmethod
     @lru_cache(maxsize=1)
     def load(cls, model: Path) -> "LipReader":
-        """Load from a model folder, or from the package if the folder has no expression extractor yet."""
+        """Load from a model folder; the packaged weights replace a missing extractor."""
         if not (model / "expression_extractor").is_dir():
             model = packaged_weights()
         face_model = FaceModel.from_pretrained(model / "face_model")
@@ -156,7 +151,7 @@ class LipReader:
         return cls(face_model, extractor, encoder)
 
     def speech_features(self, sound: np.ndarray) -> Callable[[int, int], np.ndarray] | None:
-        """Encode a recording `(samples,)`: features from one frame to before another; None without an encoder."""
+        """Encode sound `(samples,)`; returns a reader of frame ranges, or None without an encoder."""
         return None if self.speech_encoder is None else partial(self.speech_encoder.encode, sound)
 
     def compare(
@@ -167,26 +162,29 @@ class LipReader:
         speech_features: Callable[[int, int], np.ndarray] | None,
         first: int,
     ) -> Agreement:
-        """Compare the lips of a run with the sound of its video at every lag.
+        """Correlate lips and sound at every lag.
 
         Args:
             landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels.
             size (`int`): Side of the picture in pixels.
             mel_windows (`np.ndarray` of shape `(all_frames, 16, 16)`): Sound of the whole video.
             speech_features (`Callable`, *optional*): `speech_features` of that sound.
-            first (`int`): The run's first frame in the video.
+            first (`int`): First frame of the run.
 
         Returns:
-            `Agreement`: Correlations of the lips with those predicted from the sound.
+            `Agreement`: Correlations of the lips with those predicted.
         """
+        # 1. Fit the face, and take the frames that any lag needs.
         fit = self.face_model.fit_track(landmarks_px, size)
         begin, end = max(first + LAGS[0], 0), min(first + len(landmarks_px) + LAGS[-1], len(mel_windows))
         curve = np.zeros(len(LAGS))
         if end - begin < 2:
             return Agreement(len(landmarks_px), curve)
+        # 2. Predict the lips from the sound.
         expression = self.extractor.extract(mel_windows, fit.identity, begin, end, speech_features)
         offset = self.face_model.expression_offset(torch.from_numpy(expression)).numpy()
-        seen, predicted = _lip_motion(fit.shape), _lip_motion(fit.shape.mean(0) + offset)
+        seen, predicted = _lip_motion(fit.shape), _lip_motion(fit.shape.mean(0) + offset)  # (frames, 3)
+        # 3. Correlate at each lag.
         for k, lag in enumerate(LAGS):
             index = first + np.arange(len(seen)) - lag - begin
             inside = (index >= 0) & (index < len(predicted))
@@ -196,7 +194,7 @@ class LipReader:
 
 
 def _lip_motion(shape: np.ndarray) -> np.ndarray:
-    """Measure opening and width of the mouth and height of the jaw without drift, `(frames, 3)`."""
+    """Measure mouth opening, mouth width and jaw height, `(frames, 3)`, without drift."""
     jaw = np.linalg.norm(shape[:, CHIN] - shape[:, NOSE].mean(1), axis=-1)
     motion = np.stack([mouth_opening(shape), mouth_width(shape), jaw], axis=1)
     return motion - gaussian_filter1d(motion, DRIFT, axis=0, mode="nearest")

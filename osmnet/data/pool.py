@@ -1,4 +1,4 @@
-"""The clips that training draws from at a step: all of a small dataset, a moving window of a large one."""
+"""Pool of loaded clips that training samples from."""
 
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -12,11 +12,10 @@ Item = TypeVar("Item")
 
 
 class ClipPool(Generic[Item]):
-    """At most `capacity` clips, loaded.
+    """At most `capacity` loaded clips.
 
-    The pool at a step is a pure function of the arguments, also in a resumed run or a loader process that begins in
-    the middle. A dataset that fits is held whole. Of a larger one the pool holds a window of an endless sequence of
-    shuffled epochs: every `turnover` steps the oldest clip is replaced by the next.
+    A pure function of arguments and step, also on resume. A larger dataset is held as a sliding range of shuffled
+    epochs: every `turnover` steps the next clip replaces the oldest.
 
     Args:
         clips (sequence of `Clip`): All clips, in the same order in every process.
@@ -48,7 +47,7 @@ class ClipPool(Generic[Item]):
         self._items: dict[int, Item | None] = {}  # by index of the clip
 
     def at(self, step: int) -> list[Item]:
-        """Give the clips of a step, in an order that depends on nothing else.
+        """Return the clips of a step, in a reproducible order.
 
         Raises:
             ValueError: If no clip of the pool can be used.

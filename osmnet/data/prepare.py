@@ -1,8 +1,4 @@
-"""`osmnet prepare`: turn raw videos into a dataset of tracked, cropped clips.
-
-Every video is prepared by itself (`osmnet.data.prepared_video`), on processes or on a Ray cluster; when all are done,
-the manifest is written. See docs/preparing.md.
-"""
+"""Prepare raw videos into a dataset of tracked, cropped clips, see docs/preparing.md."""
 
 import csv
 import json
@@ -22,11 +18,11 @@ from osmnet.utils.files import only_run_in
 
 
 def read_table(path: Path) -> dict[str, Known]:
-    """Read the table of facts about videos that need not be measured.
+    """Read known facts about videos from a CSV table.
 
     Args:
         path (`Path`): CSV with the column `file` and any of `speech` (yes or no), `av_offset_frames` (whole frames by
-            which the picture is late) and `speaker`; other columns are ignored, empty cells are measured.
+            which the picture is late) and `speaker`; empty cells are measured.
 
     Returns:
         `dict[str, Known]`: By file name.
@@ -63,7 +59,7 @@ def _known(row: dict[str, str | None]) -> Known:
 
 
 def find_videos(paths: list[Path]) -> list[Path]:
-    """List the given videos, and the files in given folders by name.
+    """List videos in files and folders.
 
     Args:
         paths (`list[Path]`): Files and folders.
@@ -72,7 +68,7 @@ def find_videos(paths: list[Path]) -> list[Path]:
         `list[Path]`: At least one; in folders, names that begin with a dot are left out.
 
     Raises:
-        ValueError: If a path is missing, there is no file, or two files would become one clip.
+        ValueError: If a path is missing, there is no file, or two would become one clip.
     """
     missing = [path for path in paths if not path.exists()]
     if missing:
@@ -94,12 +90,12 @@ def find_videos(paths: list[Path]) -> list[Path]:
 
 
 def key_of(video: Path) -> str:
-    """Name a video in the dataset: without its ending, and without dots, which end a key in WebDataset."""
+    """Derive the dataset key: the stem without dots, which end a WebDataset key."""
     return video.stem.replace(".", "_")
 
 
 def _rows_before(out: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Read the manifest, if there is one, and refuse other options."""
+    """Read the manifest, if any; refuse other options."""
     if not ((out / DATASET_FILE).exists() and (out / MANIFEST).exists()):
         return []
     rows = read_manifest(out)
@@ -115,7 +111,7 @@ def _rows_before(out: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
 def _jobs_to_do(
     jobs: list[Job], rows: list[dict[str, Any]], options: dict[str, Any]
 ) -> tuple[list[Job], list[dict[str, Any]]]:
-    """Leave out jobs that are done. Returns the others, and the rows without those of videos prepared again."""
+    """Drop finished jobs; also returns the manifest rows to keep."""
     out = jobs[0].out
     records = read_records(out)
     strange = [key for key, record in records.items() if record["prepared_with"] != options]
@@ -147,7 +143,7 @@ def _jobs_to_do(
 
 
 def _sweep(out: Path, rows: list[dict[str, Any]]) -> None:
-    """Remove what a killed run has left half-written, and shards of no row."""
+    """Remove half-written files and orphaned shards."""
     named = {row["shard"] for row in rows if row["status"] == "kept"}
     for leftover in (path for folder in (out, out / UNFINISHED, out / SHARDS) for path in folder.glob(".*.part")):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -157,7 +153,7 @@ def _sweep(out: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _with_records(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add the rows of finished videos that the manifest does not have yet."""
+    """Add the rows of finished videos that are missing."""
     there = {row.get("video") for row in rows}
     rows = rows + [row for key, record in read_records(out).items() if key not in there for row in record["rows"]]
     return sorted(rows, key=lambda row: (row.get("video", ""), row.get("first_frame", -1)))
@@ -190,7 +186,7 @@ def prepare(
     workers: int = 1,
     ray: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Prepare videos into a dataset, or add them to one.
+    """Prepare videos into a new or existing dataset.
 
     Args:
         videos (`list[Path]`): See `find_videos`.
@@ -198,7 +194,7 @@ def prepare(
         model (`Path`): Folder of the face model and the expression extractor.
         bundle (`Path`): The face landmarker.
         options (`Options`, *optional*): What to keep.
-        table (`dict[str, Known]`, *optional*): Known facts by file name, see `read_table`.
+        table (`dict[str, Known]`, *optional*): See `read_table`.
         workers (`int`): Processes.
         ray (`str`, *optional*): Address of a Ray cluster to use instead.
 
@@ -206,9 +202,8 @@ def prepare(
         `list[dict]`: All rows of the manifest.
 
     Raises:
-        ValueError: If the folder holds a dataset of another version or of other options, or cannot be written; the
-            next run uses the finished videos.
-        CannotSave: Likewise, by a worker.
+        ValueError: If the folder holds a dataset of another version or of other options, or cannot be written.
+        CannotSave: If a worker cannot write.
     """
     options = options or Options()
     about = options.as_dict() | {"face_model": load_face_model(model)[1]}
@@ -221,10 +216,12 @@ def prepare(
         for video in videos
     ]  # fmt: skip
     with only_run_in(out / UNFINISHED, out):
+        # 1. Clean up after earlier runs, and prepare what is missing.
         todo, rows = _jobs_to_do(jobs, _rows_before(out, about), about)
         _sweep(out, _with_records(out, rows))
         if todo:
             _run(todo, workers, ray)
+        # 2. Write the manifest and the report.
         rows = _with_records(out, rows)
         write_manifest(out, rows, prepared_with=about)
         write_report(out, rows, about)

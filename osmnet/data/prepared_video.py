@@ -1,8 +1,4 @@
-"""Prepare one video: the work of a worker of `osmnet prepare`, on this machine or on another.
-
-The clips go straight into the dataset's shards, in one pass; then a record appears with the video's lines of the
-manifest. A video that has no record when a run is resumed is prepared again.
-"""
+"""Prepare one video: a worker's job. Its record, written last, marks the video as done."""
 
 import base64
 import hashlib
@@ -55,11 +51,11 @@ class Job:
 
     @property
     def record(self) -> Path:
-        """File that appears when the video is done."""
+        """Record file, which marks the video as done."""
         return self.out / UNFINISHED / f"{self.key}.json"
 
     def stamp(self) -> dict[str, Any]:
-        """Name, size and time of the file, by which a changed video is noticed."""
+        """Name, size and mtime, to detect changes."""
         stat = self.video.stat()
         return {
             "source": self.video.name, "video": self.key, "source_bytes": stat.st_size,
@@ -67,27 +63,27 @@ class Job:
         }  # fmt: skip
 
     def digest(self) -> str:
-        """Digest everything else that decides about the result: options, face model and known facts."""
+        """Hash options, face model and known facts."""
         return hashlib.sha256(json.dumps([self.prepared_with(), asdict(self.known)]).encode()).hexdigest()[:16]
 
     def prepared_with(self) -> dict[str, Any]:
-        """Give the settings that all videos of a dataset share."""
+        """Return the settings shared by the dataset."""
         return self.options.as_dict() | {"face_model": load_face_model(self.model)[1]}
 
 
 class CannotSave(OSError):
-    """The dataset's folder cannot be written: no fault of the video."""
+    """The dataset folder is not writable."""
 
 
 @lru_cache(maxsize=2)
 def load_face_model(model: Path) -> tuple[FaceModel, str]:
-    """Load the face model of a folder once a process, and its fingerprint."""
+    """Load the face model and its fingerprint, cached."""
     face_model = FaceModel.from_pretrained(model / "face_model")
     return face_model, fingerprint(face_model)
 
 
 def prepare_video(job: Job) -> dict[str, Any]:
-    """Prepare one video: write its shards, then its record.
+    """Prepare one video: write shards, then the record.
 
     Args:
         job (`Job`): The video and how to prepare it.
@@ -98,7 +94,7 @@ def prepare_video(job: Job) -> dict[str, Any]:
     Raises:
         CannotSave: If the dataset cannot be written. Faults of the video become a row of its record.
     """
-    cv2.setNumThreads(1)  # one job a core: more threads inside a job would only take turns
+    cv2.setNumThreads(1)  # one job a core: more threads would only take turns
     torch.set_num_threads(1)
     frames = 0
     try:
@@ -125,7 +121,7 @@ def prepare_video(job: Job) -> dict[str, Any]:
 def _write_clips(
     job: Job, tracking: Tracking, segments: list[Segment], sound: np.ndarray | None
 ) -> list[dict[str, Any]]:
-    """Write the segments that are kept to shards; give the rows of all."""
+    """Write kept segments to shards; returns the rows of all."""
     rows = []
     stamp, model_print = job.stamp(), load_face_model(job.model)[1]
     try:
@@ -176,7 +172,7 @@ def _sound(job: Job) -> np.ndarray | None:
 
 
 def _wav(sound: np.ndarray, segment: Segment) -> bytes:
-    """Encode the sound of a segment, shifted to fit the picture; silence beyond its ends."""
+    """Encode a segment's shifted sound, padded with silence."""
     first = (segment.run.first - segment.verdict.av_offset) * SAMPLES_PER_FRAME
     stop = first + len(segment.run) * SAMPLES_PER_FRAME
     padded = np.pad(sound, (max(-first, 0), max(stop - len(sound), 0)))
@@ -190,7 +186,7 @@ def _wav(sound: np.ndarray, segment: Segment) -> bytes:
 
 
 def write_record(job: Job, rows: list[dict[str, Any]]) -> None:
-    """Write the record of a video; it appears when it is whole.
+    """Write the record of a video atomically.
 
     Args:
         job (`Job`): The video.

@@ -1,4 +1,4 @@
-"""Reports of a dataset, as a page and as text: what was kept, what was dropped, and why."""
+"""Report what was kept and dropped, as HTML and text."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ _INK, _MUTED, _BAR = "#1c2330", "#6b7484", "#0072b2"
 
 
 def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, Any]) -> Path:
-    """Write the report of a dataset: one file that needs no other.
+    """Write a self-contained HTML report.
 
     Args:
         folder (`Path`): The dataset, with all its shards.
@@ -38,7 +38,7 @@ def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, An
         raise ValueError("The report needs the package 'jinja2'; install osmnet with its extra 'train'.") from error
     kept = [row for row in rows if row["status"] == "kept"]
     lost = [row for row in rows if row["status"] != "kept"]
-    # File names come from anywhere: they are shown as text, never as HTML.
+    # File names are untrusted: escape them.
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.html.j2").render(
         title=folder.resolve().name,
@@ -57,7 +57,7 @@ def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, An
 
 
 def dropped_text(rows: list[dict[str, Any]], report: Path) -> str:
-    """Summarize for the terminal what was dropped: how often for which reason, then the videos.
+    """Summarize dropped stretches by reason, then by video.
 
     Args:
         rows (`list[dict]`): Lines of the manifest.
@@ -74,7 +74,7 @@ def dropped_text(rows: list[dict[str, Any]], report: Path) -> str:
     for row in lost[:MOST_LINES]:
         place = f" at {row['first_frame'] / FPS:.1f} s" if "first_frame" in row else ""
         line = f"{row['source']}{place}: {row['reason']}"
-        lines.append("".join(sign if sign.isprintable() else "?" for sign in line))  # names come from anywhere
+        lines.append("".join(sign if sign.isprintable() else "?" for sign in line))  # untrusted names
     if len(lost) > MOST_LINES:
         lines.append(f"and {len(lost) - MOST_LINES} more, see {report}")
     return "\n".join(lines) + "\n"
@@ -97,7 +97,7 @@ def _numbers(kept: list[dict[str, Any]], lost: list[dict[str, Any]]) -> list[tup
 
 
 def _reasons(lost: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
-    """Group reasons without their names and numbers: reason, how often, how many seconds."""
+    """Group reasons, ignoring names and numbers: reason, count, seconds."""
     groups: dict[str, list[float]] = defaultdict(list)
     for row in lost:
         reason = re.sub(r"'[^']*'", "'…'", row["reason"])
@@ -115,7 +115,7 @@ def _picture(folder: Path, row: dict[str, Any]) -> str:
 
 
 def _plot(kept: list[dict[str, Any]]) -> str:
-    """Draw histograms of the kept clips, as PNG in base64."""
+    """Draw histograms as base64 PNG."""
     from matplotlib.figure import Figure
 
     def values(name: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""Choose segments of a video, stretches of one face each with its sound, and crop them."""
+"""Choose and crop segments: stretches of one face with its sound."""
 
 import io
 import tempfile
@@ -32,7 +32,7 @@ STRIP = 112  # px, side of the three pictures in the report
 
 @dataclass(frozen=True)
 class Options:
-    """Criteria for the clips to keep.
+    """Criteria for kept clips.
 
     Attributes:
         max_seconds (`float`): Longer stretches are split into equal pieces.
@@ -64,7 +64,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Known:
-    """Facts about a video that need not be measured; `None` is measured.
+    """Known facts about a video; `None` is measured.
 
     Attributes:
         speech (`bool`, *optional*): Whether its sound is speech of the face seen.
@@ -82,8 +82,8 @@ class Segment:
     """A stretch of one face.
 
     Attributes:
-        run (`FaceRun`): The face in it.
-        box (`CropBox`): The square around the head, pixels of the video's picture.
+        run (`FaceRun`): Its landmarks.
+        box (`CropBox`): The square around the head, in pixels of the video.
         size (`int`): Side of the stored crop in pixels.
         verdict (`Verdict`): Decision about its sound.
         fit (`FaceFit`): Fit of the face model, in pixels of the stored crop.
@@ -101,12 +101,12 @@ class Segment:
 
     @property
     def landmarks_px(self) -> np.ndarray:
-        """Vertices `(frames, 478, 3)` in pixels of the stored crop."""
+        """Vertices `(frames, 478, 3)` in crop pixels."""
         return to_crop(self.run.landmarks_px, self.box, self.size)
 
 
 def dropped(reason: str, seconds: float, **more: Any) -> dict[str, Any]:
-    """Make the manifest's line for something dropped."""
+    """Make a manifest row for something dropped."""
     return {"status": "dropped", "reason": reason, "seconds": round(seconds, 2), **more}
 
 
@@ -118,23 +118,24 @@ def choose_segments(
     face_model: FaceModel,
     lip_reader: Callable[[], LipReader],
 ) -> tuple[list[Segment], list[dict[str, Any]]]:
-    """Choose one face at every moment, decide about its sound, split long stretches, and measure them.
+    """Choose one face at every moment; split and measure its stretches.
 
     Args:
         tracking (`Tracking`): All faces of the video.
-        sound (`np.ndarray` of shape `(samples,)`, *optional*): At 16 kHz; None if there is none.
+        sound (`np.ndarray` of shape `(samples,)`, *optional*): At 16 kHz.
         options (`Options`): What to keep.
         known (`Known`): Facts that need not be measured.
         face_model (`FaceModel`): Face model to fit.
         lip_reader (`Callable`): Loads the `LipReader`; called only if there is sound.
 
     Returns:
-        `tuple[list[Segment], list[dict]]`: Segments in order of time, with a reason if they are dropped; and lines of
-        the manifest for what is no segment.
+        `tuple[list[Segment], list[dict]]`: Segments in order of time, with a reason if dropped; and manifest lines for
+        what is no segment.
 
     Raises:
         ValueError: If there is no face.
     """
+    # 1. Drop short runs.
     if not tracking.runs:
         raise ValueError("no face was found")
     least = round(options.min_seconds * FPS)
@@ -147,6 +148,7 @@ def choose_segments(
         seconds = sum(map(len, short)) / FPS
         rows.append(dropped(f"{what} of less than {options.min_seconds:g} s with one unbroken face", seconds))
     long_enough = [run for run in tracking.runs if len(run) >= least]
+    # 2. Choose one run at every moment.
     agreements: list[Agreement] = []
     if sound is not None and long_enough:
         size = max(tracking.height, tracking.width)
@@ -154,7 +156,7 @@ def choose_segments(
         reader = lip_reader()
         features = reader.speech_features(sound)
         agreements = [reader.compare(run.landmarks_px, size, windows, features, run.first) for run in long_enough]
-        # A face that speaks goes before any that does not; among those that do not, the largest.
+        # Speaking faces first, then the largest.
         ranks = [
             1 + agreement.strength if agreement.is_plausible else run.face_px / (2 * size)
             for run, agreement in zip(long_enough, agreements, strict=True)
@@ -168,6 +170,7 @@ def choose_segments(
                 first_frame=run.first, face_px=round(run.face_px, 1))
         for i, run in enumerate(long_enough) if i not in taken
     ]  # fmt: skip
+    # 3. Decide about the sound, split and measure.
     segments = []
     for i in sorted(taken, key=lambda i: long_enough[i].first):
         run = long_enough[i]
@@ -180,7 +183,7 @@ def choose_segments(
 
 
 def _apart(runs: list[FaceRun], ranks: list[float]) -> list[int]:
-    """Take runs by rank unless they overlap in time with one already taken. Returns their indices."""
+    """Choose runs by rank, skipping overlaps in time; returns indices."""
     taken: list[int] = []
     for i in sorted(range(len(runs)), key=lambda i: -ranks[i]):
         run = runs[i]
@@ -231,7 +234,7 @@ def _segment(run: FaceRun, tracking: Tracking, verdict: Verdict, options: Option
 def crop_segments(
     video: Path, tracking: Tracking, segments: list[Segment], options: Options, folder: Path
 ) -> Iterator[tuple[Segment, dict[str, bytes]]]:
-    """Cut the crops out of the video, in one pass, and measure their sharpness; a blurred segment gets a reason.
+    """Crop segments in one pass and reject blurred ones.
 
     Args:
         video (`Path`): The video.
@@ -242,12 +245,13 @@ def crop_segments(
 
     Yields:
         `tuple[Segment, dict[str, bytes]]`: Each segment, and its files by ending: `jpg`, and `mp4` unless it had a
-        reason before.
+        reason.
 
     Raises:
         ValueError: If the video does not decode a second time.
         OSError: If the folder cannot be written.
     """
+    # 1. Find the part of each frame that is needed.
     windows: dict[int, Window] = {}
     for segment in segments:
         box = segment.box
@@ -258,6 +262,7 @@ def crop_segments(
             min(box.top + box.side, tracking.height),
         )
         windows |= dict.fromkeys(range(segment.run.first, segment.run.first + len(segment.run)), window)
+    # 2. Decode once, segment by segment.
     frames = enumerate(read_frames(video, window=windows.get))
     with tempfile.TemporaryDirectory(prefix=".crop-", suffix=".part", dir=folder) as temporary:
         for segment in segments:
@@ -303,10 +308,10 @@ def _crop_segment(
 
 
 def sharpness_of(crop: np.ndarray, landmarks_px: np.ndarray) -> float:
-    """Measure the sharpness of a face, independent of its size, light and contrast.
+    """Measure face sharpness, independent of size, light and contrast.
 
-    The variance of the Laplacian of the face at a height of 128 pixels, as a percentage of the variance of its grey
-    levels. Faces in good videos have 2 to 40.
+    Variance of the Laplacian of the face at 128 pixels height, as a percentage of its grey-level variance. Good videos
+    have 2 to 40.
 
     Args:
         crop (`np.ndarray` of shape `(size, size, 3)`): uint8.

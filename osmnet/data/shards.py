@@ -1,13 +1,4 @@
-"""Prepared clips on disk: WebDataset tar shards, and the manifest with the place of each clip in them.
-
-    DATASET/dataset.json           format, version, frames per second, sampling rate
-    DATASET/manifest.jsonl         a line a clip that was kept, and a line with a reason for everything dropped
-    DATASET/shards/VIDEO.000.tar   KEY.mp4 (crop), KEY.npz (track), KEY.json (the manifest's line), KEY.wav (speech),
-                                   KEY.jpg (three frames for the report)
-
-Any WebDataset reader streams the shards; by the offsets in the manifest a single clip is read from a file or over HTTP
-without what lies before it.
-"""
+"""Dataset files: WebDataset tar shards, and a manifest of each clip's byte range; layout in docs/preparing.md."""
 
 import contextlib
 import io
@@ -32,11 +23,11 @@ DATASET_FORMAT, DATASET_VERSION = "osmnet-dataset", 1
 DATASET_FILE, MANIFEST, SHARDS = "dataset.json", "manifest.jsonl", "shards"
 NEEDED = {"key", "speaker", "shard", "files", "frames", "size"}  # of the line of a clip that was kept
 MAX_SHARD_BYTES = 256 * 2**20
-SUBPIXELS = 32  # parts of a pixel in which landmarks are stored: half the bytes, a tenth of the landmarker's noise
+SUBPIXELS = 32  # steps per pixel of stored landmarks: half the bytes, a tenth of the landmarker's noise
 
 
 def fingerprint(face_model: FaceModel) -> str:
-    """Digest the geometry of a face model to eight hexadecimal digits: the coefficients of a clip belong to one."""
+    """Hash a face model's geometry to eight hex digits."""
     digest = 0
     for name in ("mean_shape", "identity_basis", "expression_basis"):
         digest = zlib.crc32(np.ascontiguousarray(face_model.array(name)).tobytes(), digest)
@@ -44,7 +35,7 @@ def fingerprint(face_model: FaceModel) -> str:
 
 
 def encode_track(landmarks_px: np.ndarray, fit: FaceFit, face_model: str) -> bytes:
-    """Encode the `npz` member of a clip.
+    """Encode a clip's `npz` member.
 
     Args:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels of the crop, within ±1023.
@@ -66,24 +57,18 @@ def encode_track(landmarks_px: np.ndarray, fit: FaceFit, face_model: str) -> byt
 
 
 class ShardWriter:
-    """Write the clips of one video into tar shards. They appear when the block ends, or not at all.
-
-    Their bytes depend on nothing but the clips: neither on the time nor on the user.
+    """Write a video's clips to tar shards, all or none and reproducibly.
 
     Args:
         folder (`Path`): The dataset.
         name (`str`): The video; its shards are `shards/NAME.000.tar` and so on, see `shard_name`.
         max_bytes (`int`): After a shard of this size another one is begun.
-
-    Example:
-        >>> with ShardWriter(folder, "ann-1") as writer:
-        ...     writer.add(row, {"mp4": ..., "npz": ..., "json": ...})
     """
 
     def __init__(self, folder: Path, name: str, max_bytes: int = MAX_SHARD_BYTES):
         self.shards, self.name, self.max_bytes = folder / SHARDS, shard_name(name), max_bytes
         self._rows: list[dict[str, Any]] = []
-        self._tar: Any = None  # the shard being written, its clips' bytes, and how many there are before it
+        self._tar: Any = None  # current shard; below, its bytes and the number of finished shards
         self._bytes = self._count = 0
 
     def __enter__(self) -> "ShardWriter":
@@ -95,7 +80,7 @@ class ShardWriter:
         """Add a clip.
 
         Args:
-            row (`dict`): Its line of the manifest, with its `key`. When the block ends it gets `shard` (the file) and
+            row (`dict`): Its line of the manifest, with its `key`; when the block ends it gets `shard` (the file) and
                 `files` (`[offset, bytes]` there by ending).
             files (`dict[str, bytes]`): Contents by ending.
 
@@ -146,7 +131,7 @@ class ShardWriter:
 
 
 def shard_name(name: str) -> str:
-    """Spell the name of a video so that it can stand in any address: what it loses a checksum makes up for."""
+    """Make a video's name URL-safe; a checksum keeps it unique."""
     safe = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:100]
     return safe if safe == name else f"{safe}-{zlib.crc32(name.encode()):08x}"
 
@@ -160,7 +145,7 @@ def _tar_writer(path: Path) -> Any:
 
 
 def write_manifest(folder: Path, rows: Iterable[dict[str, Any]], **about: Any) -> None:
-    """Write `dataset.json` and `manifest.jsonl`; each appears only when it is whole.
+    """Write `dataset.json` and `manifest.jsonl` atomically.
 
     Args:
         folder (`Path`): The dataset.
@@ -179,7 +164,7 @@ def write_manifest(folder: Path, rows: Iterable[dict[str, Any]], **about: Any) -
 
 
 def read_manifest(source: str | Path) -> list[dict[str, Any]]:
-    """Read the manifest of a dataset.
+    """Read a dataset's manifest.
 
     Args:
         source (`str` or `Path`): A folder or an address (`https://…`, `hf://datasets/…`).
@@ -216,7 +201,7 @@ def read_manifest(source: str | Path) -> list[dict[str, Any]]:
 
 
 def read_range(address: str, start: int, size: int) -> bytes:
-    """Read `size` bytes from `start` on of a file at a path or an address.
+    """Read `size` bytes at offset `start` of a path or URL.
 
     Raises:
         ValueError: If the file is missing or too short, or cannot be reached.

@@ -1,4 +1,4 @@
-"""Track all faces of a video from frame to frame, and split the tracks at cuts."""
+"""Track the faces of a video, and split tracks at cuts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +12,21 @@ from osmnet.face.topology import STABLE
 from osmnet.media.video_reader import read_frames
 
 NUM_FACES = 4
-TRACKING_SIDE = 1280  # px to which larger pictures are scaled; the landmarker takes 256 x 256 of a face anyway
-# Frames. MediaPipe smooths single faces only, by a filter that lags. On rendered faces whose vertices are known, this
-# symmetric filter has three quarters of its error, and no lag.
+TRACKING_SIDE = 1280  # px; larger pictures are downscaled, as the landmarker takes 256 x 256 of a face anyway
+# Frames. MediaPipe smooths single faces only, with lag. On rendered faces of known vertices this symmetric filter has
+# three quarters of its error, and no lag.
 SMOOTHING = 0.5
-FACE_JUMP = 0.3  # of its size; a face that moves or grows by more from one frame to the next is another
-# The detector finds faces of at least an eighth of the picture's longer side. Where it finds none, parts of the
-# picture are searched every fifth frame; a face that was found once is tracked however small it is.
+FACE_JUMP = 0.3  # face sizes; a larger move or growth between two frames is another face
+# The detector finds faces from an eighth of the longer side on. Without any, parts of the picture are searched every
+# fifth frame; a face once found is tracked at any size.
 SEARCH_EVERY, SEARCH_PART = 5, 0.55  # frames; of the picture's height and width
-SAME_FACE = 0.3  # of their size; two faces nearer than this are one that was found twice
-FACE_PER_SPREAD = 2.5  # height of a face in standard deviations of its stable vertices
-# Cuts. PySceneDetect is not used: it depends on opencv-python, whose files overwrite those of the OpenCV that
-# MediaPipe depends on, and it knows nothing of faces. Of 750 cuts within one shot, made by leaving 0.4 to 6 seconds
-# out of talking heads before a steady background, these limits find 60 % (those that change least are overlooked; a
-# change of scene always stands out), with one cut a minute where none was made, mostly where the video lacks frames.
+SAME_FACE = 0.3  # face sizes; nearer faces are duplicates
+FACE_PER_SPREAD = 2.5  # face height in standard deviations of the stable vertices
+# Cuts. Not by PySceneDetect: its opencv-python overwrites MediaPipe's OpenCV, and it ignores faces. Of 750 jump cuts
+# (0.4 to 6 s left out of talking heads before a steady background) these limits find 60 %, with a false cut a minute,
+# mostly where frames are missing. Changes of scene always stand out.
 GLANCE = (48, 27)  # px, size at which pictures are compared
-REACH = 3  # frames to either side among which a cut must stand out
+REACH = 3  # frames on either side that a cut must exceed
 CUT_PICTURE, PICTURE_CONTRAST = 1.5, 2.0  # grey levels of 255; times the largest change of two frames around it
 CUT_FACE, FACE_CONTRAST = 0.05, 2.5  # sizes of the face; times as above
 
@@ -49,7 +48,7 @@ class FaceRun:
 
     @property
     def face_px(self) -> float:
-        """Height of the face in pixels, forehead to chin."""
+        """Face height in pixels, forehead to chin."""
         return float(np.median(np.ptp(self.landmarks_px[..., 1], axis=1)))
 
 
@@ -75,11 +74,10 @@ class Tracking:
 def track_faces(video: Path, bundle: Path) -> Tracking:
     """Track every face of a video.
 
-    A run ends where its face is lost, jumps or is replaced by another, and where the video cuts to another scene or to
-    another moment of the same one.
+    A run ends at a cut, and where its face is lost or jumps.
 
     Args:
-        video (`Path`): Any video; frames are processed one by one, large ones scaled down.
+        video (`Path`): The video; large frames are scaled down.
         bundle (`Path`): The face landmarker.
 
     Returns:
@@ -95,15 +93,17 @@ def track_faces(video: Path, bundle: Path) -> Tracking:
     open_runs: list[tuple[int, list[np.ndarray]]] = []
     with FaceLandmarker(bundle, mode="video", num_faces=NUM_FACES) as landmarker, FaceLandmarker(bundle) as closer:
         for index, frame in enumerate(read_frames(video, max_side=TRACKING_SIDE, on_break=breaks.append)):
+            # 1. Detect.
             shape = shape or frame.shape
             if frame.shape != shape:
-                break  # the picture changes its size: landmarks would not be comparable
+                break  # the size changes: landmarks would not be comparable
             glances.append(cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), GLANCE, interpolation=cv2.INTER_AREA))
             scale = np.array([width / shape[1], height / shape[0], width / shape[1]], np.float32)
             faces = landmarker.detect(frame)
             if not faces and not open_runs and index % SEARCH_EVERY == 0:
                 faces = _search(frame, closer)
             found = _distinct([face * scale for face in faces])
+            # 2. Extend the open runs, looking closer for lost faces; the other faces begin new runs.
             still_open: list[tuple[int, list[np.ndarray]]] = []
             for run, face in _matched(open_runs, found):
                 if face is None:
@@ -119,6 +119,7 @@ def track_faces(video: Path, bundle: Path) -> Tracking:
                     still_open.append(run)
             open_runs = still_open + [(index, [face]) for face in found]
     done += [FaceRun(first, np.stack(faces)) for first, faces in open_runs]
+    # 3. Split at cuts.
     cuts = find_cuts(np.stack(glances))
     parts = [part for run in done for part in _split(run, cuts)]
     return Tracking(sorted(parts, key=lambda run: run.first), len(glances), height, width, bool(breaks))
@@ -130,7 +131,7 @@ def _centre_and_size(face: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _search(frame: np.ndarray, landmarker: FaceLandmarker) -> list[np.ndarray]:
-    """Search the corners and the middle of a picture for small faces."""
+    """Search the corners and the middle for small faces."""
     height, width = frame.shape[:2]
     h, w = round(SEARCH_PART * height), round(SEARCH_PART * width)
     corners = [(y, x) for y in (0, height - h) for x in (0, width - w)] + [((height - h) // 2, (width - w) // 2)]
@@ -143,7 +144,7 @@ def _search(frame: np.ndarray, landmarker: FaceLandmarker) -> list[np.ndarray]:
 
 
 def _look_closer(frame: np.ndarray, last: np.ndarray, landmarker: FaceLandmarker) -> np.ndarray | None:
-    """Search for a face where it was a frame ago: in the whole picture the detector has 128 px, often too few."""
+    """Search near the last position: at full view the detector often has too few pixels."""
     centre, size = _centre_and_size(last)
     half = 1.25 * size
     x0, y0 = np.maximum(np.floor(centre - half), 0).astype(int)
@@ -155,7 +156,7 @@ def _look_closer(frame: np.ndarray, last: np.ndarray, landmarker: FaceLandmarker
 
 
 def _distinct(faces: list[np.ndarray]) -> list[np.ndarray]:
-    """Drop faces that were found twice; the larger one comes first and stays."""
+    """Drop duplicates; the larger face comes first and stays."""
     kept: list[np.ndarray] = []
     for face in faces:
         if _is_new(face, kept):
@@ -169,7 +170,7 @@ def _is_new(face: np.ndarray, others: list[np.ndarray]) -> bool:
 
 
 def _jump(last: np.ndarray, face: np.ndarray) -> float:
-    """Measure how far a face would have moved or grown between two frames, in its own sizes."""
+    """Measure the change of position or log size between two frames, in face sizes."""
     (centre, size), (other, other_size) = _centre_and_size(last), _centre_and_size(face)
     return max(float(np.linalg.norm(other - centre)) / size, abs(float(np.log(other_size / size))))
 
@@ -177,7 +178,7 @@ def _jump(last: np.ndarray, face: np.ndarray) -> float:
 def _matched(
     runs: list[tuple[int, list[np.ndarray]]], faces: list[np.ndarray]
 ) -> list[tuple[tuple[int, list[np.ndarray]], np.ndarray | None]]:
-    """Match every run to its face in the next frame, nearest first; removes matched faces from `faces`."""
+    """Match runs to faces, nearest first; removes matched faces from `faces`."""
     near = []
     for i, (_, past) in enumerate(runs):
         near += [(d, i, j) for j, face in enumerate(faces) if (d := _jump(past[-1], face)) < FACE_JUMP]
@@ -192,13 +193,13 @@ def _matched(
 
 
 def _picture_change(glances: np.ndarray, step: int) -> np.ndarray:
-    """Measure the mean change of grey levels over `step` frames: `(frames, h, w)` to `(frames,)`."""
+    """Mean grey-level change over `step` frames: `(frames, h, w)` to `(frames,)`."""
     grey = glances.astype(np.float32)
     return np.pad(np.abs(grey[step:] - grey[:-step]).mean((1, 2)), (min(step, len(grey)), 0))[: len(grey)]
 
 
 def _face_change(landmarks_px: np.ndarray, step: int) -> np.ndarray:
-    """Measure how far a face moves over `step` frames, in its own sizes: `(frames, 478, 3)` to `(frames,)`."""
+    """Face motion over `step` frames in face sizes: `(frames, 478, 3)` to `(frames,)`."""
     points = landmarks_px[:, STABLE, :2]
     size = np.sqrt(points.var(1).sum(-1)) * FACE_PER_SPREAD
     moved = np.sqrt(((points[step:] - points[:-step]) ** 2).sum(-1).mean(-1)) / size[step:]
@@ -206,10 +207,8 @@ def _face_change(landmarks_px: np.ndarray, step: int) -> np.ndarray:
 
 
 def _cuts(change: np.ndarray, change_of_two: np.ndarray, least: float, contrast: float) -> np.ndarray:
-    """Find frames that change more than any two frames around them: motion lasts, a cut takes one frame.
-
-    Two frames, because videos converted from another frame rate repeat some pictures and lack others.
-    """
+    """Find changes that stand out from their neighbours: motion lasts, a cut takes one frame."""
+    # Two frames, because videos converted from another frame rate repeat some pictures and lack others.
     padded = np.pad(change_of_two, REACH + 1)
     at = np.arange(len(change)) + REACH + 1
     around = np.max([padded[at + k] for k in range(-REACH, REACH + 2) if k not in (0, 1)], axis=0)
@@ -217,7 +216,7 @@ def _cuts(change: np.ndarray, change_of_two: np.ndarray, least: float, contrast:
 
 
 def find_cuts(glances: np.ndarray) -> np.ndarray:
-    """Find the frames at which a new scene, or another moment of the same one, begins.
+    """Find the first frame of each new scene or moment.
 
     Args:
         glances (`np.ndarray` of shape `(frames, h, w)`): Small grey pictures.
@@ -229,7 +228,7 @@ def find_cuts(glances: np.ndarray) -> np.ndarray:
 
 
 def _split(run: FaceRun, cuts: np.ndarray) -> list[FaceRun]:
-    """Split a run where the picture is cut and where the face jumps, and smooth each piece by itself."""
+    """Split a run at cuts and jumps; smooth each piece."""
     jumps = _cuts(_face_change(run.landmarks_px, 1), _face_change(run.landmarks_px, 2), CUT_FACE, FACE_CONTRAST)
     starts = np.flatnonzero(cuts[run.first : run.first + len(run)] | jumps)
     starts = starts[starts > 0]

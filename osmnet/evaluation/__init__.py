@@ -1,1 +1,1 @@
-"""How good a video is: one family of metrics a file, pure functions on frames, landmarks and sound."""
+"""Evaluation of models on datasets."""

@@ -1,4 +1,4 @@
-"""Evaluation of a model on a dataset by the papers' protocol, as `osmnet evaluate` runs it."""
+"""Evaluation of a model on a dataset by the papers' protocol."""
 
 import sys
 import time
@@ -65,11 +65,10 @@ def evaluate(
     """Evaluate a model on a dataset and write report.json, report.html and report.md.
 
     Args:
-        data (`str` or `Path`): A dataset made by `osmnet prepare`: a folder or an address.
+        data (`str` or `Path`): Folder or address of a dataset from `osmnet prepare`.
         out (`str` or `Path`): Folder for the report.
         model (`str` or `Path`, *optional*): A folder or a Hub id; the weights in the package by default.
-        split (`"held-out"`, `"all"` or `"train"`): Clips to render. Head motion is always measured on the clips of
-            all speakers.
+        split (`"held-out"`, `"all"` or `"train"`): Clips to render. Head motion is measured on all speakers.
         split_by (`"speaker"` or `"clip"`): How clips are held out, see `Dataset.split`.
         clips (`int`, *optional*): Number of clips, chosen evenly over their names; all by default.
         syncnet (`str` or `Path`, *optional*): SyncNet's published weights, for LSE-C, LSE-D and AV offset.
@@ -80,7 +79,7 @@ def evaluate(
         workers (`int`): Processes that share the clips.
         device (`str`): Device of the networks: `"cpu"`, `"auto"`, `"cuda"`, `"mps"`.
         seed (`int`): Seed of the takes.
-        progress (`bool`): Write the expected time and progress bars to stderr.
+        progress (`bool`): Write an estimate and progress bars to stderr.
 
     Returns:
         `dict`: The content of report.json, see docs/evaluation.md.
@@ -165,7 +164,7 @@ def evaluate(
 def choose_clips(
     dataset: Dataset, split: str, split_by: Literal["speaker", "clip"], count: int | None = None
 ) -> tuple[list[Clip], list[str]]:
-    """Return the clips of a split that have speech, and notes on them for the report.
+    """Return the clips of a split with speech, and notes for the report.
 
     Raises:
         ValueError: If there are none, or the split is unknown.
@@ -191,7 +190,7 @@ def choose_clips(
 
 
 def _model_name(pipe: OSMNetPipeline, model: str | Path | None) -> str:
-    """Return the Hub id or the folder's name, without its place on this machine."""
+    """Return the Hub id or the folder's name, without its path."""
     return Path(model).resolve().name if model is not None and Path(model).expanduser().is_dir() else pipe.name
 
 
@@ -206,7 +205,7 @@ def _attempt(pipe: OSMNetPipeline, networks: MetricNetworks, clip: Clip, seconds
 
 @dataclass(frozen=True)
 class _Job:
-    """A clip for a worker process, and the models it loads once for all its clips."""
+    """A clip for a worker process, and its cached models."""
 
     clip: Clip
     seconds: float
@@ -230,7 +229,7 @@ def _loaded(
 
 
 def _in_processes(workers: int, models: tuple[Any, ...], clips: Sequence[Clip], seconds: float) -> Iterator[Outcome]:
-    """Evaluate clips in worker processes, the longest first; a killed worker loses only its clip."""
+    """Evaluate clips in worker processes; a killed one loses only its clip."""
     workers = min(workers, len(clips))
     threads = max(torch.get_num_threads() // workers, 1)
     longest_first = sorted(clips, key=lambda clip: -clip.frames)
@@ -241,7 +240,7 @@ def _in_processes(workers: int, models: tuple[Any, ...], clips: Sequence[Clip], 
 def with_progress(
     outcomes: Iterator[Outcome], lengths: dict[str, float], workers: int, shown: bool
 ) -> Iterator[Outcome]:
-    """Show a bar over seconds of video; once the first clip is evaluated, say how long all will take."""
+    """Show a progress bar in seconds of video, and an estimate after the first clip."""
     total, count, workers = sum(lengths.values()), len(lengths), min(workers, len(lengths))
     size = f"{count} clip{'s' * (count > 1)}, {clock(total)} of video"
     begun, is_estimated = time.monotonic(), False
@@ -262,7 +261,7 @@ def with_progress(
 
 
 def clock(seconds: float) -> str:
-    """Write a duration as people say it, e.g. `40 s`, `3 min 20 s` or `1 h 5 min`."""
+    """Format a duration, e.g. `40 s`, `3 min 20 s` or `1 h 5 min`."""
     minutes, rest = divmod(max(round(seconds), 1), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -271,7 +270,7 @@ def clock(seconds: float) -> str:
 
 
 def _collect(outcomes: Iterator[Outcome], progress: bool) -> tuple[list[ClipResult], list[dict[str, str]]]:
-    """Return the results and the clips that failed with their reasons, both sorted by name."""
+    """Return results and failed clips, both sorted by name."""
     results, failed = [], []
     for clip, result in outcomes:
         if isinstance(result, ClipResult):
@@ -316,7 +315,7 @@ def _notes_on_motion(motion: dict[str, Any]) -> list[str]:
 
 
 def _add_fid(results: Sequence[ClipResult], *means: dict[str, dict[str, float]]) -> list[str]:
-    """Put FID over all clips into the means and return notes on it."""
+    """Add FID to the means and return notes on it."""
     features = {method: np.concatenate([result.features[method] for result in results]) for method in METHODS}
     for method in METHODS[:-1]:
         distance = fid(features["real"], features[method])

@@ -19,7 +19,7 @@ FIGURES = (("diversity", 2), ("spread", 2), ("speed", 3), ("jerk", 3))  # of hea
 
 
 def write_report(folder: Path, report: dict[str, Any], results: Sequence[ClipResult]) -> list[Path]:
-    """Write the three files into an existing folder; each appears under its name only when it is complete.
+    """Write the three files into an existing folder, each only when complete.
 
     Args:
         folder (`Path`): The folder.
@@ -40,7 +40,7 @@ def write_report(folder: Path, report: dict[str, Any], results: Sequence[ClipRes
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Return the tables in Markdown, as for a model card."""
+    """Return the tables in Markdown."""
     split, count = report["settings"]["split"], len(report["clips"])
     lines = [
         f"{count} clips ({split}), {report['seconds']:.0f} seconds; mean by length.",
@@ -91,7 +91,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def aims(report: dict[str, Any]) -> list[tuple[str, str, float | None, int, bool | None]]:
-    """Compare a report with the aims of the shipped weights for unseen speakers.
+    """Compare a report with the aims for unseen speakers.
 
     Args:
         report (`dict`): From `osmnet.evaluation.evaluate`.
@@ -134,7 +134,7 @@ def _within(low: float | None, high: float | None, digits: int) -> str:
 
 
 def html(report: dict[str, Any], results: Sequence[ClipResult]) -> str:
-    """Return the whole report as one self-contained page."""
+    """Return the report as one self-contained page."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "image": _data_address}
     motion = report["motion"]

@@ -1,4 +1,4 @@
-"""Plots and frame strips of the evaluation report, as bytes of PNG and JPEG."""
+"""Plots and frame strips of the evaluation report, PNG and JPEG."""
 
 import io
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _GRID, _DPI = "#e3e7ed", 110
 
 
 def _axes(columns: int = 1, rows: int = 1, width: float = 10.0, height: float = 2.4) -> tuple[Any, np.ndarray]:
-    """Make a figure and its axes without pyplot, so without a window system and global state."""
+    # Without pyplot: no window system, no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -33,7 +33,6 @@ def _axes(columns: int = 1, rows: int = 1, width: float = 10.0, height: float = 
 
 
 def _legend_above(axes: Any) -> None:
-    """Add a one-line legend above the axes, where it hides no curve."""
     axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=9, frameon=False)
 
 
@@ -44,7 +43,7 @@ def _png(figure: Any) -> bytes:
 
 
 def opening_plot(curves: dict[str, np.ndarray]) -> bytes:
-    """Plot the mouth's opening over time: real, ours and oracle."""
+    """Plot the mouth's opening over time."""
     figure, ((axes,),) = _axes(height=1.9)
     for method in ("real", "oracle", "ours"):
         curve = np.asarray(curves[method])
@@ -58,7 +57,7 @@ def opening_plot(curves: dict[str, np.ndarray]) -> bytes:
 
 
 def takes_plot(takes: Sequence[Any], real: Sequence[Any]) -> bytes:
-    """Plot yaw, pitch and roll [°] from the first frame, of takes of one speech and of the real head."""
+    """Plot yaw, pitch and roll [°] of takes and of the real head."""
     figure, axes = _axes(rows=3, height=4.6)
     for index, (name, _) in enumerate(ANGLES):
         axis = axes[index, 0]
@@ -77,7 +76,7 @@ def takes_plot(takes: Sequence[Any], real: Sequence[Any]) -> bytes:
 
 
 def epsilon_plot(rows: Sequence[dict[str, float]], real: dict[str, float]) -> bytes:
-    """Plot spread within and distance between takes by ε, and their ratios to real heads."""
+    """Plot spread and distance between takes by ε, and ratios to real heads."""
     figure, axes = _axes(columns=2, height=2.8)
     epsilon = [row["epsilon"] for row in rows]
 
@@ -101,7 +100,7 @@ def epsilon_plot(rows: Sequence[dict[str, float]], real: dict[str, float]) -> by
 
 
 def drift_plot(long: Sequence[Any], real_99: Sequence[float | None]) -> bytes:
-    """Plot angles [°] over a long speech, with lines at the 99th percentile of real heads."""
+    """Plot angles [°] over a long speech, with lines at `real_99`."""
     figure, ((axes,),) = _axes(height=2.4)
     curve = np.asarray(long)
     for index, (name, colour) in enumerate(ANGLES):

@@ -1,8 +1,7 @@
-"""The papers' protocol: animate the first frame of a clip with the clip's own sound and compare every frame.
+"""The papers' protocol: animate a clip's first frame with its sound and compare every frame.
 
-Each clip has four videos: `ours` (centre motion, ε = 0, no blinks), `static` (the first frame throughout), `oracle`
-(the true pose and expression through our renderer, an upper bound for motion and expression models) and `real`. One
-tracker tracks all of them at 256 px.
+Four videos of a clip, at 256 px: `ours` (ε = 0, no blinks), `static` (the first frame), `oracle` (true pose and
+expression, our renderer) and `real`.
 """
 
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ INCEPTION_STEP = NEUTRAL_STEP = 5  # frames; neighbours are nearly equal
 
 @dataclass(frozen=True)
 class MetricNetworks:
-    """Networks that some metrics need; `None` for those that are not available.
+    """Networks of some metrics; `None` if not available.
 
     Attributes:
         sync (`SyncJudge`, *optional*): The sync judge in the package.
@@ -61,7 +60,7 @@ class MetricNetworks:
 
     @classmethod
     def load(cls, syncnet: str | Path | None = None, inception: str | Path | None = None) -> "MetricNetworks":
-        """Load the sync judge in the package, and the published networks whose files are given.
+        """Load the sync judge in the package, and published networks from files.
 
         Raises:
             ValueError: If one of these files cannot be used.
@@ -114,10 +113,10 @@ class ClipResult:
 
 
 def track(frames: np.ndarray, bundle: Path, face_model: FaceModel) -> Track | None:
-    """Track the face of square uint8 RGB frames; `None` if no frame has a face.
+    """Track the face in a video; `None` if no frame has one.
 
     Args:
-        frames (`np.ndarray` of shape `(frames, height, width, 3)`): The video.
+        frames (`np.ndarray` of shape `(frames, size, size, 3)`): The video, uint8 RGB.
         bundle (`Path`): The face landmarker.
         face_model (`FaceModel`): The linear face model.
     """
@@ -136,19 +135,19 @@ def track(frames: np.ndarray, bundle: Path, face_model: FaceModel) -> Track | No
 
 
 def source_of(clip: Clip, first: np.ndarray, face_model: FaceModel) -> Source:
-    """Make the first frame `(256, 256, 3)` the portrait, uncropped, so that pixels correspond."""
+    """Make the first frame `(256, 256, 3)` the portrait, uncropped."""
     landmarks = clip.landmarks_px()[0] * (SIZE / clip.size)
     return Source(first, first, CropBox(0, 0, SIZE), face_model.fit(landmarks, SIZE), full_frame=False)
 
 
 def render_ours(pipe: "OSMNetPipeline", source: Source, speech: "Speech") -> np.ndarray:
-    """Render the centre motion without blinks: `(frames, 256, 256, 3)`."""
+    """Render the centre motion without blinks, `(frames, 256, 256, 3)`."""
     motion = pipe.sample_motion(speech, epsilon=0.0, blink=False)
     return np.concatenate([chunk[0] for chunk in pipe.render(source, motion)])
 
 
 def render_oracle(pipe: "OSMNetPipeline", source: Source, fit: FaceFit, frames: int) -> np.ndarray:
-    """Render the clip's own pose, and its own change of expression from the first frame on."""
+    """Render the clip's own pose and change of expression, `(frames, 256, 256, 3)`."""
     expression = source.fit.expression + fit.expression[:frames] - fit.expression[0]
     renderer = renderer_for(source, pipe.face_model, pipe.video_generator)
     chunks = renderer(fit.head_pose[None, :frames], expression.astype(np.float32))
@@ -156,9 +155,9 @@ def render_oracle(pipe: "OSMNetPipeline", source: Source, fit: FaceFit, frames: 
 
 
 def face_boxes(landmarks_px: np.ndarray, size: int) -> np.ndarray:
-    """Return boxes around face ovals of vertices `(frames, 478, 3)`, at least 16 px wide and high.
+    """Return boxes around faces `(frames, 478, 3)`, at least 16 px wide and high.
 
-    They are `(frames, 4)` whole pixels left, top, right, bottom within a picture of `size` pixels.
+    `(frames, 4)` whole pixels: left, top, right, bottom.
     """
     oval = landmarks_px[:, OVAL, :2]
     low = np.clip(np.floor(oval.min(1)), 0, size - 16).astype(int)
@@ -166,7 +165,7 @@ def face_boxes(landmarks_px: np.ndarray, size: int) -> np.ndarray:
 
 
 def room_noise(seconds: float = SILENCE_SECONDS, level_db: float = SILENCE_DB) -> np.ndarray:
-    """Make a silent recording `(samples,)`: faint noise, because digital silence is refused as input."""
+    """Make a silent recording `(samples,)` of faint noise; digital silence is refused."""
     noise = np.random.default_rng(0).standard_normal(round(seconds * SAMPLING_RATE))
     return (10 ** (level_db / 20) * noise).astype(np.float32)
 
@@ -174,19 +173,19 @@ def room_noise(seconds: float = SILENCE_SECONDS, level_db: float = SILENCE_DB) -
 def evaluate_clip(
     pipe: "OSMNetPipeline", clip: Clip, networks: MetricNetworks, max_seconds: float = MAX_SECONDS
 ) -> ClipResult:
-    """Render a clip by every method, track it, and compute every metric.
+    """Render and track a clip by every method, and compute all metrics.
 
     Args:
         pipe (`OSMNetPipeline`): The model.
         clip (`Clip`): A clip with speech.
-        networks (`MetricNetworks`): Networks that some metrics need.
-        max_seconds (`float`): Only the beginning of the clip is used, up to this length.
+        networks (`MetricNetworks`): Networks of some metrics.
+        max_seconds (`float`): Longest part of the clip, from its beginning.
 
     Returns:
         `ClipResult`: Figures as in docs/evaluation.md, and pictures.
 
     Raises:
-        ValueError: If the clip cannot be read, has no face or no sound; one sentence says why.
+        ValueError: If the clip cannot be read, or has no face or no sound.
     """
     # 1. Read the clip.
     count = min(clip.frames, int(max_seconds * FPS))

@@ -1,4 +1,4 @@
-"""Sampled head motion of a model against the real heads of a dataset, by ε, without rendering."""
+"""Sampled head motion against a dataset's real heads, without rendering."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,7 +33,7 @@ MAX_FRAMES = 30 * FPS  # of each clip
 
 
 def motion_clips(clips: Sequence[Clip], count: int = MAX_CLIPS) -> list[Clip]:
-    """Choose at most `count` clips with speech that are at least four seconds long, evenly over their names."""
+    """Choose at most `count` clips with speech of four seconds or more, evenly over names."""
     long = [clip for clip in clips if clip.has_speech and clip.frames >= STRETCH]
     return [long[i] for i in np.unique(np.linspace(0, len(long) - 1, min(count, len(long))).astype(int))]
 
@@ -50,7 +50,7 @@ def measure_takes(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure head motion sampled for the sound of clips.
+    """Measure head motion sampled for clips.
 
     Args:
         pipe (`OSMNetPipeline`): The model.

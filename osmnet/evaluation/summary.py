@@ -1,4 +1,4 @@
-"""Names of the metrics, their better direction, and their means over clips."""
+"""The metrics of the report and their means over clips."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ ARROWS = {"higher": "↑", "lower": "↓", "one": "→ 1", "zero": "→ 0", "rea
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of the protocol.
+    """A metric of the report.
 
     Attributes:
         name (`str`): Key in report.json.
@@ -81,7 +81,7 @@ METRICS = (
 
 
 def mean_metrics(results: Sequence[ClipResult], by_length: bool) -> dict[str, dict[str, float]]:
-    """Average every metric over the clips that have it, by method and metric; `by_length` weights clips by length."""
+    """Average every metric over the clips that have it, optionally weighted by length."""
     means: dict[str, dict[str, float]] = {}
     for method in METHODS:
         means[method] = {}
@@ -95,7 +95,7 @@ def mean_metrics(results: Sequence[ClipResult], by_length: bool) -> dict[str, di
 
 
 def rows(means: dict[str, dict[str, Any]]) -> list[tuple[Metric, dict[str, Any]]]:
-    """Return the metrics that some method has, in order, each with its value by method (`None` if missing)."""
+    """Return metrics with values by method (`None` if missing), without empty ones."""
     return [
         (metric, {method: means[method].get(metric.name) for method in METHODS})
         for metric in METRICS
@@ -104,7 +104,7 @@ def rows(means: dict[str, dict[str, Any]]) -> list[tuple[Metric, dict[str, Any]]
 
 
 def jsonable(value: Any) -> Any:
-    """Replace NaN and infinity by `None`, and NumPy's numbers and arrays by Python's."""
+    """Convert NumPy values to Python's, and NaN and infinity to `None`."""
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

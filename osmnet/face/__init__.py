@@ -1,1 +1,1 @@
-"""Face geometry: landmarks, pose, linear face model, mesh warp, mouth window, crop. See docs/conventions.md."""
+"""Face geometry; conventions in docs/conventions.md."""

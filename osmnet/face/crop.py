@@ -1,4 +1,4 @@
-"""The square around the head that the networks see, and pasting it back into the picture."""
+"""Cropping the head and pasting it back into the picture."""
 
 from typing import NamedTuple
 
@@ -12,9 +12,9 @@ CROP_RISE = 0.06  # of the side; centre above the middle of the oval, because ha
 
 
 class CropBox(NamedTuple):
-    """A square in whole pixels of a picture; it may reach over the picture's edge.
+    """Square in whole pixels of a picture, may extend beyond it.
 
-    Convention: `(left, top)` is the square's first pixel; x right, y down.
+    `(left, top)` is its first pixel; x right, y down.
     """
 
     left: int
@@ -23,20 +23,20 @@ class CropBox(NamedTuple):
 
 
 def crop_box(landmarks_px: np.ndarray, height: int, width: int, scale: float = CROP_SCALE) -> CropBox:
-    """Choose the square around a head, moved and shrunk a little to stay inside the picture, because padding shows.
+    """Choose the square around a head, inside the picture if possible.
 
     Args:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)` or `(478, 3)`): Vertices in pixels of the picture; the
             square holds the head in all frames.
-        height (`int`): Of the picture in pixels.
-        width (`int`): Of the picture in pixels.
+        height (`int`): Picture height in pixels.
+        width (`int`): Picture width in pixels.
         scale (`float`): Side in heights of the face.
     """
     oval = np.atleast_3d(landmarks_px.reshape(-1, *landmarks_px.shape[-2:]))[:, OVAL, :2]
     extent = np.median(np.ptp(oval, axis=1).max(axis=1))
     low, high = oval.min(axis=(0, 1)), oval.max(axis=(0, 1))
     side = max(scale * extent, 1.25 * (high - low).max())
-    # Shrink by at most a fifth if that keeps the square inside the picture.
+    # Shrink by at most a fifth to stay inside the picture, because padding shows.
     side = int(round(max(min(side, height, width), 0.8 * side)))
     centre = (low + high) / 2 - (0, CROP_RISE * side)
     corner = np.round(centre - side / 2)
@@ -46,9 +46,9 @@ def crop_box(landmarks_px: np.ndarray, height: int, width: int, scale: float = C
 
 
 def extract(image: np.ndarray, box: CropBox, size: int | None = None) -> np.ndarray:
-    """Cut the square out of a picture `(height, width, 3)` and resize it: `(size, size, 3)`, uint8.
+    """Cut the square out of `(height, width, 3)` and resize it: `(size, size, 3)`, uint8.
 
-    Parts outside the picture repeat its edge. `size` is the square's own side if not given.
+    Outside the picture its edge is repeated.
     """
     height, width = image.shape[:2]
     left, top, side = box
@@ -63,17 +63,17 @@ def extract(image: np.ndarray, box: CropBox, size: int | None = None) -> np.ndar
 
 
 def to_crop(points_px: np.ndarray, box: CropBox, size: int) -> np.ndarray:
-    """Convert vertices `(..., 3)` from pixels of the picture to pixels of the resized square, z in the same unit."""
+    """Convert vertices `(..., 3)` from picture to crop pixels, z included."""
     return ((points_px - np.array([box.left, box.top, 0])) * (size / box.side)).astype(np.float32)
 
 
 def paste(picture: np.ndarray, crop: np.ndarray, box: CropBox) -> np.ndarray:
-    """Paste a square `(n, n, 3)`, resized to its box, into a copy of the picture `(height, width, 3)`; all uint8."""
+    """Paste one square `(n, n, 3)`, see `paste_all`."""
     return paste_all(picture, crop[None], box)[0]
 
 
 def paste_all(picture: np.ndarray, crops: np.ndarray, box: CropBox) -> np.ndarray:
-    """Paste squares `(frames, n, n, 3)`, each into its own copy of the picture: `(frames, height, width, 3)`."""
+    """Paste squares `(frames, n, n, 3)` into copies of the picture: `(frames, height, width, 3)`, uint8."""
     height, width = picture.shape[:2]
     left, top, side = box
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)

@@ -1,11 +1,6 @@
-"""Compiled inner loops of the mesh warp, which draws triangles of one picture at new places.
+"""Compiled loops of the mesh warp.
 
-1. `rasterise` fills the triangles with a z-buffer: every pixel gets its origin in the picture.
-2. `sample` interpolates the picture there by Lanczos' method, which keeps detail that bilinear sampling would halve.
-3. `soften` smooths the stairs where one part now covers another.
-
-Maps are float32: `grid` `(2, height, width)`, x and y of each pixel's origin, and `depth` `(height, width)`. Each
-function runs in one thread with arrays of its own and releases the GIL.
+Maps are float32: `grid` `(2, height, width)`, x and y of each pixel's origin, and `depth` `(height, width)`.
 """
 
 import numpy as np
@@ -15,8 +10,8 @@ from numba.extending import intrinsic
 
 from osmnet.utils.jit import compiled
 
-# Lanczos interpolation: weights of 8 taps at each 1/32 of a pixel, as in OpenCV. Down the picture they are integers,
-# because processors multiply pairs of 16 bits at once and pictures are integers.
+# Lanczos interpolation, which keeps detail that bilinear sampling would halve: weights of 8 taps at each 1/32 of a
+# pixel, as in OpenCV. Down the picture they are integers, because processors multiply pairs of 16 bits at once.
 _STEPS, _TAPS, _PAD, _ONE = 32, 8, 8, 2**14
 _taps = np.arange(_STEPS)[:, None] / _STEPS - np.arange(1 - _TAPS // 2, 1 + _TAPS // 2)
 _lanczos = np.sinc(_taps) * np.sinc(_taps / (_TAPS // 2))
@@ -33,10 +28,8 @@ _compiled = compiled(fastmath=True, error_model="numpy")
 
 
 def padded(image: np.ndarray) -> np.ndarray:
-    """Prepare a picture `(height, width, 3)`, uint8, for `sample`: `(height + 16, 8 * (width + 16))`, int16.
-
-    Its edge is repeated, and it gets a fourth channel and, beside each number, the one below it.
-    """
+    """Prepare a uint8 picture `(height, width, 3)` for `sample`: int16 `(height + 16, 8 * (width + 16))`."""
+    # Repeat the edge, then add a fourth channel and, beside each number, the one below it.
     wide = np.pad(image, ((_PAD, _PAD + 1), (_PAD, _PAD), (0, 0)), mode="edge")
     wide = np.pad(wide, ((0, 0), (0, 0), (0, 1))).astype(np.int16)
     return np.stack([wide[:-1], wide[1:]], -1).reshape(len(wide) - 1, -1)
@@ -46,7 +39,7 @@ def padded(image: np.ndarray) -> np.ndarray:
 def rasterise(
     points: np.ndarray, triangles: np.ndarray, origin: np.ndarray, grid: np.ndarray, depth: np.ndarray
 ) -> None:
-    """Draw triangles into a map of origins; nothing behind the depths that are there is drawn.
+    """Draw triangles into a map of origins, with a z-buffer.
 
     Args:
         points (`np.ndarray` of shape `(n, 3)`): Targets of the corners: x, y, z in pixels, float64.
@@ -112,7 +105,7 @@ def rasterise(
 
 @_compiled
 def stay(grid: np.ndarray, depth: np.ndarray) -> None:
-    """Initialise a map and its depth so that every pixel is its own origin."""
+    """Reset a map so that each pixel is its own origin."""
     height, width = depth.shape
     for y in range(height):
         for x in range(width):
@@ -123,11 +116,9 @@ def stay(grid: np.ndarray, depth: np.ndarray) -> None:
 
 @intrinsic
 def _weighted_sum(typing_context, picture, start, stride, down, v, across, u, row, place):
-    """Compute the colour of one pixel from 8 × 8 pixels and store four bytes at `row[place]`.
-
-    `picture[start]` is the first of those pixels, `stride` the step to the next row; the weights begin at `down[v]`
-    and `across[u]`. Written in LLVM's portable vector instructions: code compiled from a loop takes twice the time.
-    """
+    """Store one pixel, a weighted sum of 8 × 8 pixels, as four bytes at `row[place]`."""
+    # The pixels start at `picture[start]`, the next row `stride` further; the weights at `down[v]` and `across[u]`.
+    # LLVM's vector instructions take half the time of a compiled loop.
     index, lane, real = types.int64, ir.IntType(32), ir.FloatType()
     signature = types.void(picture, index, index, down, index, across, index, row, index)
 
@@ -182,7 +173,7 @@ def _weighted_sum(typing_context, picture, start, stride, down, v, across, u, ro
 
 @_compiled
 def sample(picture: np.ndarray, grid: np.ndarray, frame: np.ndarray) -> None:
-    """Fill a frame `(height, width, 3)`, uint8, from a picture that `padded` returned, by Lanczos interpolation."""
+    """Fill a uint8 frame `(height, width, 3)` from a `padded` picture by Lanczos interpolation."""
     height, width = frame.shape[:2]
     stride = picture.shape[1]
     # Beyond these limits there is only the repeated edge.
@@ -193,7 +184,7 @@ def sample(picture: np.ndarray, grid: np.ndarray, frame: np.ndarray) -> None:
     start, phase = np.empty(width, np.int32), np.empty(width, np.int32)
     row = np.empty(3 * width + 1, np.uint8)  # the fourth channel goes where the next pixel begins
     for y in range(height):
-        # Short loops over few arrays become vector instructions.
+        # 1. Limit each origin and round it to 1/32 of a pixel. Short loops over few arrays become vector instructions.
         for x in range(width):
             at_x, at_y = grid[0, y, x], grid[1, y, x]
             at_x = lowest if at_x < lowest else highest_x if at_x > highest_x else at_x
@@ -201,6 +192,7 @@ def sample(picture: np.ndarray, grid: np.ndarray, frame: np.ndarray) -> None:
             step_x, step_y = np.int32(at_x * steps + zero), np.int32(at_y * steps + zero)
             start[x] = ((step_y >> 5) - 3) * stride + 8 * ((step_x >> 5) - 3)
             phase[x] = (step_y & 31) << 5 | (step_x & 31)
+        # 2. Weight the 8 × 8 pixels around it.
         for x in range(width):
             if phase[x]:
                 v, u = (phase[x] >> 5) * _TAPS, (phase[x] & 31) * 4 * _TAPS
@@ -215,9 +207,10 @@ def sample(picture: np.ndarray, grid: np.ndarray, frame: np.ndarray) -> None:
 
 @_compiled
 def soften(grid: np.ndarray, far: float, frame: np.ndarray) -> None:
-    """Smooth a frame `(height, width, 3)`, uint8, where neighbours' origins lie more than `far` pixels apart."""
+    """Smooth a uint8 frame where neighbours' origins are more than `far` px apart."""
     height, width = frame.shape[:2]
     limit = np.float32(far)
+    # 1. Find the pixels.
     jumps, found, count = np.empty(width, np.uint8), np.empty(height * width, np.int32), 0
     for y in range(1, height - 1):
         for x in range(1, width - 1):
@@ -232,6 +225,7 @@ def soften(grid: np.ndarray, far: float, frame: np.ndarray) -> None:
         for x in range(1, width - 1):
             found[count] = y * width + x
             count += jumps[x]
+    # 2. Smooth them by a 3 × 3 binomial filter.
     smooth = np.empty((count, 3), np.uint8)  # all pixels are read before any is changed
     for i in range(count):
         y, x = found[i] // width, found[i] % width
@@ -255,10 +249,9 @@ def draw(
     far: float,
     frames: np.ndarray,
 ) -> None:
-    """Fill frames `(frames, height, width, 3)`, uint8, one after the other.
+    """Draw uint8 frames `(frames, height, width, 3)`.
 
-    `picture` is from `padded`, `far` as of `soften`; the others are as of `rasterise`, but `points` `(frames, n, 3)`
-    and `origins` `(frames, n, 2)`.
+    See `rasterise`, `sample` and `soften`; `points` are `(frames, n, 3)`, `origins` `(frames, n, 2)`.
     """
     height, width = frames.shape[1:3]
     grid, depth = np.empty((2, height, width), np.float32), np.empty((height, width), np.float32)

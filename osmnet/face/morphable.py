@@ -1,4 +1,4 @@
-"""The linear face model S = S̄ + αB_id + βB_exp on MediaPipe's topology (OSM-Net, Eq. 6)."""
+"""The linear face model S = S̄ + αB_id + βB_exp (OSM-Net, Eq. 6)."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +17,7 @@ LIP_REACH = 0.05  # head units; distance from its edge within which a lip follow
 
 @dataclass(frozen=True)
 class FaceFit:
-    """Shape, coefficients and pose of a head, fitted to one picture or to each frame of a clip.
+    """Shape, coefficients and pose fitted to a picture or clip.
 
     Attributes:
         shape (`np.ndarray` of shape `(..., 478, 3)`): The vertices seen, pose removed, head units.
@@ -35,10 +35,10 @@ class FaceFit:
 
 
 class FaceModel(OSMNetModel):
-    """Mean face, identity basis and expression basis.
+    """Mean face with identity and expression bases.
 
-    The paper uses the Basel Face Model; this one is fitted by `osmnet train face-model`, so that it may be distributed
-    (`docs/paper_map.md`). Coefficients are in standard deviations of the clips it was fitted to.
+    Fitted by `osmnet train face-model`; the paper uses the Basel Face Model (`docs/paper_map.md`). Coefficients are in
+    standard deviations of the training clips.
 
     Args:
         identity_dim (`int`): Number of identity components.
@@ -77,10 +77,9 @@ class FaceModel(OSMNetModel):
         return torch.einsum("...k,kvc->...vc", expression, self.geometry["expression_basis"])
 
     def move(self, shape: np.ndarray, change: np.ndarray) -> np.ndarray:
-        """Give a shape `(478, 3)` other expressions: `(frames, 478, 3)`.
+        """Apply changes of β `(frames, expression_dim)` to a shape `(478, 3)`: `(frames, 478, 3)`.
 
-        `change` `(frames, expression_dim)` is the wanted β minus the shape's. Lips touch where the linear model would
-        have them cross.
+        Lips touch where the linear model would cross them.
         """
         basis = self.array("expression_basis").reshape(change.shape[-1], -1)
         # Not by a BLAS, whose waiting threads would take processors from other renderings.
@@ -99,7 +98,7 @@ class FaceModel(OSMNetModel):
         return moved
 
     def fit(self, landmarks_px: np.ndarray, size: int) -> FaceFit:
-        """Fit identity, expression and pose to a picture: the most probable α and β under unit normal priors.
+        """Fit pose, α and β to a picture, under unit normal priors.
 
         Args:
             landmarks_px (`np.ndarray` of shape `(478, 3)`): Vertices in pixels of the crop.
@@ -119,9 +118,9 @@ class FaceModel(OSMNetModel):
         return FaceFit(shape, identity, expression, pose_from_similarity(similarity, size), similarity)
 
     def fit_track(self, landmarks_px: np.ndarray, size: int) -> FaceFit:
-        """Fit a clip of one person: one identity, and an expression and a pose for each frame.
+        """Fit one identity to a clip, expression and pose to each frame.
 
-        Expressions are differences from the neutral face, the mean of frames with the mouth closed and the eyes open.
+        Expressions are relative to the neutral face, see `neutral_frames`.
 
         Args:
             landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels of the crop.
@@ -144,38 +143,37 @@ class FaceModel(OSMNetModel):
         return FaceFit(shape, identity.astype(np.float32), expression.astype(np.float32), pose, similarity)
 
     def misfit(self, landmarks_px: np.ndarray) -> float:
-        """Return the distance of stable vertices from the mean face's, root-mean-square in head units."""
+        """Return the RMS distance of stable vertices from the mean face, head units."""
         mean = self.array("mean_shape")[STABLE]
         shape = fit_similarity(mean, landmarks_px[STABLE]).unplace(landmarks_px[STABLE])
         return float(np.sqrt(((shape - mean) ** 2).sum(-1).mean()))
 
     def mouth_anchor(self, identity: np.ndarray) -> np.ndarray:
-        """Return the resting place of the lips of a person (α `(40,)`): `(3,)` head units."""
+        """Return the rest position `(3,)` of the lips for α `(40,)`, head units."""
         offset = np.tensordot(identity, self.array("identity_basis")[:, INNER_LIPS], 1)
         return (self.array("mean_shape")[INNER_LIPS] + offset).mean(0)
 
     def mirror_expression(self) -> np.ndarray:
-        """Return the matrix `(64, 64)` from β of a face to β of its mirror image: `mirrored = beta @ matrix`."""
+        """Return the matrix `(64, 64)` that mirrors β: `mirrored = beta @ matrix`."""
         basis = self.array("expression_basis")
         mirrored = basis[:, self.array("mirror").astype(int)] * np.array([-1, 1, 1])
         flat, mirrored = basis.reshape(len(basis), -1), mirrored.reshape(len(basis), -1)
         return np.linalg.solve(flat @ flat.T + 1e-6 * np.eye(len(flat)), flat @ mirrored.T).T
 
     def close_lips(self, shape: np.ndarray) -> np.ndarray:
-        """Return the change of β `(64,)` that closes the inner lips of a shape `(478, 3)`.
-
-        The smallest one, by ridge regression on the gaps, so that a smile stays a smile.
-        """
+        """Return the smallest change of β `(64,)` that closes the lips of a shape `(478, 3)`."""
         count = len(INNER_LIPS) // 2
         lower, upper = INNER_LIPS[1:count], INNER_LIPS[opposite_lid(INNER_LIPS)][1:count]
         gap = (shape[upper] - shape[lower]).ravel()
         basis = self.array("expression_basis")
         across = (basis[:, upper] - basis[:, lower]).reshape(len(basis), -1)  # (64, gaps)
+        # Ridge regression on the gaps: the smallest change keeps a smile.
         inverse = np.linalg.solve(_products(across.T, across.T) + 1e-4 * np.eye(len(gap)), gap)
         return -_products(across, inverse[None])[:, 0]
 
     def upper_face(self, expression: np.ndarray) -> np.ndarray:
-        """Return the part of β in eyes, brows and forehead, which sound does not tell and a portrait should keep."""
+        """Return the part of β in eyes, brows and forehead."""
+        # Speech does not determine this part, so a portrait keeps its own.
         y = self.array("mean_shape")[:, 1]
         bridge, nostrils = y[6], y[2]
         keep = np.clip((nostrils - y) / (nostrils - bridge), 0, 1)[:, None]  # 1 above the bridge, 0 below the nose
@@ -187,7 +185,7 @@ class FaceModel(OSMNetModel):
 
 
 def neutral_frames(shape: np.ndarray) -> np.ndarray:
-    """Return indices of the frames of a clip `(frames, 478, 3)` with the mouth closed and the eyes open."""
+    """Return indices of frames with closed mouth and open eyes, from `(frames, 478, 3)`."""
     mouth, eyes = mouth_opening(shape), eye_opening(shape)
     awake = eyes >= np.median(eyes) * 0.8
     order = np.argsort(np.where(awake, mouth, np.inf), kind="stable")
@@ -195,14 +193,14 @@ def neutral_frames(shape: np.ndarray) -> np.ndarray:
 
 
 def _inner_lips() -> tuple[np.ndarray, np.ndarray]:
-    """Return the edges of upper and lower lip without the corners; entries at the same index face each other."""
+    """Return the edges of upper and lower lip, facing each other by index."""
     count = len(INNER_LIPS) // 2
     return INNER_LIPS[opposite_lid(INNER_LIPS)][1:count], INNER_LIPS[1:count]
 
 
 @lru_cache(maxsize=4)
 def _lip_shares(mean_shape: bytes) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the vertices `(478,)` of upper and lower lip, and their shares `(9, vertices)` of the edge's movement."""
+    """Return each lip's vertices `(478,)` and shares `(9, vertices)` of its edge's movement."""
     mean = np.frombuffer(mean_shape, np.float32).reshape(NUM_VERTICES, 3)
     is_lower = mean[:, 1] > mean[INNER_LIPS, 1].mean()
     shares = []
@@ -215,5 +213,5 @@ def _lip_shares(mean_shape: bytes) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _products(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Compute `rows @ columns.T`, summing in one order; a BLAS splits sums among its threads."""
+    # Not by a BLAS, which splits sums among its threads: their order would vary.
     return np.einsum("ik,jk->ij", rows, columns, optimize=False)

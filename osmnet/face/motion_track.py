@@ -18,7 +18,7 @@ SMOOTHING = 1.0  # frames; standard deviation, against the landmarker's noise
 
 
 def head_motion_of(video: str | os.PathLike[str], bundle: Path, face_model: FaceModel, frames: int) -> np.ndarray:
-    """Track the largest face of a video and return its poses relative to the first.
+    """Track the poses of a video's largest face.
 
     Args:
         video (`str` or `os.PathLike`): Any video with a face.

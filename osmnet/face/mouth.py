@@ -1,7 +1,6 @@
-"""The mouth window: the small square around the mouth that the video generator paints, carried along with the head.
+"""The mouth window: the square that the video generator paints.
 
-It is 1.2 head units wide, upright in the head's own roll and fixed to the skull (not to the jaw), so the network
-always gets the upper teeth at the same place and size, whatever the size of the picture.
+It is 1.2 head units wide, rolls with the head and is fixed to the skull, so the upper teeth stay in place.
 """
 
 from functools import lru_cache
@@ -23,7 +22,7 @@ GUIDE_CHANNELS = 4  # where to paint, inside of the mouth, lips, inside of the m
 def window_affine(
     anchor: np.ndarray, similarity: Similarity, window_size: int, width: float = WINDOW_WIDTH
 ) -> np.ndarray:
-    """Return the affine maps `(frames, 2, 3)` from pixels of the crop to pixels of the mouth window.
+    """Return affine maps `(frames, 2, 3)` from crop to window pixels.
 
     Args:
         anchor (`np.ndarray` of shape `(3,)`): Resting place of the lips, head units (`FaceModel.mouth_anchor`).
@@ -46,14 +45,14 @@ def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _to_opencv(affine: np.ndarray) -> np.ndarray:
-    """Shift a map to OpenCV's convention, in which pixel centres are integers."""
+    """Shift a map to OpenCV's integer pixel centres."""
     moved = affine.astype(float).copy()
     moved[:, 2] += 0.5 * moved[:, :2].sum(1) - 0.5
     return moved
 
 
 def cut_window(image: np.ndarray, affine: np.ndarray, window_size: int) -> np.ndarray:
-    """Cut one window out of a picture: `(size, size, channels)` to `(window_size, window_size, channels)`."""
+    """Cut a window out of a picture `(size, size, channels)`."""
     return cv2.warpAffine(
         image,
         _to_opencv(affine),
@@ -64,7 +63,7 @@ def cut_window(image: np.ndarray, affine: np.ndarray, window_size: int) -> np.nd
 
 
 def paint_window(image: np.ndarray, painted: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> None:
-    """Blend one window into a picture `(size, size, 3)`, uint8, in place.
+    """Blend a window into a uint8 picture in place.
 
     Args:
         image (`np.ndarray` of shape `(size, size, 3)`): Changed.
@@ -111,7 +110,7 @@ def paint_window(image: np.ndarray, painted: np.ndarray, mask: np.ndarray, affin
 
 
 def _polygon(points: np.ndarray, size: int) -> np.ndarray:
-    """Draw a filled, smooth-edged polygon: `(n, 2)` pixels to `(size, size)` uint8."""
+    """Draw a filled, anti-aliased polygon `(n, 2)` px: `(size, size)` uint8."""
     canvas = np.zeros((size, size), np.uint8)
     fixed = np.round((points - 0.5) * 16).astype(np.int32)  # OpenCV's sub-pixel coordinates: 4 fractional bits
     cv2.fillPoly(canvas, [fixed], 255, cv2.LINE_AA, shift=4)
@@ -119,7 +118,7 @@ def _polygon(points: np.ndarray, size: int) -> np.ndarray:
 
 
 def guides(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np.ndarray:
-    """Draw the video generator's guides for frames of one source.
+    """Draw the video generator's guides.
 
     Args:
         target_px (`np.ndarray` of shape `(frames, 478, 2)`): Wanted vertices in pixels of the window.
@@ -130,6 +129,7 @@ def guides(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np
         `np.ndarray` of shape `(frames, 4, window_size, window_size)`: float32 in [0, 1]: where to paint, inside of the
         mouth, lips and inside, inside of the mouth in the source.
     """
+    # 1. Draw the polygons, and dilate the inside of the mouth.
     drawn = np.empty((len(target_px), GUIDE_CHANNELS, window_size, window_size), np.uint8)
     drawn[:, 3] = _polygon(source_px[INNER_LIPS], window_size)
     margin = PAINT_MARGIN / WINDOW_WIDTH * window_size
@@ -138,7 +138,8 @@ def guides(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np
         inner[:] = _polygon(points[INNER_LIPS], window_size)
         lips[:] = _polygon(points[OUTER_LIPS], window_size)
         cv2.dilate(inner, element, dst=paint)
-    channels = drawn / np.float32(255)
+    # 2. Scale to [0, 1]; blur and fade the place to paint.
+    channels = drawn / np.float32(255)  # (frames, 4, window, window)
     for paint in channels[:, 0]:
         cv2.GaussianBlur(paint, (0, 0), margin / 2, dst=paint)
     channels[:, 0] *= fade(window_size)
@@ -146,12 +147,12 @@ def guides(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np
 
 
 def guide(target_px: np.ndarray, source_px: np.ndarray, window_size: int) -> np.ndarray:
-    """Draw the guides of one frame: `(478, 2)` and `(478, 2)` to `(4, window_size, window_size)`."""
+    """Draw the guides of one frame, see `guides`."""
     return guides(target_px[None], source_px, window_size)[0]
 
 
 @lru_cache
 def fade(size: int) -> np.ndarray:
-    """Return weights that fall from 1 to 0 at the window's edge, so that no outline of a window shows."""
+    """Return weights `(size, size)` that fall to 0 at the window's edge."""
     edge = np.clip(np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (0.08 * size), 0, 1)
     return (edge[:, None] * edge).astype(np.float32)

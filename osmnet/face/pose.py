@@ -1,10 +1,8 @@
 """Head pose: similarity fits, rotation matrices and the six pose numbers.
 
-Convention:
-    Camera axes: x right, y down, z away from the camera (right-handed). Weak perspective: a point `v` of the head
-    (head units) lies at `scale * R @ v + translation` in pixels. `R = Rz(roll) Ry(-yaw) Rx(-pitch)` acts on column
-    vectors, so positive yaw turns the face to the right of the picture, positive pitch lifts it, positive roll tilts
-    it clockwise as seen. The head's origin lies inside the head, near the joint on which it turns.
+Camera axes: x right, y down, z away. A point `v` in head units lies at pixel `scale * R @ v + translation` (weak
+perspective). `R = Rz(roll) Ry(-yaw) Rx(-pitch)`: positive yaw turns the face to the picture's right, positive pitch
+lifts it, positive roll tilts it clockwise. The origin is near the joint on which the head turns.
 """
 
 from typing import NamedTuple
@@ -16,7 +14,7 @@ CAMERA_DISTANCE = 10.0  # head units (about 0.9 m); converts a change of scale i
 
 
 class Similarity(NamedTuple):
-    """`scale * R @ v + translation`, head units to pixels; arrays of shapes `(...)`, `(..., 3, 3)` and `(..., 3)`."""
+    """Map from head units to pixels; shapes `(...)`, `(..., 3, 3)` and `(..., 3)`."""
 
     scale: np.ndarray
     rotation: np.ndarray
@@ -33,7 +31,7 @@ class Similarity(NamedTuple):
 
 
 def rotation_from_euler(angles: np.ndarray) -> np.ndarray:
-    """Return rotation matrices `(..., 3, 3)` from yaw, pitch and roll `(..., 3)` in **radians**.
+    """Return rotations `(..., 3, 3)` from yaw, pitch, roll `(..., 3)` in **radians**.
 
     Raises:
         ValueError: If the last dimension is not 3.
@@ -60,7 +58,7 @@ def euler_from_rotation(rotation: np.ndarray) -> np.ndarray:
 
 
 def fit_similarity(shape: np.ndarray, points_px: np.ndarray) -> Similarity:
-    """Fit the least-squares similarities from a shape `(n, 3)` in head units to points `(..., n, 3)` in pixels.
+    """Fit least-squares similarities from a shape `(n, 3)` to points `(..., n, 3)` px.
 
     Source:
         S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991,
@@ -80,7 +78,7 @@ def fit_similarity(shape: np.ndarray, points_px: np.ndarray) -> Similarity:
 
 
 def pose_from_similarity(similarity: Similarity, size: int) -> np.ndarray:
-    """Return the six pose numbers of a placed head in a crop of `size` pixels.
+    """Return the pose numbers of a head in a crop of `size` px.
 
     Returns:
         `np.ndarray` of shape `(..., 6)`: yaw, pitch, roll [rad], tx, ty, tz [head units]; tx and ty from the centre of
@@ -94,7 +92,7 @@ def pose_from_similarity(similarity: Similarity, size: int) -> np.ndarray:
 
 
 def similarity_from_pose(head_pose: np.ndarray, size: int) -> Similarity:
-    """Invert `pose_from_similarity`, except that depth itself (the z of the translation) is 0."""
+    """Invert `pose_from_similarity`; the translation's z is 0."""
     pose = np.asarray(head_pose, float)
     # A head comes no nearer than half the nominal distance, where its scale would diverge.
     scale = size / HEAD_UNITS_PER_CROP * CAMERA_DISTANCE / (CAMERA_DISTANCE + np.maximum(pose[..., 5], -5.0))

@@ -1,8 +1,6 @@
 """Names for vertices of the MediaPipe face mesh.
 
-Convention:
-    "Right" and "left" are the person's own, as in MediaPipe: the right eye is on the left of the picture.
-    Loops are ordered around their opening. Triangles are triples of vertex indices.
+Right and left are the person's own. Loops are ordered around their opening.
 """
 
 import json
@@ -44,7 +42,7 @@ FOREHEAD, CHIN = 10, 152
 
 
 def opposite_lid(loop: np.ndarray) -> np.ndarray:
-    """Return for each vertex of a loop the index of the one on the other lid (or lip); corners face themselves."""
+    """Return each loop entry's counterpart on the other lid or lip."""
     return -np.arange(len(loop)) % len(loop)
 
 
@@ -53,16 +51,16 @@ def _aperture(shape: np.ndarray, upper: int, lower: int) -> np.ndarray:
 
 
 def mouth_opening(shape: np.ndarray) -> np.ndarray:
-    """Return the distance between the inner lips in the unit of `shape` `(..., 478, 2 or 3)`."""
+    """Return the distance of the inner lips, in the unit of `shape` `(..., 478, 2 or 3)`."""
     return _aperture(shape, UPPER_LIP, LOWER_LIP)
 
 
 def mouth_width(shape: np.ndarray) -> np.ndarray:
-    """Return the distance between the corners of the mouth in the unit of `shape` `(..., 478, 2 or 3)`."""
+    """Return the distance of the mouth corners, see `mouth_opening`."""
     return _aperture(shape, RIGHT_MOUTH_CORNER, LEFT_MOUTH_CORNER)
 
 
 def eye_opening(shape: np.ndarray) -> np.ndarray:
-    """Return the distance between the lids, averaged over both eyes, in the unit of `shape` `(..., 478, 2 or 3)`."""
+    """Return the mean distance of the lids, see `mouth_opening`."""
     pairs = ((159, 145), (158, 153), (160, 144), (386, 374), (385, 380), (387, 373))
     return np.mean([_aperture(shape, upper, lower) for upper, lower in pairs], axis=0)

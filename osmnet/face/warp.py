@@ -1,9 +1,6 @@
-"""The mesh warp: one picture of a head, seen in another pose and with another expression.
+"""The mesh warp: draws a head in another pose and expression.
 
-The picture is cut into triangles: the face, the parts that open lids and lips uncover, and three rings around the
-face. `hair` moves with the middle of the head, deeper than the face (its lower part, the neck, only half as much),
-`halo` follows a little, and `border` is the edge of the crop and stays, so that a crop can be pasted back without a
-seam. The triangles are drawn at their new places with a z-buffer.
+Around the face, `hair` moves with the head, `halo` follows a little, and `border` stays, so pasting leaves no seam.
 """
 
 from functools import cached_property
@@ -50,7 +47,7 @@ def _strip(inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
 
 
 def _with_lashes(triangles: np.ndarray) -> np.ndarray:
-    """Cut a strip off the upper lids along their edge; the skin behind it joins the strip's other side."""
+    """Insert a strip along the edges of the upper lids."""
     moved = np.arange(NUM_VERTICES)
     moved[_LID_EDGE] = _LASHES
     parts = [moved[triangles]]
@@ -85,7 +82,7 @@ TRIANGLES = np.concatenate(
 
 
 class MeshWarp:
-    """Move the head of one picture; any number of threads may use an instance at once.
+    """Warp one picture to other poses and expressions; thread-safe.
 
     Args:
         image (`np.ndarray` of shape `(size, size, 3)`): The crop, uint8.
@@ -102,6 +99,7 @@ class MeshWarp:
         self.source_points = self.points(shape[None], Similarity(*(part[None] for part in similarity)))[0][0]
 
     def _place_rings(self) -> None:
+        # 1. The hair ring at rest, and the rays to it from the middle of the head.
         oval = self.shape[OVAL]
         middle = self.shape[STABLE].mean(0) + (0, 0.1, 0.3)
         self._hair_shape = middle + (oval - middle) * HAIR_SCALE
@@ -109,25 +107,26 @@ class MeshWarp:
         centre = self.similarity.place(middle[None])[0, :2]
         rest = self.similarity.place(self._hair_shape)[:, :2]
         ray = rest - centre
-        # Where each ray leaves the crop, less its outermost pixels, which no triangle covers, so that they stay.
+        # 2. The border: where each ray leaves the crop, less its outermost pixels, which no triangle covers, so that
+        # they stay.
         with np.errstate(divide="ignore"):
             reach = np.where(ray > 0, self.size - 1 - centre, 1 - centre) / ray
             reach = np.where(ray == 0, np.inf, reach).min(1)
         self._border = centre + ray * reach[:, None]
         room = np.maximum(reach - MARGIN * self.size / np.linalg.norm(ray, axis=1), 0.5 * reach)
-        # In a tight crop the ring comes nearer, but never within the face: skin folded away under the chin would come
-        # out as a second chin when the head is raised.
+        # 3. Hair and halo. In a tight crop the hair ring comes nearer, but never within the face: skin folded away
+        # under the chin would come out as a second chin when the head is raised.
         edge = ((self.similarity.place(oval)[:, :2] - centre) * ray).sum(1) / (ray**2).sum(1)
         outside = edge + 0.25 * np.maximum(reach - edge, 0)
         self._hair = centre + ray * np.maximum(np.minimum(1.0, 0.8 * room), np.minimum(1.0, outside))[:, None]
         self._halo = (self._hair + self._border) / 2
         self._hair_at_rest = rest
-        # 1 above the chin's height, falling towards the neck.
+        # 4. How far the hair ring follows the head: 1 above the chin's height, falling towards the neck.
         down = (oval[:, 1] - self.shape[NOSE[9], 1]) / (self.shape[CHIN, 1] - self.shape[NOSE[9], 1])
         self._follows = 1 - (1 - NECK_FOLLOWS) * np.clip(down, 0, 1)[:, None]
 
     def points(self, shape: np.ndarray, similarity: Similarity) -> tuple[np.ndarray, np.ndarray]:
-        """Place all mesh points for some frames: shapes `(frames, 478, 3)` in head units and their poses.
+        """Place the mesh points for shapes `(frames, 478, 3)` in head units and poses.
 
         Returns:
             `tuple[np.ndarray, np.ndarray]`: Targets `(frames, points, 3)` and origins of the texture in the source
@@ -170,10 +169,8 @@ class MeshWarp:
         return target, origin
 
     def _lashes(self, shape: np.ndarray) -> np.ndarray:
-        """Place the other side of the lashes' strip, `(frames, 478, 3)` to `(frames, n, 3)` head units.
-
-        It keeps the source's width: when an eye closes, the lid behind the lashes unfolds.
-        """
+        """Place the strips' inner side: `(frames, n, 3)` head units."""
+        # The strip keeps the source's width: when an eye closes, the lid behind the lashes unfolds.
         edge, crease = self.shape[_LID_EDGE], self.shape[LID_CREASE]
         width = np.minimum(LASHES_WIDTH, 0.75 * np.linalg.norm(crease - edge, axis=1))
         way = shape[:, LID_CREASE] - shape[:, _LID_EDGE]
@@ -182,10 +179,7 @@ class MeshWarp:
         return shape[:, _LID_EDGE] + share[..., None] * way
 
     def _behind_opening(self, shape: np.ndarray, loop: np.ndarray, jaw: np.ndarray | None) -> np.ndarray:
-        """Find what the edge of an opening shows of the source's eyeball, or teeth: `(frames, n, 3)` head units.
-
-        Where the source's own opening is smaller than wanted, its edge is taken.
-        """
+        """Place the texture shown by an opening: `(frames, n, 3)` head units."""
         own = self.shape[loop]
         other = own[opposite_lid(loop)]
         middle = (own + other) / 2
@@ -196,11 +190,12 @@ class MeshWarp:
         wanted = shape[:, loop] - middle
         if jaw is not None:  # lower teeth go with the jaw, upper ones with the skull
             wanted = wanted - jaw[:, None] * (np.arange(len(loop)) < len(loop) // 2)[:, None]
+        # Where the source's own opening is smaller than wanted, take its edge.
         beyond = np.maximum((wanted * direction).sum(-1, keepdims=True) - 0.9 * height, 0)
         return middle + wanted - beyond * direction
 
     def grid(self, target: np.ndarray, origin: np.ndarray) -> np.ndarray:
-        """Return every pixel's origin in one frame: `(points, 3)` and `(points, 2)` to `(size, size, 2)` pixels."""
+        """Return each pixel's origin: `(points, 3)` and `(points, 2)` to `(size, size, 2)` px."""
         grid, depth = np.empty((2, self.size, self.size), np.float32), np.empty((self.size, self.size), np.float32)
         stay(grid, depth)  # the corners, which no triangle covers
         rasterise(target, TRIANGLES, origin, grid, depth)
@@ -211,7 +206,7 @@ class MeshWarp:
         return padded(self.image)  # only drawing needs it
 
     def __call__(self, shape: np.ndarray, similarity: Similarity) -> np.ndarray:
-        """Draw frames `(frames, size, size, 3)`, uint8, of shapes `(frames, 478, 3)` in head units and their poses."""
+        """Draw uint8 frames `(frames, size, size, 3)`, see `points`."""
         targets, origins = self.points(shape, similarity)
         frames = np.empty((len(shape), *self.image.shape), np.uint8)
         draw(self._padded, targets, TRIANGLES, origins, OUTLINE * self.size, frames)

@@ -1,1 +1,1 @@
-"""Loading and saving networks and pipelines; the Hub."""
+"""Loading and saving of networks and pipelines."""

@@ -1,4 +1,4 @@
-"""Provenance of measurements: fingerprints of weights and files, and versions of packages."""
+"""Fingerprints of weights and versions of packages."""
 
 import hashlib
 import platform
@@ -31,7 +31,7 @@ def versions() -> dict[str, str]:
 
 
 def weights_fingerprint(networks: Mapping[str, OSMNetModel]) -> str:
-    """Fingerprint weights: eight hexadecimal digits, the same for equal tensors on any device."""
+    """Hash weights to eight hexadecimal digits, independent of the device."""
     digest = 0
     for name, network in sorted(networks.items()):
         for key, tensor in sorted(network.state_dict().items()):
@@ -41,7 +41,7 @@ def weights_fingerprint(networks: Mapping[str, OSMNetModel]) -> str:
 
 
 def file_record(path: str | Path | None) -> dict[str, str] | None:
-    """Return name and SHA-256 of a file of weights, `None` without one."""
+    """Return the name and SHA-256 of a file, `None` without one."""
     if path is None:
         return None
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Model folders: a local one, or a snapshot downloaded from the Hub and compared with the Hub's checksums."""
+"""Local model folders and verified downloads from the Hub."""
 
 from __future__ import annotations
 
@@ -31,17 +31,15 @@ CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def find_folder(source: str | os.PathLike[str], names: Sequence[str], revision: str | None = None, **hub: Any) -> Path:
-    """Return the folder of a model; of a repository on the Hub, download `names` into the client's cache first.
+    """Return a model's local folder, downloading `names` from the Hub if necessary.
 
-    The client compares only the lengths of files, so their checksums are compared here, at every load, and a damaged
-    file is fetched once more. The Hub gives SHA-256 for large files and git's SHA-1 for small ones. The cache names
-    files by their checksums, so no connection is needed, except on systems without symbolic links (Windows): there
-    the Hub is asked, and nothing is compared while it cannot be reached. `hub` holds `cache_dir`, `token` and
+    Checksums are compared at every load; a damaged file is downloaded once more. `hub` takes `cache_dir`, `token` and
     `local_files_only`.
 
     Raises:
         ValueError: If there is no such model, or a file stays damaged.
     """
+    # 1. Use a local folder.
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"A model is a folder or an id on the Hub, not {type(source).__name__}.")
     if source == "":
@@ -56,6 +54,7 @@ def find_folder(source: str | os.PathLike[str], names: Sequence[str], revision: 
     is_offline = hub.get("local_files_only") or constants.HF_HUB_OFFLINE
     api = None if is_offline else HfApi(token=hub.get("token"))
 
+    # 2. Download. The client compares only lengths, so checksums are compared here.
     def download() -> tuple[Path, list[Path]]:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=list(names), **hub))
         return folder, list(_damaged_files(folder, names, api, source))
@@ -78,6 +77,7 @@ def find_folder(source: str | os.PathLike[str], names: Sequence[str], revision: 
 
 def _damaged_files(folder: Path, names: Sequence[str], api: HfApi | None, repo_id: str) -> Iterator[Path]:
     files = {name: folder / name for name in names if (folder / name).is_file()}
+    # The cache names files by checksum, so no connection is needed where symbolic links exist (not on Windows).
     # One step only: the cache may link its own files to a store that several repositories share.
     expected = {name: Path(os.readlink(path)).name for name, path in files.items() if path.is_symlink()}
     unknown = [name for name in files if not CHECKSUM.fullmatch(expected.get(name, ""))]
@@ -95,7 +95,7 @@ def _damaged_files(folder: Path, names: Sequence[str], api: HfApi | None, repo_i
 
 
 def _matches(path: Path, checksum: str) -> bool:
-    is_git = len(checksum) == 40
+    is_git = len(checksum) == 40  # SHA-1 for small files, SHA-256 for large ones
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode()) if is_git else hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(READ_BYTES):
@@ -104,7 +104,7 @@ def _matches(path: Path, checksum: str) -> bool:
 
 
 def explained(error: BaseException, repo_id: str, revision: str | None = None) -> str:
-    """Return one sentence and its fix for an error of the Hub client, whose own texts have several lines."""
+    """Turn an error of the Hub client into one sentence with its fix."""
     if isinstance(error, HFValidationError):
         return f"{repo_id!r} is no folder here and no id of a model on the Hub; check the id, as in name/model."
     if isinstance(error, RevisionNotFoundError):
@@ -131,6 +131,6 @@ def explained(error: BaseException, repo_id: str, revision: str | None = None) -
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class name when it has none."""
+    """Return the first line of an error's message, else its class name."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

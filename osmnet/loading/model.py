@@ -1,4 +1,4 @@
-"""Base class of every network: diffusers' file layout, and weights that fit exactly or are refused."""
+"""Base class of all networks, with strict loading."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def weights_name(variant: str | None = None) -> str:
 
 
 def temporary_folder_in(folder: Path) -> Path:
-    """Make a folder if necessary, and a temporary one in it, from which files are moved when they are complete.
+    """Make a temporary folder inside `folder`, which is made if necessary.
 
     Raises:
         ValueError: If the folder cannot be written.
@@ -43,7 +43,7 @@ def temporary_folder_in(folder: Path) -> Path:
 
 @contextmanager
 def written_whole(folder: Path, last: str = "") -> Iterator[Path]:
-    """Yield a temporary folder whose files move into `folder` after the block, the one named `last` at the end.
+    """Yield a temporary folder whose files move into `folder` after the block, `last` at the end.
 
     Raises:
         ValueError: If the folder cannot be written; it is then left as it was.
@@ -62,11 +62,10 @@ def written_whole(folder: Path, last: str = "") -> Iterator[Path]:
 
 
 class OSMNetModel(ModelMixin, ConfigMixin):
-    """A network whose constructor arguments are its `config.json` and whose weights fit exactly or are refused.
+    """A network whose constructor arguments are its `config.json`.
 
-    diffusers' own `from_pretrained` only warns about a missing tensor and may fall back to pickled weights. This class
-    raises a `ValueError` that names the tensor and the file, and reads nothing but safetensors. Parameters and buffers
-    named in `_keep_in_fp32_modules` stay at least float32 under `dtype=`, `.to(...)`, `.half()` and `.bfloat16()`.
+    Loads safetensors only, and raises `ValueError` unless the tensors fit exactly. Tensors named in
+    `_keep_in_fp32_modules` stay at least float32 under any cast.
     """
 
     config_name: Any = "config.json"
@@ -90,27 +89,28 @@ class OSMNetModel(ModelMixin, ConfigMixin):
         token: str | bool | None = None,
         local_files_only: bool = False,
     ) -> Self:
-        """Load the network from a folder or from a repository on the Hub, in evaluation mode.
+        """Load the network, in evaluation mode, from a folder or the Hub.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): A folder with `config.json` and
-                `diffusion_pytorch_model.safetensors`, or the id of a repository on the Hub.
+                `diffusion_pytorch_model.safetensors`, or a Hub id.
             subfolder (`str`, *optional*): Folder of this network inside it.
-            dtype (`torch.dtype`, *optional*): This and the following: as for `PipelineLoader.from_pretrained`.
-            variant (`str`, *optional*): Of the weights.
-            revision (`str`, *optional*): On the Hub.
-            device (`str` or `torch.device`, *optional*): Of the network.
-            cache_dir (`str` or `os.PathLike`, *optional*): Of downloads.
-            token (`str` or `bool`, *optional*): For private repositories.
+            dtype (`torch.dtype`, *optional*): Like all below, as for `PipelineLoader.from_pretrained`.
+            variant (`str`, *optional*): Variant of the weights.
+            revision (`str`, *optional*): Revision on the Hub.
+            device (`str` or `torch.device`, *optional*): Device of the network.
+            cache_dir (`str` or `os.PathLike`, *optional*): Download cache.
+            token (`str` or `bool`, *optional*): Access token.
             local_files_only (`bool`): Never contact the Hub.
 
         Returns:
             `OSMNetModel`: An instance of the class this was called on.
 
         Raises:
-            ValueError: If a file is missing or damaged, is a pickle, belongs to another class, or lacks a tensor,
-                has one too many or one of another shape.
+            ValueError: If a file is missing, damaged, pickled or of another class, or a tensor is missing, surplus
+                or of another shape.
         """
+        # 1. Find the files.
         dtype = check_dtype(dtype)
         names = [Path(subfolder or "", name).as_posix() for name in (cls.config_name, weights_name(variant))]
         folder = find_folder(
@@ -118,6 +118,7 @@ class OSMNetModel(ModelMixin, ConfigMixin):
             revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only,
         )  # fmt: skip
         config_path, path = (_file_in(folder, name, pretrained_model_name_or_path) for name in names)
+        # 2. Build the network.
         config = cls._checked_config(config_path)
         try:
             with torch.random.fork_rng(devices=[]):  # building draws initial weights: leave the caller's seed alone
@@ -127,6 +128,7 @@ class OSMNetModel(ModelMixin, ConfigMixin):
                 f"The configuration beside {path} does not describe a {cls.__name__} ({error}); restore its "
                 f"{cls.config_name} or download the model again."
             ) from error
+        # 3. Load the weights.
         try:
             state = load_file(path)
         except (SafetensorError, OSError) as error:
@@ -140,7 +142,6 @@ class OSMNetModel(ModelMixin, ConfigMixin):
 
     @classmethod
     def _checked_config(cls, path: Path) -> dict[str, Any]:
-        """Read a `config.json` and refuse one of another class or with arguments this class does not have."""
         config = read_json(path)
         if not isinstance(config, dict) or config.get("_class_name", cls.__name__) != cls.__name__:
             name = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
@@ -161,11 +162,11 @@ class OSMNetModel(ModelMixin, ConfigMixin):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], variant: str | None = None, safe_serialization: bool = True
     ) -> None:
-        """Write `config.json` and the safetensors file; each appears in the folder only when it is complete.
+        """Write `config.json` and the safetensors file, each only when complete.
 
         Args:
             save_directory (`str` or `os.PathLike`): The folder, made if necessary.
-            variant (`str`, *optional*): Name put into the weights file, e.g. `"fp16"`.
+            variant (`str`, *optional*): Part of the weights file's name, e.g. `"fp16"`.
             safe_serialization (`bool`): Must be true: weights are never pickled.
 
         Raises:
@@ -179,7 +180,7 @@ class OSMNetModel(ModelMixin, ConfigMixin):
                 file.chmod(0o644)  # safetensors' files are readable by their owner only
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move or cast as `torch.nn.Module.to` does, keeping what `_keep_in_fp32_modules` names in float32."""
+        """Move or cast as `torch.nn.Module.to` does, except for `_keep_in_fp32_modules`."""
         # Not ModelMixin.to, which warns that the kept tensors would be cast: here they are not.
         return super(ModelMixin, self).to(*args, **kwargs)  # type: ignore[misc]
 
@@ -208,7 +209,7 @@ def read_json(path: Path) -> Any:
 
 
 def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
-    """Return `dtype`, or raise `ValueError` if it is not a floating `torch.dtype`."""
+    """Return `dtype`, or raise `ValueError` unless it is a floating one."""
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype must be a floating torch.dtype such as torch.float16, not {dtype!r}.")
     return dtype
@@ -217,7 +218,6 @@ def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
 def _check_state(
     class_name: str, path: Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]
 ) -> None:
-    """Raise `ValueError` naming the first tensors that are missing, surplus or of another shape."""
     problems = {
         "lacks": [name for name in expected if name not in found],
         "has the surplus": [name for name in found if name not in expected],
@@ -237,7 +237,6 @@ def _check_state(
 
 
 def _file_in(folder: Path, name: str, source: str | os.PathLike[str]) -> Path:
-    """Return the path of a file in a model's folder; `source` is the model's name in the refusal."""
     path = folder / name
     if path.is_file():
         return path

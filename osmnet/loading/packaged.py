@@ -1,4 +1,4 @@
-"""Files that come with the package: inside it, or beside it in a checkout."""
+"""Files that come with the package, inside it or beside it in a checkout."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def packaged_weights() -> Path:
 
 
 def packaged_landmarker() -> Path:
-    """Return the face landmarker's bundle, which a checkout has even before it has weights.
+    """Return the face landmarker's bundle, which needs no weights beside it.
 
     Raises:
         ValueError: If this installation has none.

@@ -1,4 +1,4 @@
-"""Loading and saving pipelines in diffusers' file layout: `model_index.json` and one folder for each component."""
+"""Loading and saving of pipelines in diffusers' file layout."""
 
 from __future__ import annotations
 
@@ -22,14 +22,12 @@ BEST_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 class PipelineLoader:
-    """Base of pipelines: holds their components; loads, saves and moves them.
+    """Base of pipelines: loads, saves and moves their components.
 
     A concrete class lists its components in `components_classes`, as in
-    `{"motion_space": "osmnet.models.osm_net.motion_space:MotionSpace"}`; those in `optional_components` may be left
-    out and are `None` then. A base of several concrete classes has no components and lists those classes in
-    `pipeline_classes`, as in `{"OSMNetPipeline": "osmnet.pipelines.osm_net.pipeline_osm_net:OSMNetPipeline"}`: its
-    `from_pretrained` returns the one that `model_index.json` names. Classes are imported from these two tables only;
-    names in a downloaded file are just looked up in them.
+    `{"motion_space": "osmnet.models.osm_net.motion_space:MotionSpace"}`; those in `optional_components` may be `None`.
+    A base of several pipelines lists them in `pipeline_classes` instead; its `from_pretrained` returns the one that
+    `model_index.json` names. Names in a downloaded file are only looked up in these tables, never imported.
 
     Args:
         face_landmarker (`str` or `os.PathLike`, *optional*): The face landmarker's `.task` file, kept as
@@ -43,6 +41,7 @@ class PipelineLoader:
 
     components_classes: ClassVar[dict[str, str]] = {}
     optional_components: ClassVar[frozenset[str]] = frozenset()
+    needs_landmarker: ClassVar[bool] = True  # False: a saved pipeline may lack the landmarker's file
     pipeline_classes: ClassVar[dict[str, str]] = {}
 
     def __init__(
@@ -79,11 +78,11 @@ class PipelineLoader:
         local_files_only: bool = False,
         face_landmarker: str | os.PathLike[str] | None = None,
     ) -> Self:
-        """Load a pipeline with the weights in the package, from a folder, or from a repository on the Hub.
+        """Load a pipeline from the package, a folder or the Hub.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`, *optional*): A folder that `save_pretrained` wrote,
-                or the id of a repository on the Hub; the weights in the package by default.
+                or a Hub id; the weights in the package by default.
             dtype (`torch.dtype`, *optional*): Floating dtype of the networks, float32 by default. Tensors that need
                 float32 keep it.
             torch_dtype (`torch.dtype`, *optional*): diffusers' older name of `dtype`.
@@ -99,11 +98,11 @@ class PipelineLoader:
             face_landmarker (`str` or `os.PathLike`, *optional*): Your own `.task` file in place of the model's.
 
         Returns:
-            `PipelineLoader`: An instance of the class this was called on, or of the one in `pipeline_classes` that
-            the model's index names; its networks are in evaluation mode.
+            `PipelineLoader`: An instance of this class, or of the one in `pipeline_classes` that the index names, in
+            evaluation mode.
 
         Raises:
-            ValueError: If the model cannot be found or does not fit; the sentence says what to do.
+            ValueError: If the model cannot be found or does not fit.
         """
         source = packaged_weights() if pretrained_model_name_or_path is None else pretrained_model_name_or_path
         hub: dict[str, Any] = {
@@ -115,6 +114,7 @@ class PipelineLoader:
                 pretrained_model_name_or_path, dtype=dtype, torch_dtype=torch_dtype, variant=variant, device=device,
                 device_map=device_map, face_landmarker=face_landmarker, **hub,
             )  # fmt: skip
+        # 1. Find the files.
         dtype, device = check_dtype(torch_dtype if dtype is None else dtype), resolve_device(device, device_map)
         if face_landmarker is not None and not os.path.isfile(face_landmarker):
             raise ValueError(f"There is no face landmarker file {face_landmarker}; give the path of a .task file.")
@@ -124,12 +124,14 @@ class PipelineLoader:
         folder = find_folder(source, [INDEX_NAME, LANDMARKER_NAME, *files], **hub)
         names = cls._check_index(folder / INDEX_NAME)
         if face_landmarker is None:
-            face_landmarker = folder / LANDMARKER_NAME
-            if not face_landmarker.is_file():
+            saved = folder / LANDMARKER_NAME
+            face_landmarker = saved if saved.is_file() else None
+            if face_landmarker is None and cls.needs_landmarker:
                 raise ValueError(
                     f"{folder} has no {LANDMARKER_NAME}; download the model again or give face_landmarker= the path "
                     "of a .task file."
                 )
+        # 2. Load the components.
         components = {}
         for name in names:
             if not (folder / name).is_dir():
@@ -142,7 +144,6 @@ class PipelineLoader:
 
     @classmethod
     def _choose_class(cls, path: Path) -> Any:
-        """Return the class of `pipeline_classes` that an index names."""
         name = _read_index(path).get("_class_name")
         if not isinstance(name, str) or name not in cls.pipeline_classes:
             raise ValueError(
@@ -153,7 +154,7 @@ class PipelineLoader:
 
     @classmethod
     def _check_index(cls, path: Path) -> list[str]:
-        """Return the components that an index names; refuse another class, version or component."""
+        """Return the components that an index names; refuse another class or version."""
         index = _read_index(path)
         if index.get("_class_name") != cls.__name__:
             raise ValueError(
@@ -178,7 +179,7 @@ class PipelineLoader:
         return [name for name in cls.components_classes if name in found]
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], variant: str | None = None) -> None:
-        """Save the pipeline so that `from_pretrained` gives the same numbers, bit for bit.
+        """Save the pipeline; `from_pretrained` restores it bit for bit.
 
         Args:
             save_directory (`str` or `os.PathLike`): The folder, made if necessary; other files in it stay.
@@ -203,7 +204,7 @@ class PipelineLoader:
 
     @property
     def components(self) -> dict[str, OSMNetModel]:
-        """Networks by name, in the order of `components_classes`, without optional ones that are left out."""
+        """Networks by name, in the order of `components_classes`, without missing ones."""
         components = {name: getattr(self, name) for name in self.components_classes}
         return {name: network for name, network in components.items() if network is not None}
 
@@ -214,7 +215,7 @@ class PipelineLoader:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating dtype of the networks, not counting tensors that always stay in float32."""
+        """Dtype of the networks, except for tensors that stay in float32."""
         for network in self.components.values():
             kept = network._kept_in_fp32()
             for name, tensor in network.state_dict().items():
@@ -223,7 +224,7 @@ class PipelineLoader:
         return torch.float32
 
     def to(self, device: str | torch.device | torch.dtype | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move the networks to a device, cast them, or both, and return the pipeline; some tensors stay in float32.
+        """Move or cast the networks, and return the pipeline.
 
         Args:
             device (`str` or `torch.device`, *optional*): Target device; a `torch.dtype` here counts as `dtype`.
@@ -251,7 +252,6 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def _name_of(source: str | os.PathLike[str] | None, folder: Path) -> str:
-    """Where a model came from: its folder, its id and commit on the Hub, or the package."""
     if source is None:
         return f"weights of osmnet {osmnet.__version__}"
     if not os.path.isdir(Path(source).expanduser()) and folder.parent.name == "snapshots":
@@ -262,7 +262,7 @@ def _name_of(source: str | os.PathLike[str] | None, folder: Path) -> str:
 def resolve_device(
     device: str | torch.device | None, device_map: str | Mapping[str, Any] | None = None
 ) -> torch.device:
-    """Return the one device that `device` or `device_map` stands for, the CPU when neither is given.
+    """Return the device for `device` or `device_map`, the CPU by default.
 
     Raises:
         ValueError: If both are given, the name is unknown, this machine has no such device, or Accelerate cannot set

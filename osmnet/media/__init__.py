@@ -1,4 +1,1 @@
-"""Portraits, recordings and videos to and from arrays.
-
-Import from the modules (`from osmnet.media.audio import load_speech`): each loads only what it needs.
-"""
+"""Images, audio and video to and from arrays; import from the modules."""

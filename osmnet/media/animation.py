@@ -1,4 +1,4 @@
-"""Animated pictures of a take: WebP or GIF, written by imageio. They have no sound: see `video_writer` for that."""
+"""Write animated WebP or GIF by imageio, without sound."""
 
 from __future__ import annotations
 
@@ -29,26 +29,24 @@ def write_animation(
     loop: int = 0,
     seal: Seal | None = None,
 ) -> Path:
-    """Write an animated WebP or GIF. It appears under its name when it is whole.
+    """Write an animated WebP or GIF atomically.
 
-    The encoders want all frames at once: at most 500 are held in memory, at the size at which they are written; later
-    ones are left out. GIF has 256 colours a frame and takes about eight times the space of WebP.
+    At most 500 frames, all held in memory. GIF has 256 colours per frame and eight times the size.
 
     Args:
         path (`str` or `os.PathLike`): The file, `*.webp` or `*.gif`; missing folders are made, a file is replaced.
         frames (iterable of `np.ndarray`): uint8 RGB, chunks `(n, H, W, 3)` or single ones `(H, W, 3)`.
         fps (`float`): Frames per second; GIF shows at most 50.
         max_side (`int`): Longest side in pixels, at most 4096; larger frames are scaled down.
-        loop (`int`): Times that it is shown; 0 for ever.
-        seal (`Callable`, *optional*): Called with the whole file before it gets its name; may put a signed copy in its
-            place.
+        loop (`int`): Times to show it; 0 for ever.
+        seal (`Callable`, *optional*): As of `VideoWriter`.
 
     Returns:
         `Path`: The file.
 
     Raises:
-        ValueError: If an argument is out of range, frames are not uint8 RGB of one size, there are none, or the file
-            cannot be written.
+        ValueError: If an argument is out of range, frames are not uint8 RGB of one size, or the file cannot be
+            written.
     """
     path = Path(path)
     ending = path.suffix.lower()
@@ -59,8 +57,7 @@ def write_animation(
         raise ValueError(f"fps must lie between 0.1 and {fastest} for {ending}, not {fps}.")
     if not 1 <= max_side <= 4096 or not 0 <= loop <= 65535:
         raise ValueError(f"max_side must lie between 1 and 4096, loop between 0 and 65535, not {max_side} and {loop}.")
-    # Milliseconds, the ends of frames rounded and not their lengths, so that the whole keeps its speed; GIF knows
-    # hundredths of a second only.
+    # ms; ends of frames are rounded, not lengths, to keep the speed. GIF has units of 10 ms.
     unit = 10 if ending == ".gif" else 1
     ends = np.rint(np.arange(MAX_FRAMES + 1) * 1000 / fps / unit).astype(int) * unit
     options = {"duration": np.diff(ends).tolist(), "loop": loop, **_OPTIONS[ending]}
@@ -88,13 +85,13 @@ def write_animation(
 def animate_video(
     video: str | os.PathLike[str], path: str | os.PathLike[str], max_side: int = 320, seal: Seal | None = None
 ) -> Path:
-    """Write the first seconds of a video as a small animation of 12.5 frames per second, see `write_animation`.
+    """Animate the first 8 seconds of a video at 12.5 fps.
 
     Args:
         video (`str` or `os.PathLike`): The video.
-        path (`str` or `os.PathLike`): As of `write_animation`.
-        max_side (`int`): As of `write_animation`.
-        seal (`Callable`, *optional*): As of `write_animation`.
+        path (`str` or `os.PathLike`): As of `write_animation`, like the others.
+        max_side (`int`): Longest side in pixels.
+        seal (`Callable`, *optional*): As of `VideoWriter`.
 
     Returns:
         `Path`: The file.

@@ -1,4 +1,4 @@
-"""Load speech: any recording, decoded piece by piece to 16 kHz mono.
+"""Load speech as 16 kHz mono, decoded piece by piece.
 
 Convention:
     Video frame `i` covers the samples `640 i … 640 (i + 1)`.
@@ -40,18 +40,16 @@ def load_speech(
     max_seconds: float | None = None,
     isolated: IsolatedDecoder | bool | None = None,
 ) -> np.ndarray:
-    """Load a recording as mono speech at 16 kHz.
+    """Load a recording as 16 kHz mono speech.
 
-    Reads the formats of `osmnet.media.container.FORMATS`, videos too (their sound; sample 0 is then the moment of the
-    first picture). A damaged or truncated file gives the part that decodes. A recording above full scale is scaled
-    down to a peak of 1, never clipped; others keep their level. `osmnet.media.recording.Recording` need not hold long
-    recordings in memory.
+    Sample 0 of a video is the time of its first picture. Truncated files load as far as they decode. Sound above full
+    scale is scaled to a peak of 1.
 
     Args:
-        speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): A file; or an array of shape `(samples,)`,
-            `(samples, channels)` or `(channels, samples)`, floats in [-1, 1] or integers (up to 32 bits) that use the
-            range of their type, with its rate in `sampling_rate`; or `(array, rate)` or `(rate, array)`. At most 64
-            channels.
+        speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): A file of one of `osmnet.media.container.FORMATS`; or
+            an array of shape `(samples,)`, `(samples, channels)` or `(channels, samples)`, floats in [-1, 1] or
+            integers (up to 32 bits) that use the range of their type; or `(array, rate)` or `(rate, array)`. At most
+            64 channels.
         sampling_rate (`int`, *optional*): Rate of an array in Hz, 1,000 to 768,000. Not used for files.
         max_seconds (`float`, *optional*): Length in seconds at which to stop decoding.
         isolated (`IsolatedDecoder` or `bool`, *optional*): Decode a file in a limited child process, see
@@ -61,9 +59,8 @@ def load_speech(
         `np.ndarray` of shape `(samples,)`: float32 in [-1, 1] at 16 kHz.
 
     Raises:
-        ValueError: If the file is missing, empty, not decodable or has no sound, if the sound is shorter than 0.2 s,
-            silent throughout or not finite, has too many channels or a rate out of range, or if an array comes without
-            its rate.
+        ValueError: If the file is missing, empty, not decodable or without sound, if the sound is shorter than 0.2 s,
+            silent throughout or not finite, or if channels or rate are out of range.
     """
     name, sound = find_sound(speech, sampling_rate, max_seconds, isolated)
     level, pieces = Level(name), []
@@ -76,7 +73,7 @@ def load_speech(
 
 
 def num_frames(samples: int) -> int:
-    """Count the 25 fps video frames that cover `samples` samples at 16 kHz; the last one may be covered in part."""
+    """Count the 25 fps frames that cover `samples` at 16 kHz, rounded up."""
     return -(-int(samples) // SAMPLES_PER_FRAME)
 
 
@@ -86,17 +83,17 @@ def find_sound(
     max_seconds: float | None = None,
     isolated: IsolatedDecoder | bool | None = None,
 ) -> tuple[str, MonoArray | Iterator[np.ndarray]]:
-    """Find the sound that was given as `speech`, and begin to read it.
+    """Resolve `speech` to a name and its samples.
 
     Args:
-        speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): As for `load_speech`.
-        sampling_rate (`int`, *optional*): As for `load_speech`.
-        max_seconds (`float`, *optional*): As for `load_speech`.
-        isolated (`IsolatedDecoder` or `bool`, *optional*): As for `load_speech`.
+        speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): As for `load_speech`, like the others.
+        sampling_rate (`int`, *optional*): Rate of an array in Hz.
+        max_seconds (`float`, *optional*): Length at which to stop.
+        isolated (`IsolatedDecoder` or `bool`, *optional*): Decode a file in a child process.
 
     Returns:
-        `tuple[str, MonoArray | Iterator[np.ndarray]]`: Its name for messages; and float32 pieces at 16 kHz in order,
-        not scaled. An array that has this rate already can be read in any order.
+        `tuple[str, MonoArray | Iterator[np.ndarray]]`: Its name for messages; and unscaled float32 pieces at 16 kHz.
+        An array that has this rate already can be read in any order.
 
     Raises:
         ValueError: If an array cannot be used. Faults of a file are raised when its pieces are read.
@@ -130,7 +127,7 @@ def first_seconds(pieces: Generator[np.ndarray], max_seconds: float | None) -> I
 
 
 class Level:
-    """Loudness of a recording, gathered piece by piece, to tell whether it can be used.
+    """Running level of a recording, to refuse unusable ones.
 
     Args:
         name (`str`): Its name in messages.
@@ -142,7 +139,7 @@ class Level:
         self._lowest, self._highest = np.float32(np.inf), np.float32(-np.inf)
 
     def add(self, piece: np.ndarray) -> None:
-        """Add the next samples; raises `ValueError` if one of them is not finite."""
+        """Add samples; raises `ValueError` if any is not finite."""
         if len(piece) == 0:
             return
         lowest, highest = piece.min(), piece.max()
@@ -152,7 +149,7 @@ class Level:
         self._lowest, self._highest = min(lowest, self._lowest), max(highest, self._highest)
 
     def peak(self) -> np.float32:
-        """Give the largest sample; raises `ValueError` if the recording is too short or silent throughout."""
+        """Return the peak; raises `ValueError` if the recording is too short or silent."""
         seconds = self.samples / SAMPLING_RATE
         if seconds < MIN_SECONDS:
             raise ValueError(
@@ -187,9 +184,9 @@ def decode_file(path: Path, content: bytes | None = None) -> Generator[np.ndarra
 
 
 def _decode_stream(container: av.container.InputContainer, stream: Any, path: Path) -> Iterator[np.ndarray]:
-    """Decode, mix to mono and resample piece by piece; the first piece begins with the picture, if there is one."""
-    waiting: list[np.ndarray] = []  # mono at the file's rate: FFmpeg's frames are too short to resample one by one
-    current: tuple[str, str, int] | None = None  # sample format, channel layout and rate, which may change on the way
+    """Decode to 16 kHz mono pieces, starting with the picture if there is one."""
+    waiting: list[np.ndarray] = []  # mono at the file's rate; single frames are too short to resample
+    current: tuple[str, str, int] | None = None  # sample format, channel layout and rate; they may change
     cut = 0  # samples that precede the picture
 
     def add(frame: av.AudioFrame | None) -> None:
@@ -207,6 +204,7 @@ def _decode_stream(container: av.container.InputContainer, stream: Any, path: Pa
         return piece[dropped:]
 
     for frame in _decodable_frames(container, stream):
+        # 1. Adapt to a new format; align the first samples with the picture.
         found = (frame.format.name, frame.layout.name, frame.sample_rate)
         if found != current:
             _check_file(path, frame)
@@ -220,9 +218,11 @@ def _decode_stream(container: av.container.InputContainer, stream: Any, path: Pa
             current = found
             to_floats = av.AudioResampler(format="flt")  # [-1, 1]; channels and rate stay as they are
             to_rate = soxr.ResampleStream(frame.sample_rate, SAMPLING_RATE, 1, dtype="float32")
+        # 2. Mix to mono and resample, a piece at a time.
         add(frame)
         if sum(map(len, waiting)) >= _PIECE:
             yield resample()
+    # 3. Flush.
     if current is not None:
         add(None)
         yield resample(last=True)
@@ -240,7 +240,7 @@ def _check_file(path: Path, frame: av.AudioFrame) -> None:
 
 
 def _decodable_frames(container: av.container.InputContainer, stream: Any) -> Any:
-    """Yield the frames of a stream up to where the file breaks off, skipping damaged packets."""
+    """Yield frames up to where the file breaks off, skipping damaged packets."""
     packets = container.demux(stream)
     while True:
         try:
@@ -255,7 +255,7 @@ def _decodable_frames(container: av.container.InputContainer, stream: Any) -> An
 
 
 def _seconds_after_picture(container: av.container.InputContainer, sound_start: float | None) -> float:
-    """Give the delay in seconds of a video's sound after its picture; 0 for a plain recording."""
+    """Delay of the sound in seconds, 0 without a picture."""
     for stream in container.streams.video:
         is_cover = bool(stream.disposition & av.stream.Disposition.attached_pic)
         if is_cover or stream.start_time is None or stream.time_base is None or sound_start is None:
@@ -269,7 +269,7 @@ def _seconds_after_picture(container: av.container.InputContainer, sound_start: 
 
 
 class MonoArray:
-    """A given array as mono float32, converted piece by piece when it is read, never copied as a whole.
+    """Array as mono float32, converted on read.
 
     Args:
         array (`np.ndarray`): See `load_speech`.
@@ -302,11 +302,9 @@ class MonoArray:
         self._array = array[:max_samples]
 
     def __len__(self) -> int:
-        """Give the number of samples."""
         return len(self._array)
 
     def __getitem__(self, where: slice) -> np.ndarray:
-        """Read a slice, `(n,)` float32."""
         part = self._array[where]
         if part.ndim == 2:
             part = part.mean(axis=1, dtype=np.float32)
@@ -314,7 +312,6 @@ class MonoArray:
         return part if self._scale == 1 else (part - np.float32(self._offset)) / np.float32(self._scale)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Read all of it in pieces."""
         return (self[start : start + _PIECE] for start in range(0, len(self), _PIECE))
 
 

@@ -37,12 +37,12 @@ def open_container(
 
     Args:
         source (`str`, `os.PathLike` or `bytes`): The file, or its content.
-        kind (`str`): What it should be, for messages ("recording", "video").
-        advice (`str`): End of the message for a file that cannot be opened, after its colon.
+        kind (`str`): Its kind in messages ("recording", "video").
+        advice (`str`): End of the message if it cannot be opened.
         content (`bytes`, *optional*): Content of a file that was read before.
 
     Returns:
-        `av.container.InputContainer`: To be closed by the caller.
+        `av.container.InputContainer`: For the caller to close.
 
     Raises:
         ValueError: If the file is missing, a folder, empty, damaged or of another format.
@@ -67,7 +67,7 @@ def local_file(path: Path, kind: str) -> str:
 
     Args:
         path (`Path`): The file.
-        kind (`str`): What it should be, for messages.
+        kind (`str`): Its kind in messages.
 
     Returns:
         `str`: The path behind `file:`, so that a colon in it is not read as a protocol.

@@ -1,13 +1,14 @@
-"""Speech features per video frame: log-mel windows and voice activity, for sound of any length.
+"""Speech features per video frame: log-mel windows and voice activity.
 
 Convention:
-    Video frame `i` covers the samples `640 i … 640 (i + 1)`. Mel step `j` is centred on sample `160 j + 80`, so that
-    the steps `4 i … 4 i + 3` lie inside frame `i` and a window of 16 steps is centred exactly on a frame's middle.
+    Mel step `j` is centred on sample `160 j + 80`: the steps `4 i … 4 i + 3` lie inside video frame `i`, and its
+    window of 16 steps is centred on it.
 """
 
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -30,10 +31,10 @@ _CHUNK_STEPS = 2048  # mel steps transformed at a time, 20 s; few enough to stay
 
 
 def speech_features(sound: np.ndarray | Recording) -> tuple[np.ndarray, np.ndarray]:
-    """Compute `mel_spectrogram` and `speech_activity` of a recording in one pass.
+    """Compute `mel_spectrogram` and `speech_activity` in one pass.
 
     Args:
-        sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz; read block by block.
+        sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: Spectrogram `(4 * frames, 16)` and activity `(frames,)`, float32.
@@ -46,32 +47,28 @@ def speech_features(sound: np.ndarray | Recording) -> tuple[np.ndarray, np.ndarr
 
 
 def mel_spectrogram(sound: np.ndarray | Recording) -> np.ndarray:
-    """Compute the log-mel spectrogram of a recording, independent of its loudness.
+    """Compute a log-mel spectrogram, independent of loudness.
 
-    25 ms Hann windows every 10 ms, 512-point power spectrum, 16 triangular filters of peak 1 on the Slaney mel scale
-    from 50 to 8000 Hz. Powers are divided by the recording's loudness (`gated_level`), then scaled by
-    `(log10(power + 1e-6) + 3) / 3`: 1 is the whole loudness in one band, -1 is 60 dB or more below it. Loud moments
-    reach about 1.2.
+    25 ms Hann windows every 10 ms, 512-point FFT, 16 triangular filters of peak 1 (Slaney mel scale, 50 to 8000 Hz).
+    Powers are divided by `gated_level` and scaled by `(log10(power + 1e-6) + 3) / 3`: 1 is all loudness in one band.
 
     Args:
         sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz.
 
     Returns:
-        `np.ndarray` of shape `(steps, 16)`: float32, about [-1, 1], low bands first; 4 steps per video frame, the last
-        frame padded with silence.
+        `np.ndarray` of shape `(steps, 16)`: float32, about [-1, 1.2], low bands first; 4 steps per video frame.
 
     Raises:
-        ValueError: If the sound is not one-dimensional, empty or not finite.
+        ValueError: As `speech_features`.
     """
     (power,) = _band_powers(sound, mel_filters())
     return log_mel(power, gated_level(power.sum(axis=1)))
 
 
 def mel_windows(sound: np.ndarray | Recording) -> np.ndarray:
-    """Compute the log-mel window of every video frame, the input of the speech networks.
+    """Compute the log-mel window of every video frame.
 
-    The window of frame `i` holds the steps `4 i - 6 … 4 i + 9` of `mel_spectrogram`, 160 ms around the frame's middle;
-    -1 (silence) before the beginning and after the end.
+    Window `i` holds the steps `4 i - 6 … 4 i + 9` of `mel_spectrogram`, 160 ms; -1 (silence) beyond the ends.
 
     Args:
         sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz.
@@ -80,7 +77,7 @@ def mel_windows(sound: np.ndarray | Recording) -> np.ndarray:
         `np.ndarray` of shape `(frames, 16, 16)`: float32 `(frame, step, band)`, about [-1, 1].
 
     Raises:
-        ValueError: If the sound is not one-dimensional, empty or not finite.
+        ValueError: As `speech_features`.
 
     Source:
         OSM-Net, Sec. IV-A, implementation details: 25 fps and a mel spectrogram of 16 x 16 per frame. Hop, limits of
@@ -90,7 +87,7 @@ def mel_windows(sound: np.ndarray | Recording) -> np.ndarray:
 
 
 def cut_windows(mel: np.ndarray, begin: int = 0, end: int | None = None) -> np.ndarray:
-    """Cut a spectrogram into the windows of `mel_windows`, which would take four times its memory as copies.
+    """Cut a spectrogram into `mel_windows`, without a copy.
 
     Args:
         mel (`np.ndarray` of shape `(4 * frames, 16)`): From `mel_spectrogram`.
@@ -98,8 +95,7 @@ def cut_windows(mel: np.ndarray, begin: int = 0, end: int | None = None) -> np.n
         end (`int`, *optional*): Frame after the last, above `begin`; that of `mel` if not given.
 
     Returns:
-        `np.ndarray` of shape `(end - begin, 16, 16)`: float32 `(frame, step, band)`; a view of `mel`, or of a padded
-        copy of its part where windows reach beyond its ends. Not for writing.
+        `np.ndarray` of shape `(end - begin, 16, 16)`: float32 `(frame, step, band)`, a view not for writing.
     """
     end = len(mel) // STEPS_PER_FRAME if end is None else end
     around = (MEL_WINDOW - STEPS_PER_FRAME) // 2  # 6
@@ -113,37 +109,36 @@ def cut_windows(mel: np.ndarray, begin: int = 0, end: int | None = None) -> np.n
 
 
 def speech_activity(sound: np.ndarray | Recording) -> np.ndarray:
-    """Measure how much of each video frame is speech, by the energy between 200 and 4000 Hz.
+    """Measure the share of speech in each video frame.
 
-    The threshold is 28 dB below the recording's loud parts, but at least 7 dB above its noise floor (the quietest 2 %
-    that are not digital silence). Activity rises from 0 to 1 within ±3 dB of it, opens 20 ms before speech and holds
-    for 80 ms after it. Intermittent music counts as speech.
+    Energy from 200 to 4000 Hz, thresholded 28 dB below the loud parts and at least 7 dB above the noise floor, with 20
+    ms attack and 80 ms hold. Intermittent music counts as speech.
 
     Args:
         sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz.
 
     Returns:
-        `np.ndarray` of shape `(frames,)`: float32 in [0, 1]; 0 in silence and in steady noise, 1 in speech.
+        `np.ndarray` of shape `(frames,)`: float32 in [0, 1].
 
     Raises:
-        ValueError: If the sound is not one-dimensional, empty or not finite.
+        ValueError: As `speech_features`.
     """
     (power,) = _band_powers(sound, speech_filter())
     return _activity(power[:, 0])
 
 
 def gated_level(power: np.ndarray) -> float:
-    """Measure the loudness of the loud parts: mean power above a tenth of the mean (the relative gate of BS.1770)."""
+    """Mean power above a tenth of the mean (relative gate of BS.1770)."""
     mean = float(power.mean(dtype=np.float64))
     return float(power[power >= 0.1 * mean].mean(dtype=np.float64)) if mean > 0 else 0.0
 
 
 def log_mel(power: np.ndarray, level: float) -> np.ndarray:
-    """Scale powers as in `mel_spectrogram`.
+    """Scale powers as in `mel_spectrogram`, in place.
 
     Args:
-        power (`np.ndarray` of shape `(steps, 16)`): float32; overwritten.
-        level (`float`): `gated_level` of the recording; 0 if it is silent.
+        power (`np.ndarray` of shape `(steps, 16)`): float32.
+        level (`float`): `gated_level` of the recording.
 
     Returns:
         `np.ndarray` of shape `(steps, 16)`: `power` itself.
@@ -164,13 +159,13 @@ def _activity(power: np.ndarray) -> np.ndarray:
         return np.zeros(len(power) // STEPS_PER_FRAME, np.float32)
 
     loudness = 10 * np.log10(power / level + 1e-7)  # dB below the recording's loud parts, at least -70
-    audible = loudness[loudness > -65]  # digital silence has nothing to do with the noise of the room
+    audible = loudness[loudness > -65]  # without digital silence, which is not room noise
     threshold = max(float(np.percentile(audible, 2)) + 7.0, -28.0)
     return activity_above(loudness, threshold)
 
 
 def activity_above(loudness: np.ndarray, threshold: float) -> np.ndarray:
-    """Map loudness to the activity of each video frame, see `speech_activity`.
+    """Map loudness to frame activity, see `speech_activity`.
 
     Args:
         loudness (`np.ndarray` of shape `(steps,)`): dB, 4 steps per frame.
@@ -188,7 +183,7 @@ def activity_above(loudness: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def _band_powers(sound: np.ndarray | Recording, *filters: np.ndarray) -> list[np.ndarray]:
-    """Power of each mel step in each band, float32 `(steps, bands)` for each of `filters`."""
+    """Compute the powers of mel steps: float32 `(steps, bands)` per filter."""
     if not isinstance(sound, Recording):
         sound = np.asarray(sound)
         if sound.ndim != 1 or sound.size == 0:
@@ -205,7 +200,6 @@ def _band_powers(sound: np.ndarray | Recording, *filters: np.ndarray) -> list[np
 
 
 def _spans(sound: np.ndarray | Recording, steps: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the first step of each chunk, and the samples under the windows of its steps `(chunk, 400)`."""
     before = (WINDOW_LENGTH - HOP) // 2  # step j is centred on sample 160 j + 80
     for first in range(0, steps, _CHUNK_STEPS):
         start = first * HOP - before
@@ -219,7 +213,7 @@ def _spans(sound: np.ndarray | Recording, steps: int) -> Iterator[tuple[int, np.
 
 
 def speech_filter() -> np.ndarray:
-    """Make the filter `(1, 257)` for the band of `speech_activity`."""
+    """Make the `(1, 257)` filter of the speech band."""
     frequencies = np.fft.rfftfreq(N_FFT, 1 / SAMPLING_RATE)
     return ((frequencies >= _SPEECH_BAND[0]) & (frequencies <= _SPEECH_BAND[1]))[None].astype(np.float32)
 
@@ -236,6 +230,10 @@ def mel_filters(pitch: float = 1.0) -> np.ndarray:
     """
     from librosa.filters import mel  # imports scipy.signal: most of a second
 
-    filters = mel(sr=SAMPLING_RATE * pitch, n_fft=N_FFT, n_mels=NUM_MELS, fmin=_MEL_FMIN, fmax=_MEL_FMAX, norm=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # raised pitches leave the lowest filter empty, as they must
+        filters = mel(
+            sr=SAMPLING_RATE * pitch, n_fft=N_FFT, n_mels=NUM_MELS, fmin=_MEL_FMIN, fmax=_MEL_FMAX, norm=None
+        )
     filters.flags.writeable = False
     return filters

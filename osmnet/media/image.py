@@ -1,4 +1,4 @@
-"""Load portraits: any still picture to an RGB array, by imageio."""
+"""Load portraits as RGB arrays by imageio."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from osmnet.media.isolated import IsolatedDecoder, decoder_for
 MAX_PIXELS = 179_000_000  # more is a decompression bomb, not a portrait; twice the limit at which PIL warns
 MAX_SIDE = 2048  # px
 
-# Everything a camera, a phone or a browser saves. Not EPS and the like, for which PIL starts other programs.
+# Formats of cameras, phones and browsers; not EPS and the like, for which PIL starts other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
 
-# What turns a picture upright, by the orientation that a camera has written (EXIF).
+# Transposes to upright, by EXIF orientation.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,14 +39,13 @@ def load_portrait(
 ) -> np.ndarray:
     """Load a picture as upright 8-bit RGB.
 
-    Applies the camera's orientation (EXIF), composites transparency onto white, converts grey, palette, CMYK and
-    16-bit pictures, and takes the first frame of an animation. A picture whose longer side exceeds `max_side` is
-    scaled down by a Lanczos filter. The input is never modified.
+    Applies EXIF orientation, composites transparency onto white, converts any colour mode, takes an animation's first
+    frame and downscales large pictures.
 
     Args:
         portrait (`str`, `os.PathLike`, `PIL.Image.Image` or `np.ndarray`): A file, an opened picture, or an array of
             shape `(H, W)`, `(H, W, 1)`, `(H, W, 3)` (RGB) or `(H, W, 4)` (RGBA): uint8, uint16, other integers within
-            one of these ranges, bool, or floats in [0, 1].
+            one of these ranges, bool, or floats in [0, 1]. It is not modified.
         max_side (`int`): Longest side of the result in pixels.
         isolated (`IsolatedDecoder` or `bool`, *optional*): Decode a file in a limited child process, see
             `osmnet.media.isolated.decoder_for`.
@@ -55,8 +54,8 @@ def load_portrait(
         `np.ndarray` of shape `(H, W, 3)`: uint8 RGB.
 
     Raises:
-        ValueError: If the file is missing, empty, damaged or not a picture, has more than 179 million pixels, or if
-            the array has another shape, type or range.
+        ValueError: If the file is missing, empty, damaged or not a picture, has more than 179 million pixels, or the
+            array has another shape, type or range.
     """
     if max_side < 1:
         raise ValueError(f"max_side must be at least 1 pixel, not {max_side}.")
@@ -117,8 +116,7 @@ def decode_picture(file: BinaryIO, max_side: int, name: str, megapixels: float |
     except Exception as error:  # PIL's readers raise almost anything on damaged data
         raise ValueError(_damaged(name, error)) from error
     _check_pixels(image.size, name, megapixels)
-    # 2. Decode. JPEG decodes at 1/2, 1/4 or 1/8 size in a fraction of the time, by PIL alone; twice the wanted size
-    #    keeps the quality.
+    # 2. Decode. PIL decodes JPEG faster at 1/2, 1/4 or 1/8 size; twice the wanted size keeps the quality.
     scale = 2 * max_side / max(image.size)
     if scale < 1 and image.format == "JPEG":
         image.draft(None, (round(image.width * scale), round(image.height * scale)))
@@ -134,7 +132,7 @@ def decode_picture(file: BinaryIO, max_side: int, name: str, megapixels: float |
         raise
     except Exception as error:  # as above
         raise ValueError(_damaged(name, error)) from error
-    # 3. Turn it upright; not by imageio, which takes the colours of grey and palette pictures for an axis.
+    # 3. Turn it upright; imageio would rotate grey and palette pictures along wrong axes.
     upright = _from_array(pixels)
     if orientation in _UPRIGHT:
         upright = upright.transpose(_UPRIGHT[orientation])

@@ -1,4 +1,4 @@
-"""Speech features of sound that arrives in chunks: those of `features`, frame by frame."""
+"""Streaming version of `features` for sound in chunks."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ QUALITY = "MQ"  # of soxr; as good as the best for 16 bands up to 8 kHz: LQ lose
 FIRST_LEVEL, FIRST_STEPS, LOWEST_LEVEL = 10.0, 4, -25.0  # dB of power, steps, dB
 LEVEL_STEPS = 1000  # steps, 10 s of speech over which loudness is measured
 SETTLED_STEPS, FASTEST = 100, 0.5  # steps, dB per frame: limit of change after 1 s of speech
-FLOOR_STEPS = 800  # steps; in 8 s a talker pauses at least once, so that the quietest of them are the room
+FLOOR_STEPS = 800  # steps; in 8 s a talker pauses at least once, so the quietest are room noise
 ABOVE_FLOOR, BELOW_LEVEL = 7.0, -28.0  # dB; where speech begins, as in `speech_activity`
 
 
 class RunningLevel:
-    """Loudness of the loud parts of recent speech: `gated_level` for a recording that has not ended.
+    """Running `gated_level` of recent speech.
 
     Attributes:
         level (`float`): dB.
@@ -58,7 +58,7 @@ class RunningLevel:
 
 
 class NoiseFloor:
-    """Loudness of the quietest 2 % of the last seconds, in dB, without digital silence."""
+    """Loudness of the quietest 2 % of recent sound, without digital silence."""
 
     def __init__(self):
         self._recent = np.zeros(FLOOR_STEPS)
@@ -77,10 +77,9 @@ class NoiseFloor:
 
 
 class Listener:
-    """Features of the last frames of sound that arrives in chunks.
+    """Features of the latest frames of streamed sound.
 
-    They do not depend on how the sound is cut into chunks. They differ from those of a whole recording in one thing:
-    loudness and noise floor are measured on the sound so far.
+    Loudness and noise floor are those of the sound so far. Chunk boundaries have no effect.
 
     Args:
         keep (`int`): Number of frames to keep.
@@ -95,7 +94,7 @@ class Listener:
         self._keep = keep
         self._rate: float | None = None
         self._stream: soxr.ResampleStream | None = None
-        self._pending = np.zeros(BEFORE, np.float32)  # from the first sample that the next frame needs
+        self._pending = np.zeros(BEFORE, np.float32)  # from the first sample of the next frame's windows
         self._power: deque[np.ndarray] = deque(maxlen=keep)  # (4, 17) per frame: mel bands, then the voice's band
         self._sound: deque[np.ndarray] = deque(maxlen=keep)  # (640,) per frame
         self._loudness, self._voice, self._floor = RunningLevel(), RunningLevel(), NoiseFloor()
@@ -116,7 +115,7 @@ class Listener:
         self._append(chunk if self._stream is None else self._stream.resample_chunk(chunk))
 
     def end(self) -> int:
-        """Flush the resampler at the end of the sound; returns the number of frames that it has."""
+        """Flush the resampler; returns the total number of frames."""
         if self._stream is not None:
             self._append(self._stream.resample_chunk(np.zeros(0, np.float32), last=True))
         return num_frames(self.samples)
@@ -130,14 +129,14 @@ class Listener:
         self._pending = np.concatenate([self._pending, samples])
 
     def advance(self) -> bool:
-        """Process one more frame; False if its sound, and 7.5 ms of the next frame's, is not there yet."""
+        """Process one frame; False until its sound and 7.5 ms more have arrived."""
         wanted = SAMPLES_PER_FRAME + 2 * BEFORE
         if len(self._pending) < wanted:
             return False
         spans = np.lib.stride_tricks.sliding_window_view(self._pending[:wanted], WINDOW_LENGTH)[::HOP]  # (4, 400)
         self._sound.append(self._pending[BEFORE : BEFORE + SAMPLES_PER_FRAME].copy())
         self._pending = self._pending[SAMPLES_PER_FRAME:]
-        spectrum = np.fft.rfft(spans * self._hann, N_FFT)
+        spectrum = np.fft.rfft(spans * self._hann, N_FFT)  # (4, 257)
         power = ((spectrum.real**2 + spectrum.imag**2) @ self._filters).astype(np.float32)
         self._power.append(power)
         self.frames += 1
@@ -154,20 +153,20 @@ class Listener:
 
     @property
     def first(self) -> int:
-        """The first frame that is kept."""
+        """First frame kept."""
         return max(self.frames - self._keep, 0)
 
     def mel_windows(self, first: int, stop: int) -> np.ndarray:
-        """Give log-mel windows, relative to the loudness so far; frames to come repeat the last step.
+        """Return log-mel windows; future frames repeat the last step.
 
         Args:
             first (`int`): First frame; it and the 2 before it are kept, or it begins the sound.
-            stop (`int`): Frame after the last; may lie in the future.
+            stop (`int`): Frame after the last, perhaps still to come.
 
         Returns:
             `np.ndarray` of shape `(stop - first, 16, 16)`: As `osmnet.media.features.mel_windows`.
         """
-        mel = log_mel(np.concatenate(self._power)[:, :NUM_MELS], 10 ** (self._loudness.level / 10))
+        mel = log_mel(np.concatenate(self._power)[:, :NUM_MELS], 10 ** (self._loudness.level / 10))  # (4 n, 16)
         before = (MEL_WINDOW - STEPS_PER_FRAME) // 2
         begin = STEPS_PER_FRAME * (first - self.first) - before  # step of `mel` that the first window starts with
         end = STEPS_PER_FRAME * (stop - self.first) + before
@@ -177,11 +176,11 @@ class Listener:
         return np.ascontiguousarray(windows.transpose(0, 2, 1))
 
     def waveform(self, first: int) -> np.ndarray:
-        """Give the sound of the frames from `first`, one that is kept, to the last: `(640 n,)`, float32."""
+        """Return the sound from kept frame `first` on, float32."""
         return np.concatenate(list(self._sound)[first - self.first :])
 
     def activity(self, first: int) -> np.ndarray:
-        """Measure how much of each frame is speech, above the noise so far.
+        """Measure speech activity above the noise so far.
 
         Args:
             first (`int`): First frame; exact if the 3 before it are kept.
@@ -195,12 +194,12 @@ class Listener:
 
 
 def resampler(sampling_rate: float) -> soxr.ResampleStream:
-    """Make the resampler of chunks to 16 kHz; its output does not depend on where they are cut."""
+    """Make a streaming resampler to 16 kHz."""
     return soxr.ResampleStream(sampling_rate, SAMPLING_RATE, 1, dtype="float32", quality=QUALITY)
 
 
 def resampling_delay(sampling_rate: float) -> float:
-    """Measure the resampler's longest delay in seconds, on one second of silence."""
+    """Measure the resampler's longest delay in seconds."""
     if sampling_rate == SAMPLING_RATE:
         return 0.0
     stream = resampler(sampling_rate)

@@ -1,4 +1,4 @@
-"""Recordings of any length: short ones in memory, long ones in a temporary file."""
+"""Recordings of any length, in memory or in a temporary file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ MEMORY_SECONDS = 120  # s; longer sound is decoded into a file, an hour would ta
 
 
 class Recording:
-    """Mono speech at 16 kHz, read by slices: `len(recording)` samples, `recording[a:b]` float32 in [-1, 1].
+    """Mono 16 kHz speech, read by slices: `recording[a:b]` is float32 in [-1, 1].
 
-    Slices behave as numpy's. Several threads may read at once. A decoded recording of more than two minutes is kept in
-    an unnamed file in the system's temporary folder (`TMPDIR`), deleted with the recording. An array given at 16 kHz
-    is not copied and must not change while the recording is used. A pickled recording carries all its samples and
-    holds them in memory when loaded.
+    Thread-safe. Decoded sound over two minutes goes to a temporary file (`TMPDIR`). A 16 kHz array is not copied and
+    must not change. Pickling copies all samples.
 
     Example:
         >>> recording = Recording.open("lecture.mp3")
@@ -31,7 +29,7 @@ class Recording:
     """
 
     def __init__(self, samples: np.ndarray | MonoArray | SampleFile, peak: float = 1.0):
-        """Wrap samples, see `open`; they are divided by `peak` if it is above 1."""
+        """Wrap samples; divided by `peak` above 1."""
         self._samples = samples
         self._peak = np.float32(peak)
 
@@ -45,12 +43,12 @@ class Recording:
         isolated: IsolatedDecoder | bool | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Recording:
-        """Open a recording of any length, from everything that `load_speech` takes.
+        """Open a recording.
 
         Args:
-            speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): See `load_speech`.
-            sampling_rate (`int`, *optional*): See `load_speech`.
-            max_seconds (`float`, *optional*): See `load_speech`.
+            speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): See `load_speech`, also for the next two.
+            sampling_rate (`int`, *optional*): Rate of an array in Hz.
+            max_seconds (`float`, *optional*): Length at which to stop decoding.
             isolated (`IsolatedDecoder` or `bool`, *optional*): See `load_speech`.
             progress (`Callable`, *optional*): Called with the seconds decoded, every few seconds of sound.
 
@@ -58,7 +56,7 @@ class Recording:
             `Recording`: With the samples of `load_speech`, bit for bit.
 
         Raises:
-            ValueError: As `load_speech`; also if the temporary folder has no room for a long recording.
+            ValueError: As `load_speech`; also if the temporary folder is full.
         """
         name, sound = find_sound(speech, sampling_rate, max_seconds, isolated)
         level = Level(name)
@@ -81,11 +79,9 @@ class Recording:
         return Recording, (self._samples[:], float(self._peak))
 
     def __len__(self) -> int:
-        """Give the number of samples."""
         return len(self._samples)
 
     def __getitem__(self, where: slice) -> np.ndarray:
-        """Read a slice of step 1, `(n,)` float32; not for writing."""
         if not isinstance(where, slice) or where.step not in (None, 1):
             raise TypeError(f"A recording is read by slices of step 1, recording[a:b], not by {where!r}.")
         part = self._samples[where]
@@ -98,12 +94,10 @@ class Recording:
 
 
 class SampleFile:
-    """Samples in an unnamed temporary file.
-
-    Read rather than mapped: pages of a mapped file count as memory of the process.
-    """
+    """Samples in an unnamed temporary file."""
 
     def __init__(self) -> None:
+        # Read, not mapped: pages of a mapped file count as memory of the process.
         self._file: Any = tempfile.TemporaryFile(prefix="osmnet-", buffering=0)  # noqa: SIM115 (stays open)
         self._lock = threading.Lock()
         self._length = 0
@@ -117,11 +111,9 @@ class SampleFile:
         self._length += len(piece)
 
     def __len__(self) -> int:
-        """Give the number of samples."""
         return self._length
 
     def __getitem__(self, where: slice) -> np.ndarray:
-        """Read a slice of step 1."""
         start, stop, _ = where.indices(self._length)
         part = np.empty(max(stop - start, 0), np.float32)
         rest = part.data.cast("B")
@@ -142,7 +134,6 @@ class SampleFile:
 
 
 def _keep(pieces: Iterable[np.ndarray], name: str) -> np.ndarray | SampleFile:
-    """Collect pieces in memory, or in a file from `MEMORY_SECONDS` on."""
     limit = MEMORY_SECONDS * SAMPLING_RATE
     waiting: list[np.ndarray] = []
     samples = 0

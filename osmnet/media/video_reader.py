@@ -1,4 +1,4 @@
-"""Read videos: RGB frames at a constant rate, upright and with square pixels, by PyAV's FFmpeg and its filters."""
+"""Read videos as RGB frames at a constant rate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from osmnet.media.container import open_container
 
 Window = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright picture
 
-_MAX_GAP = 5.0  # s between two timestamps; a larger jump is a broken clock, not a picture that stood still
+_MAX_GAP = 5.0  # s between two timestamps; a larger jump is a broken clock
 _MAX_TAIL = 1.0  # s by which a file's announced end may follow its last picture: sound, rounding
 _CLOCK = Fraction(1, 1_000_000)  # s, unit of the timestamps given to filters
 # Measured on a colourful 256 px picture, to 4:2:0 and back: mean error 0.5 grey levels, 3.5 with FFmpeg's defaults.
@@ -32,23 +32,20 @@ def read_frames(
     window: Callable[[int], Window | None] | None = None,
     on_break: Callable[[Exception], None] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Read the pictures of a video at a constant rate.
+    """Read a video at a constant rate, upright, with square pixels.
 
-    Frame `k` is the picture whose timestamp is nearest to `k / fps` seconds after the first one, so videos of variable
-    or other rates keep their speed. Rotation and mirroring stored in the file are applied, pixels are made square. A
-    truncated file yields the frames that decode.
+    Frame `k` is the picture nearest to `k / fps` seconds after the first. Truncated files yield what decodes.
 
     Args:
         path (`str`, `os.PathLike` or `bytes`): A video of one of `osmnet.media.container.FORMATS`, or its content.
         fps (`float`): Frames per second, 0.001 to 1000.
         max_side (`int`, *optional*): Longest side in pixels; larger pictures are scaled down.
-        window (`Callable`, *optional*): Maps frame `k` to the part wanted, `(left, top, right, bottom)`, or to `None`.
-            Only that part is converted to RGB, which costs more than decoding. Not together with `max_side`.
+        window (`Callable`, *optional*): Maps frame `k` to the part to convert to RGB, which costs more than decoding:
+            `(left, top, right, bottom)` or `None`. Not together with `max_side`.
         on_break (`Callable`, *optional*): Called with the error if the file is damaged or truncated.
 
     Yields:
-        `np.ndarray` of shape `(H, W, 3)`: uint8 RGB, no two sharing memory; of shape `(0, 0, 3)` where `window` gives
-        `None`.
+        `np.ndarray` of shape `(H, W, 3)`: uint8 RGB; of shape `(0, 0, 3)` where `window` gives `None`.
 
     Raises:
         ValueError: At the call, if the file is missing, empty or not a video, or `fps` is out of range; while reading,
@@ -68,11 +65,11 @@ def read_frames(
 
 
 def count_pictures(path: str | os.PathLike[str]) -> int:
-    """Count the pictures that a video of `VideoWriter` holds; 0 if the file is missing or damaged."""
+    """Count a `VideoWriter` file's pictures; 0 if missing or damaged."""
     try:
         with av.open(f"file:{os.fspath(path)}", format="mp4") as container:
             packets = container.demux(container.streams.video[0])
-            # The index of a file that was cut short may be whole: its pictures are then missing or nothing but zeros.
+            # A truncated file may have a whole index: its pictures are then missing or all zeros.
             return sum(packet.pts is not None and any(bytes(packet)[:4]) for packet in packets)
     except (OSError, IndexError, av.FFmpegError):
         return 0
@@ -105,13 +102,13 @@ def _steady_frames(
     name: str,
     on_break: Callable[[Exception], None] | None,
 ) -> Iterator[Any]:
-    """Decode to FFmpeg frames at a constant rate, upright and with square pixels."""
+    """Decode to upright FFmpeg frames at a constant rate."""
     stream.thread_type = "AUTO"
     usual = 1 / float(stream.average_rate or stream.guessed_rate or 25)  # s between two pictures
     if not 0 < usual < _MAX_GAP:
         usual = 1 / 25
     graph: Any = None
-    time, gap, shift = 0.0, usual, 0.0  # s: since the first picture, since the one before, and from the file's clock
+    time, gap, shift = 0.0, usual, 0.0  # s: since the first picture, since the last one, and to the file's clock
     end: float | None = None  # s, of the decoded pictures by the file's clock
     try:
         for frame in container.decode(stream):
@@ -133,8 +130,8 @@ def _steady_frames(
                     time = before
                     continue
                 gap = time - before
-            # 2. Shown from halfway to the one before, so that the nearest picture is; the last one half a step longer.
-            #    FFmpeg reads the duration of the last one only.
+            # 2. Show each picture from halfway to the one before, the last one half a step longer (FFmpeg reads only
+            #    the last duration).
             start, stop = (before + time) / 2, time + min(gap, usual) / 2
             frame.time_base, frame.pts = _CLOCK, int(start / _CLOCK)
             frame.duration = int(stop / _CLOCK) - frame.pts
@@ -143,7 +140,7 @@ def _steady_frames(
         if graph is not None and on_break is not None:
             on_break(error)
     else:
-        # Decoders that work on several threads end without an error where a file was cut short.
+        # Multi-threaded decoders end without an error on a truncated file.
         if on_break is not None and end is not None and _announced_end(container, stream) - end > _MAX_TAIL:
             on_break(EOFError(f"{name} is shorter than it announces"))
     if graph is None:
@@ -152,23 +149,22 @@ def _steady_frames(
 
 
 def _announced_end(container: av.container.InputContainer, stream: Any) -> float:
-    """End of the pictures in seconds by the file's clock, 0 if it is not stored."""
+    """End of the pictures in seconds of the file's clock; 0 if unknown."""
     ends = []
     if stream.duration is not None:
         ends.append(float((stream.start_time or 0) + stream.duration) * float(stream.time_base))
-    if container.duration is not None:  # after an edit list, but the sound may be what lasts so long
+    if container.duration is not None:  # heeds edit lists, but may be the end of the sound
         ends.append(((container.start_time or 0) + container.duration) / av.time_base)
     return min(ends, default=0.0)
 
 
 def _square(frame: Any, stream: Any) -> list[tuple[str, str]]:
-    """Filter that makes pixels square."""
     width = max(1, round(frame.width * float(stream.sample_aspect_ratio or 1)))
     return [] if width == frame.width else [("scale", f"{width}:{frame.height}:flags=bicubic+accurate_rnd")]
 
 
 def _upright(frame: Any) -> list[tuple[str, str]]:
-    """Filters that turn and mirror pictures as the file says they are to be shown."""
+    """Filters that apply the file's rotation and mirroring."""
     if SideDataType.DISPLAYMATRIX not in frame.side_data:
         return []
     # x' = a x + c y and y' = b x + d y, where one of each pair is +-1 and the other 0 (y points down)
@@ -180,7 +176,7 @@ def _upright(frame: Any) -> list[tuple[str, str]]:
 
 
 def _graph(frame: Any, *filters: tuple[str, str]) -> av.filter.Graph:
-    """Chain filters, each a name and its arguments, for frames like this one."""
+    """Chain filters, given by name and arguments."""
     graph = av.filter.Graph()
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=_CLOCK)
     chain = [graph.add(name, arguments or None) for name, arguments in filters]
@@ -189,7 +185,7 @@ def _graph(frame: Any, *filters: tuple[str, str]) -> av.filter.Graph:
 
 
 def _filtered(graph: av.filter.Graph, frame: Any) -> Iterator[Any]:
-    """Push one frame, or None at the end, and yield what comes out."""
+    """Push a frame, or None to flush; yield the results."""
     graph.push(frame)
     while True:
         try:
@@ -200,14 +196,11 @@ def _filtered(graph: av.filter.Graph, frame: Any) -> Iterator[Any]:
 
 
 class _ToRGB:
-    """Convert FFmpeg frames to `(H, W, 3)` uint8.
-
-    By the reformatter: the filter `scale` ignores where between the pixels a file places its colour samples.
-    """
+    """Convert FFmpeg frames to `(H, W, 3)` uint8."""
 
     def __init__(self) -> None:
-        self._reformatter = VideoReformatter()
-        self._crop: tuple[Any, Any] = (None, None)  # what the graph was made for, and the graph
+        self._reformatter = VideoReformatter()  # the filter `scale` ignores a file's chroma location
+        self._crop: tuple[Any, Any] = (None, None)  # settings of the graph, and the graph
 
     def __call__(self, frame: Any, max_side: int | None = None) -> np.ndarray:
         width, height, interpolation = frame.width, frame.height, _TO_RGB
@@ -221,9 +214,9 @@ class _ToRGB:
         return rgb.to_ndarray()
 
     def part(self, frame: Any, window: Window) -> np.ndarray:
-        """Convert a part, equal to that part of the whole picture."""
+        """Convert a part, equal to that of the whole picture."""
         left, top, right, bottom = window
-        # Colour is stored for blocks of pixels and interpolated between them: a little more is cut out.
+        # Chroma is subsampled and interpolated: cut out a margin.
         x0, y0 = max(0, left // 8 * 8 - 8), max(0, top // 8 * 8 - 8)
         x1, y1 = min(frame.width, -(-right // 8) * 8 + 8), min(frame.height, -(-bottom // 8) * 8 + 8)
         made_for = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range, x0, y0, x1, y1)

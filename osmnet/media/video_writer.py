@@ -1,9 +1,4 @@
-"""Write videos: H.264 pictures and AAC sound in one MP4 file, by PyAV.
-
-Not by imageio, which writes animations here: it writes pictures only, so that the sound would need a second pass by an
-`ffmpeg` program, and it gives neither the sound while the pictures are made, nor their colour tags, nor packets that
-can be joined without encoding them again.
-"""
+"""Write MP4 files with H.264 pictures and AAC sound, by PyAV."""
 
 from __future__ import annotations
 
@@ -16,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-import av
+import av  # not imageio, which writes neither sound nor colour tags, and cannot copy packets
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
@@ -25,7 +20,7 @@ from osmnet.utils.files import Seal, put_in_place, temporary_path
 _AUDIO_BIT_RATE = 96_000  # bit/s
 _NVENC = "h264_nvenc"
 _CODECS = ("libx264", _NVENC)
-_SOUND_EVERY = 25  # pictures; sound and picture lie side by side in the file, so that it plays while it loads
+_SOUND_EVERY = 25  # pictures; interleaved with sound so that the file plays while it loads
 _TO_YUV = Interpolation.BILINEAR | Interpolation.ACCURATE_RND
 _AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)  # Hz
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
@@ -35,7 +30,7 @@ _CONCAT = {"safe": "0", "protocol_whitelist": "file", "format_whitelist": "conca
 
 
 class Sound(Protocol):
-    """Mono samples in [-1, 1] that can be read piece by piece: an array, or a `Recording`."""
+    """Sliceable mono samples in [-1, 1]: an array or a `Recording`."""
 
     def __len__(self) -> int: ...
 
@@ -44,14 +39,14 @@ class Sound(Protocol):
 
 @functools.lru_cache(maxsize=64)
 def best_codec(device: str, size: tuple[int, int]) -> str:
-    """Choose the encoder for frames rendered on a device.
+    """Choose the encoder for a device.
 
     Args:
         device (`str`): Type of the device, as PyTorch names it.
         size (`tuple[int, int]`): Height and width of the frames.
 
     Returns:
-        `str`: `"h264_nvenc"` on CUDA if FFmpeg, the driver and the size allow it, else `"libx264"`.
+        `str`: `"h264_nvenc"` on CUDA if FFmpeg, driver and size allow it, else `"libx264"`.
     """
     if device != "cuda" or _NVENC not in av.codecs_available:
         return "libx264"
@@ -66,29 +61,27 @@ def best_codec(device: str, size: tuple[int, int]) -> str:
 
 
 class VideoWriter:
-    """Write frames and speech into an MP4 file that can be streamed: H.264 and AAC.
+    """Write frames and speech to a streamable MP4 file.
 
-    A context manager. The file appears under its name when the block ends; if it ends with an exception, nothing is
-    left. H.264 with 4:2:0 colour needs even sizes: pictures of odd width or height get their last column or row twice.
-    The sound is cut or padded with silence to the length of the pictures.
+    A context manager; the file appears when the block ends without an exception. Odd sizes are padded, sound is cut or
+    padded to the pictures.
 
     Args:
-        path (`str` or `os.PathLike`): The file to write; missing folders are made, an existing file is replaced.
-        size (`tuple[int, int]`): Height and width of the frames, in pixels.
+        path (`str` or `os.PathLike`): The file; missing folders are made, an existing file is replaced.
+        size (`tuple[int, int]`): Height and width of the frames in pixels.
         fps (`int` or `float`): Frames per second.
-        waveform (`np.ndarray` of shape `(samples,)` or `Recording`, *optional*): Mono sound in [-1, 1], read as it is
-            needed; None for a silent film.
-        sampling_rate (`int`): Rate of `waveform` in Hz; one that AAC knows (8000, 11025, 12000, 16000 … 96000).
-        crf (`int`): Quality of the pictures, 0 (lossless) to 51 (worst).
-        comment (`str`, *optional*): Written into the file's metadata.
+        waveform (`np.ndarray` of shape `(samples,)` or `Recording`, *optional*): Mono sound in [-1, 1], read as
+            needed.
+        sampling_rate (`int`): Rate of `waveform` in Hz, an AAC rate (8000, 11025, 12000, 16000 … 96000).
+        crf (`int`): Quality, 0 (lossless) to 51 (worst).
+        comment (`str`, *optional*): Metadata of the file.
         preset (`str`): Speed of x264, "ultrafast" to "veryslow".
-        threads (`int`): Threads of x264; one where many videos are written side by side.
-        codec (`str`): `"libx264"` or, on an NVIDIA GPU, `"h264_nvenc"`, see `best_codec`; its constant quality is
-            `crf`, and it ignores `preset` and `threads`.
-        temporary_folder (`str` or `os.PathLike`, *optional*): Folder on the same disk for the unfinished file; that of
-            `path` if not given.
-        seal (`Callable`, *optional*): Called with the whole file before it gets its name; may put a signed copy in its
-            place.
+        threads (`int`): Threads of x264; one if many videos are written in parallel.
+        codec (`str`): `"libx264"` or `"h264_nvenc"`, which ignores `preset` and `threads`; see `best_codec`.
+        temporary_folder (`str` or `os.PathLike`, *optional*): Folder of the unfinished file, on the same disk; that
+            of `path` if not given.
+        seal (`Callable`, *optional*): Called with the finished file before it is renamed; may replace it by a signed
+            copy.
 
     Raises:
         ValueError: If an argument is out of range; on entering the block, if the file cannot be written; later, if
@@ -115,7 +108,6 @@ class VideoWriter:
         temporary_folder: str | os.PathLike[str] | None = None,
         seal: Seal | None = None,
     ) -> None:
-        """Check the arguments; nothing is written yet."""
         self.path = Path(path)
         self.size = (int(size[0]), int(size[1]))
         if min(self.size) < 1:
@@ -146,7 +138,6 @@ class VideoWriter:
         self._reformatter = VideoReformatter()
 
     def __enter__(self) -> VideoWriter:
-        """Open the file under a temporary name."""
         if self.path.is_dir():
             raise ValueError(f"'{self.path}' is a folder: give the name of a video file inside it.")
         try:
@@ -168,8 +159,7 @@ class VideoWriter:
             frames (`np.ndarray` of shape `(n, H, W, 3)` or `(H, W, 3)`): uint8 RGB.
 
         Raises:
-            ValueError: If the frames are not uint8 or not of the size of the video, the writer is not open, or the
-                disk is full.
+            ValueError: If type or size is another, the writer is not open, or the disk is full.
         """
         if self._container is None:
             raise ValueError("The video is not open: write inside its `with` block.")
@@ -188,7 +178,6 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish the file and give it its name, or remove it."""
         try:
             if kind is None:
                 self._finish()
@@ -245,10 +234,9 @@ class VideoWriter:
         put_in_place(self._temporary, self.path, self._seal)
 
     def _discard(self) -> None:
-        """Close and remove the temporary file, if it still has that name."""
         container, self._container = self._container, None
         if container is not None:
-            # The file is thrown away: an error on closing must not hide the first one.
+            # An error on closing must not hide the first one.
             with contextlib.suppress(OSError, av.FFmpegError):
                 container.close()
         with contextlib.suppress(OSError):
@@ -256,7 +244,7 @@ class VideoWriter:
 
 
 class _SoundTrack:
-    """Encode mono sound into a container, as far as the pictures have come."""
+    """Encodes mono sound alongside the pictures."""
 
     def __init__(self, container: Any, sound: Sound, sampling_rate: int) -> None:
         self._container, self._sound, self._rate = container, sound, sampling_rate
@@ -265,7 +253,7 @@ class _SoundTrack:
         self._written = 0
 
     def write(self, until: int) -> None:
-        """Encode up to sample `until`, padding with silence."""
+        """Encode up to sample `until`, padded with silence."""
         if until <= self._written:
             return
         samples = np.asarray(self._sound[self._written : until], np.float32)
@@ -303,14 +291,14 @@ def join_videos(
     temporary_folder: str | os.PathLike[str] | None = None,
     seal: Seal | None = None,
 ) -> None:
-    """Join silent videos of one encoder by FFmpeg's concat demuxer, without encoding them again, and add the sound.
+    """Join silent videos without re-encoding, and add sound.
 
     Args:
         parts (`Sequence[Path]`): Files of `VideoWriter` with the same size, rate and settings, in order.
         path (`Path`): The file to write; it appears when it is whole.
         waveform (`np.ndarray` of shape `(samples,)` or `Recording`, *optional*): Mono sound of the whole.
         sampling_rate (`int`): Its rate in Hz.
-        comment (`str`, *optional*): Written into the file's metadata.
+        comment (`str`, *optional*): Metadata of the file.
         temporary_folder (`str` or `os.PathLike`, *optional*): As of `VideoWriter`.
         seal (`Callable`, *optional*): As of `VideoWriter`.
 

@@ -1,4 +1,4 @@
-"""Building blocks that several networks use."""
+"""Building blocks of several networks."""
 
 from __future__ import annotations
 
@@ -23,10 +23,7 @@ class ResidualMLP(nn.Module):
 
 
 class MelWindowEncoder(nn.Module):
-    """Encode each frame's mel window by itself: 2-D convolutions over time steps × bands.
-
-    Windows are not normalised: loudness tells speech from silence, which must close the mouth.
-    """
+    """Encode each frame's mel window by 2-D convolutions."""
 
     def __init__(self, mel_bins: int = 16, mel_window: int = 16, hidden_dim: int = 128) -> None:
         super().__init__()
@@ -49,21 +46,19 @@ class MelWindowEncoder(nn.Module):
                 f"{tuple(mel_windows.shape)}."
             )
         batch, frames = mel_windows.shape[:2]
+        # Not normalised: loudness tells speech from silence, which must close the mouth.
         x = mel_windows.to(self.linear.weight.dtype).flatten(0, 1).unsqueeze(1)  # (B·F, 1, window, bins)
         x = self.linear(self.convs(x).flatten(1))  # (B·F, hidden)
         return self.norm(x).unflatten(0, (batch, frames))  # (B, F, hidden)
 
 
 class AdaIN(nn.Module):
-    """Normalise a feature map, then scale and shift each channel by functions of a driving vector.
-
-    The paper has AdaIN and layer normalisation, but one normalisation right after another undoes the first. Here the
-    statistics are layer normalisation's, over all channels of a sample: channels keep their means, which on a small
-    map carry most of the information.
-    """
+    """Normalise a feature map, scaled and shifted by a driving vector."""
 
     def __init__(self, channels: int, driving_dim: int) -> None:
         super().__init__()
+        # The paper has AdaIN and layer normalisation, but one right after the other undoes it. Statistics here are
+        # over all channels of a sample: channels keep their means, which on a small map carry most of the information.
         self.norm = nn.GroupNorm(1, channels)
         self.linear = nn.Linear(driving_dim, 2 * channels)
 
@@ -74,7 +69,7 @@ class AdaIN(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """A (transposed) convolution, AdaIN and a leaky ReLU."""
+    """(Transposed) convolution, AdaIN and leaky ReLU."""
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, driving_dim: int) -> None:
         super().__init__()
@@ -88,7 +83,7 @@ class ConvBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolution blocks with a residual link; size and channels do not change."""
+    """Two convolution blocks with a residual link."""
 
     def __init__(self, channels: int, driving_dim: int) -> None:
         super().__init__()
@@ -101,7 +96,7 @@ class ResidualBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Double the size by a transposed convolution with a residual link, then join a skip by concatenation."""
+    """Upsample twofold with a residual link, then join a skip."""
 
     def __init__(self, in_channels: int, out_channels: int, skip_channels: int, driving_dim: int) -> None:
         super().__init__()

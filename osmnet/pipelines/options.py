@@ -1,6 +1,6 @@
-"""Options of a pipeline: one spelling for Python, the command line, the page and the JSON files beside the takes.
+"""Options of a pipeline in all its interfaces.
 
-This module imports nothing heavy: the command line builds its parser from the fields before PyTorch is loaded.
+Imports nothing heavy: the command line builds its parser from the fields.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_VIDEOS, MAX_EPSILON = 100, 100.0
 MIN_SIZE, MAX_SIZE = 64, 2048  # px, side of the square around the head
 DEFAULT_SIZE = 256  # px
 MAX_SCALE = 10  # factor of movement or expression
-MAX_OFFSET_DEG = 60.0  # degrees, of a turn that is added, and of a portrait's own
+MAX_OFFSET_DEG = 60.0  # degrees; limit of added turns and of the portrait's own
 MAX_NEAR = 64  # seeds: each "more like this" adds one
 
 
@@ -39,13 +39,13 @@ def option(
     choices: Sequence[str] | None = None,
     metavar: str | None = None,
 ) -> Any:
-    """Declare a field of an options class: its default, its text in documentation and `--help`, and its range."""
+    """Declare a field of an options class."""
     metadata = {"help": help, "low": low, "high": high, "whole": whole, "choices": choices, "metavar": metavar}
     return field(default=default, metadata=metadata)
 
 
 def documented(cls: type[Options]) -> type[Options]:
-    """Append the fields, with their texts, ranges and defaults, to the docstring of an options class."""
+    """Append the fields to the docstring of an options class."""
     lines = ["", "", "    Attributes:"]
     for each in fields(cls):  # type: ignore[arg-type]
         lines.append(f"        {each.name} (`{each.type}`): {describe(each)}")
@@ -54,7 +54,7 @@ def documented(cls: type[Options]) -> type[Options]:
 
 
 def describe(each: Field[Any]) -> str:
-    """Describe a field in one line: its text, range and default."""
+    """Describe a field: text, range, default."""
     low, high = each.metadata["low"], each.metadata["high"]
     text: str = each.metadata["help"]
     if low is not None:
@@ -65,7 +65,7 @@ def describe(each: Field[Any]) -> str:
 
 
 class _Checked:
-    """Base of options classes: checks ranges and choices as the fields declare them."""
+    """Base class that checks the declared ranges and choices."""
 
     def __post_init__(self) -> None:
         for each in fields(self):  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ class _Checked:
 @documented
 @dataclass(frozen=True)
 class MotionOptions(_Checked):
-    """How head and face move. Angles are in degrees.
+    """How head and face move; angles in degrees.
 
     Raises:
         ValueError: If a value is out of its range, or two options exclude each other.
@@ -127,7 +127,7 @@ class MotionOptions(_Checked):
             raise ValueError("near is for sampled motion; leave out still and head_motion, or near.")
 
     def turns(self, frames: int) -> np.ndarray:
-        """Return the added yaw, pitch and roll of every frame in radians, `(frames, 3)` float32."""
+        """Return yaw, pitch and roll of every frame, `(frames, 3)` float32 radians."""
         import numpy as np
 
         return np.stack([_turn(name, getattr(self, name), frames) for name in ("yaw", "pitch", "roll")], -1)
@@ -136,7 +136,7 @@ class MotionOptions(_Checked):
 @documented
 @dataclass(frozen=True)
 class PictureOptions(_Checked):
-    """Which part of the portrait is rendered, and how large.
+    """Rendered part and size of the portrait.
 
     Raises:
         ValueError: If a value is out of its range, or a size is given for a whole picture.
@@ -168,16 +168,16 @@ class PictureOptions(_Checked):
 def build_options(
     owner: str, given: Mapping[str, Any], *classes: type[Options], also: Iterable[str] = ()
 ) -> list[Any]:
-    """Build one instance of each options class from keyword arguments.
+    """Build one instance of each options class.
 
     Args:
-        owner (`str`): Name of the function that was called, for the message.
+        owner (`str`): Name of the called function, for messages.
         given (`Mapping`): The keyword arguments.
         *classes: Options classes, whose fields have different names.
         also (iterable of `str`): Names of the function's other arguments, for suggestions.
 
     Raises:
-        TypeError: If a keyword belongs to none of the classes; the sentence suggests the nearest one.
+        TypeError: If a keyword is unknown; the message suggests the nearest one.
         ValueError: If a value is out of its range.
     """
     names = {cls: [each.name for each in fields(cls)] for cls in classes}  # type: ignore[arg-type]
@@ -190,7 +190,7 @@ def build_options(
     return [cls(**{name: given[name] for name in names[cls] if name in given}) for cls in classes]
 
 
-# What people type who come from other libraries, or who read the command line's `--crop`, `--num`.
+# Names from other libraries and the command line.
 _SYNONYMS = {
     "n": ["num_videos"],
     "num_images_per_prompt": ["num_videos"],
@@ -210,7 +210,7 @@ _SYNONYMS = {
 
 
 def as_settings(options: MotionOptions | PictureOptions, frames: int | None = None) -> dict[str, Any]:
-    """Return options for a record in JSON: turns given frame by frame and paths are named, not listed."""
+    """Return options for a JSON record, without per-frame curves."""
     record = asdict(options)
     for name in ("yaw", "pitch", "roll"):
         if name in record and not isinstance(record[name], int | float):
@@ -233,7 +233,7 @@ def _is_seed(seed: Any) -> bool:
 
 
 def _turn(name: str, turn: HeadTurn, frames: int) -> np.ndarray:
-    """Return a constant or a curve in degrees as radians, `(frames,)` float32."""
+    """Convert a constant or curve in degrees to radians, `(frames,)` float32."""
     import numpy as np
 
     expected = f"{name} must be a finite number of degrees or {frames} of them, one a frame"

@@ -1,4 +1,4 @@
-"""Seeds of takes: every take has one of its own, so that it can be made again alone."""
+"""Seeds: each take has its own and can be reproduced alone."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ MAX_SEED = 2**63 - 1
 def as_generator(
     seed: int | Sequence[int] | None, generator: torch.Generator | list[torch.Generator] | None
 ) -> torch.Generator | list[torch.Generator] | None:
-    """Return the source of randomness that `seed=` or `generator=` names.
+    """Convert `seed=` or `generator=` to generators.
 
     Args:
         seed (`int` or sequence of `int`, *optional*): One seed for all takes, or a list of the takes' own seeds.
-        generator (`torch.Generator` or a list of them, *optional*): The same as generators.
+        generator (`torch.Generator` or a list of them, *optional*): Instead of `seed`.
 
     Raises:
-        ValueError: If both are given or a seed is none.
+        ValueError: If both are given or a seed is invalid.
     """
     if seed is None:
         return generator
@@ -38,15 +38,15 @@ def _generator(seed: Any) -> torch.Generator:
 
 
 def draw_seeds(generator: torch.Generator | list[torch.Generator] | None, count: int) -> tuple[int, ...]:
-    """Draw one seed a take, so that take i does not depend on how many there are.
+    """Draw one seed a take, independent of the count.
 
     Args:
-        generator (`torch.Generator` or a list of them, *optional*): One for all takes; or one a take, of which the
-            initial seed counts.
+        generator (`torch.Generator` or a list of them, *optional*): One for all takes, or one a take, of which
+            only the initial seed is used.
         count (`int`): Number of takes.
 
     Raises:
-        ValueError: If it is something else, or a list of another length.
+        ValueError: If `generator` has another type or length.
     """
     given = generator if isinstance(generator, list | tuple) else [] if generator is None else [generator]
     for each in given:
@@ -63,7 +63,7 @@ def draw_seeds(generator: torch.Generator | list[torch.Generator] | None, count:
 
 
 def known_seed(generator: Any) -> int | None:
-    """Return the seed of a generator from which nothing has been drawn yet."""
+    """Return the seed of an unused generator."""
     if not isinstance(generator, torch.Generator):
         return None
     seed = generator.initial_seed()

@@ -1,4 +1,4 @@
-"""`TalkingHeadPipeline`: the steps and options that all families of talking-head models share."""
+"""`TalkingHeadPipeline`: steps and options shared by all model families."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OUTPUT_TYPES = ("np", "pil", "lazy")
 
 
 def takes_options(*classes: type[Any]) -> Callable[[Any], Any]:
-    """Show the fields of options classes in a function's signature, in place of its `**options`."""
+    """Replace `**options` in a signature by the fields of options classes."""
 
     def decorate(function: Any) -> Any:
         signature = inspect.signature(function)
@@ -45,10 +45,9 @@ def takes_options(*classes: type[Any]) -> Callable[[Any], Any]:
 
 
 class TalkingHeadPipeline(PipelineLoader):
-    """Base of talking-head pipelines: one portrait and one recording in, takes out.
+    """Base of talking-head pipelines; `from_pretrained` returns the class named in `model_index.json`.
 
-    `TalkingHeadPipeline.from_pretrained(folder_or_id)` returns the class that the folder's `model_index.json` names. A
-    family implements `encode_source`, `encode_speech`, `takes`, `render` and `_sample` (docs/architecture.md).
+    A family implements the abstract methods (docs/architecture.md).
 
     Example:
         >>> pipe = TalkingHeadPipeline.from_pretrained("folder")
@@ -59,8 +58,8 @@ class TalkingHeadPipeline(PipelineLoader):
         "OSMNetPipeline": "osmnet.pipelines.osm_net.pipeline_osm_net:OSMNetPipeline",
     }
 
-    # Of the network that paints: "float32", "bfloat16" or "float16"; "auto" takes the fastest on this machine that
-    # moves no pixel by more than one grey level (docs/performance.md). Other machines may take another one.
+    # Of the video generator: "float32", "bfloat16" or "float16"; "auto" takes the fastest on this machine that changes
+    # no pixel by more than one grey level (docs/performance.md).
     precision: str = "auto"
 
     def __repr__(self) -> str:
@@ -68,20 +67,20 @@ class TalkingHeadPipeline(PipelineLoader):
 
     @property
     def name(self) -> str:
-        """Name of the weights, for records."""
+        """Name of the weights."""
         return self.name_or_path or "unnamed"
 
     @abstractmethod
     def encode_source(self, portrait: Portrait, **options: Any) -> Source:
-        """Encode a portrait, for any number of takes."""
+        """Encode a portrait for reuse across takes."""
 
     @abstractmethod
     def encode_speech(self, speech: Sound, sampling_rate: int | None = None) -> Speech:
-        """Encode speech, for any number of takes and portraits."""
+        """Encode speech for reuse across takes."""
 
     @abstractmethod
     def takes(self, source: Source, motion: Motion, *, seed: int | None = None) -> TalkingHeadOutput:
-        """Return takes of sampled motion, not rendered yet."""
+        """Return takes of sampled motion without rendering them."""
 
     @abstractmethod
     def render(
@@ -96,7 +95,7 @@ class TalkingHeadPipeline(PipelineLoader):
 
     @abstractmethod
     def _sample(self, source: Source, speech: Speech, options: MotionOptions, generator: Randomness) -> Motion:
-        """Sample the motion of some takes."""
+        """Sample motion."""
 
     @takes_options(MotionOptions, PictureOptions)
     def __call__(
@@ -119,10 +118,10 @@ class TalkingHeadPipeline(PipelineLoader):
                 and rate.
             seed (`int` or sequence of `int`, *optional*): The same seed gives the same frames on the same device. A
                 list holds one `take_seed` a take (from `motion.seeds` or a take's JSON file).
-            generator (`torch.Generator` or a list of them, *optional*): The same as generators.
+            generator (`torch.Generator` or a list of them, *optional*): Instead of `seed`.
             sampling_rate (`int`, *optional*): Rate of `speech` in Hz, if it is an array.
-            output_type (`"np" | "pil" | "lazy"`): Arrays, PIL images, or nothing yet: `save` and `stream` then render
-                in constant memory. Arrays and images carry no label; `save` and `stream` draw it.
+            output_type (`"np" | "pil" | "lazy"`): Arrays, PIL images, or nothing until `save` or `stream` renders in
+                constant memory. Arrays and images carry no label; `save` and `stream` draw it.
             progress (`bool`): Show a progress bar while rendering.
             **options: Fields of `MotionOptions` and `PictureOptions`.
 
@@ -130,8 +129,8 @@ class TalkingHeadPipeline(PipelineLoader):
             `TalkingHeadOutput`: The takes; `save(folder)` writes videos.
 
         Raises:
-            ValueError: If an input cannot be used: one sentence with problem, place and fix.
-            TypeError: If an option is unknown; the sentence suggests one.
+            ValueError: If an input cannot be used.
+            TypeError: If an option is unknown; the message suggests one.
         """
         also = ("seed", "generator", "sampling_rate", "output_type", "progress")
         motion_options, picture = build_options(type(self).__name__, options, MotionOptions, PictureOptions, also=also)
@@ -156,7 +155,7 @@ class TalkingHeadPipeline(PipelineLoader):
     def stream(
         self, portrait: Portrait | Source, speech: Sound | Speech, *, label: bool = True, **options: Any
     ) -> Generator[StreamChunk]:
-        """Make talking-head videos and yield their frames while they are rendered, the first within a moment.
+        """Make videos and yield frames as they are rendered.
 
         Args:
             portrait (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `Source`): As in `__call__`.
@@ -181,7 +180,7 @@ class TalkingHeadPipeline(PipelineLoader):
         return output.stream(label)
 
     def _source(self, portrait: Any, picture: PictureOptions) -> Source:
-        """Encode the portrait unless it is a `Source` already."""
+        """Encode the portrait unless it is a `Source`."""
         if not isinstance(portrait, Source):
             return self.encode_source(portrait, full_frame=picture.full_frame, size=picture.size, face=picture.face)
         if (

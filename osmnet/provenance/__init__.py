@@ -1,1 +1,1 @@
-"""What says of a video that it is generated: the label that is seen, the manifest that is signed, and its check."""
+"""Marks of generated media: visible label, signed manifest, and their verification."""

@@ -1,4 +1,4 @@
-"""The signing key: this installation's own, made when first needed, or the one that the environment names."""
+"""The signing key: from the environment, or this installation's own."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Credential:
 
 
 def signing_credential() -> Credential:
-    """Return the key that the environment names, else this installation's, making it if necessary.
+    """Return the signing key, making this installation's own if necessary.
 
-    `OSMNET_SIGNING_CERTIFICATE` (the key's own certificate first) and `OSMNET_SIGNING_KEY` (without a password) name
-    PEM files, or hold their text, as the secrets of a hosted page do. The installation's key is `signing.pem` in
-    `data_folder()`, readable by the user only. Where it cannot be written, a key lives as long as the process.
+    `OSMNET_SIGNING_CERTIFICATE` (the key's own certificate first) and `OSMNET_SIGNING_KEY` (without a password) are
+    paths of PEM files or PEM text. Without them, the key is `signing.pem` in `data_folder()`, or lasts as long as the
+    process where that cannot be written.
 
     Raises:
         ValueError: If a file cannot be read or used.
@@ -64,10 +64,7 @@ def signing_credential() -> Credential:
 
 
 def local_issuer() -> bytes | None:
-    """Return the issuer's certificate (PEM) of this installation's key, `None` if there is no key yet.
-
-    The issuer signed one certificate and its key was discarded, so nobody else can have a certificate from it.
-    """
+    """Return the issuer's certificate (PEM) of this installation's key, `None` before there is a key."""
     with contextlib.suppress(ValueError):
         path = data_folder() / FILE_NAME
         local = _stored(path) or (_for_this_process() if _for_this_process.cache_info().currsize else None)
@@ -77,7 +74,7 @@ def local_issuer() -> bytes | None:
 
 
 def data_folder() -> Path:
-    """Return osmnet's folder of this user: `OSMNET_HOME`, or one in the system's place for application data."""
+    """Return osmnet's folder of this user: `OSMNET_HOME`, or the system's default."""
     if named := os.environ.get(HOME):
         return Path(named)
     if sys.platform == "win32":
@@ -98,11 +95,10 @@ def _stored(path: Path) -> Credential | None:
 
 
 def _made(path: Path) -> Credential:
-    """Make and store the installation's key; concurrent processes get the same one."""
     temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(path.with_name(f"{path.name}.lock")):
+        with FileLock(path.with_name(f"{path.name}.lock")):  # concurrent processes get the same key
             if not path.exists():
                 temporary.unlink(missing_ok=True)  # of a process that was killed
                 key, certificates = _new_key()
@@ -123,7 +119,8 @@ def _for_this_process() -> Credential:
 
 
 def _new_key() -> tuple[bytes, bytes]:
-    """Make a key with its certificate and that of an issuer whose key is discarded, PEM."""
+    """Make a key, its certificate and an issuer's, PEM."""
+    # The issuer's key is discarded, so nobody else can have a certificate from it.
     key, issuer = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     names = [_name("key of one installation"), _name("issuer for one installation")]
     own = _certificate(names[0], key, names[1], issuer, is_issuer=False)
@@ -146,7 +143,7 @@ def _certificate(
     issuer: ec.EllipticCurvePrivateKey,
     is_issuer: bool,
 ) -> x509.Certificate:
-    """Make a certificate as C2PA requires it (specification 2.2, section 14.5)."""
+    """Make a certificate (C2PA specification 2.2, section 14.5)."""
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     usage = dict.fromkeys(
         ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only",
@@ -175,7 +172,7 @@ def _certificate(
 
 
 def _pem(variable: str) -> tuple[bytes, str]:
-    """Return the PEM text that a variable holds or names, and a name for messages that reveals no secret."""
+    """Return PEM text, and a name for messages without secrets."""
     value = os.environ[variable]
     if value.lstrip().startswith("-----BEGIN"):
         return value.encode(), variable
@@ -190,7 +187,6 @@ def _read(path: Path) -> bytes:
 
 
 def _credential(key: bytes, certificates: bytes, where: str) -> Credential:
-    """Make a credential of a key and certificates that C2PA accepts and that belong together."""
     try:
         private = serialization.load_pem_private_key(key, password=None)
         chain = x509.load_pem_x509_certificates(certificates)

@@ -1,4 +1,4 @@
-"""The small label "AI-generated" in a corner of every frame, clear of the face."""
+"""The "AI-generated" label in a corner of every frame, clear of the face."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ DARKNESS = 0.62  # opacity of the field behind the letters: white on it is legib
 class Label:
     """The label for frames of one size.
 
-    It takes the first corner that is free of the face, from the lower left on. If none is free, it becomes shorter,
-    and finally takes the corner that the face covers least.
+    Takes the first corner free of the face, from the lower left; else the short text, else the least overlap.
 
     Args:
         frame_size (`tuple[int, int]`): Height and width of the frames in pixels.
@@ -41,6 +40,7 @@ class Label:
     """
 
     def __init__(self, frame_size: tuple[int, int], faces: Sequence[np.ndarray] = ()):
+        # 1. Choose a text and a corner.
         height, width = frame_size
         away = _distance_to(faces, frame_size)
         font = max(MIN_FONT_PX, round(FONT_SHARE * min(frame_size)))
@@ -60,13 +60,13 @@ class Label:
                         best = (clearance, box, field)
         assert best is not None
         _, self.box, field = best
-        # In 256ths, (rows, columns, 3): a shift is much faster than a division.
+        # 2. Prepare blending in 256ths, (rows, columns, 3): a shift is much faster than a division.
         light, covered = (np.repeat(part[..., None], 3, -1).astype(np.uint16) for part in np.moveaxis(field, -1, 0))
         self._kept = 256 - covered - (covered > 127)
         self._added = light * 256 + 128 - light // 128 * 128
 
     def draw(self, frames: np.ndarray) -> None:
-        """Draw the label, in place.
+        """Draw the label in place.
 
         Args:
             frames (`np.ndarray` of shape `(..., height, width, 3)`): uint8, of the label's frame size.
@@ -101,7 +101,7 @@ def label_for(source: Source, head_pose: np.ndarray | None = None) -> Label:
 
 
 def _distance_to(faces: Sequence[np.ndarray], frame_size: tuple[int, int]) -> np.ndarray:
-    """How far each cell of a grid over the frame is from the faces, in pixels of the frame; negative inside them."""
+    """Map distances to the faces in pixels, on a coarse grid; negative inside."""
     scale = GRID / max(frame_size)
     rows, columns = (max(round(length * scale), 1) for length in frame_size)
     covered = np.zeros((rows, columns), np.uint8)
@@ -116,7 +116,7 @@ def _distance_to(faces: Sequence[np.ndarray], frame_size: tuple[int, int]) -> np
 
 
 def _clearance(away: np.ndarray, box: tuple[int, int, int, int], frame_size: tuple[int, int]) -> float:
-    """Distance of a box from the faces in pixels; if they meet, minus the share of it that they cover."""
+    """Return a box's distance to the faces in pixels, or minus the covered share of it."""
     scale = GRID / max(frame_size)
     left, top, right, bottom = box
     rows = slice(int(top * scale), max(int(np.ceil(bottom * scale)), int(top * scale) + 1))
@@ -127,14 +127,14 @@ def _clearance(away: np.ndarray, box: tuple[int, int, int, int], frame_size: tup
 
 @lru_cache(maxsize=16)
 def _field(text: str, font_px: int) -> np.ndarray:
-    """Letters on a field, `(rows, columns, 2)` uint8: the light that is added, and how much of the picture goes."""
+    """Draw text on its field, `(rows, columns, 2)` uint8: added light and opacity."""
     font = ImageFont.load_default(font_px)
     left, top, right, bottom = font.getbbox(text)
     pad_x, pad_y = round(0.45 * font_px), round(0.3 * font_px)
     columns, rows = int(right - left) + 2 * pad_x, int(bottom - top) + 2 * pad_y
     letters = Image.new("L", (columns, rows))
     ImageDraw.Draw(letters).text((pad_x - left, pad_y - top), text, fill=255, font=font)
-    # Round corners, drawn four times as large for smooth edges.
+    # Draw round corners, four times as large for smooth edges.
     field = Image.new("L", (4 * columns, 4 * rows))
     ImageDraw.Draw(field).rounded_rectangle((0, 0, 4 * columns - 1, 4 * rows - 1), 1.2 * font_px, fill=255)
     light = np.asarray(letters, np.float32)

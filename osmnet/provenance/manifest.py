@@ -1,4 +1,4 @@
-"""The C2PA manifest: a signed record in a file of how it was made, which any later change invalidates."""
+"""The C2PA manifest: a signed record of how a file was made."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ HEAD_BYTES = 16  # enough to recognise a file's type
 def sign(path: str | os.PathLike[str], consent: bool | None = None) -> None:
     """Sign a picture or video in place as made by a trained model.
 
-    This must be the last step, since every later change breaks the signature. The manifest holds nothing of the
-    inputs, no name of a file or a person and no picture.
+    Sign last: every later change breaks the signature. The manifest holds no inputs, names or pictures.
 
     Args:
         path (`str` or `os.PathLike`): An MP4, MOV, PNG, JPEG, WebP or GIF file, whatever its name.
@@ -39,8 +38,7 @@ def sign(path: str | os.PathLike[str], consent: bool | None = None) -> None:
             Nothing is declared by default.
 
     Raises:
-        ValueError: If the file cannot be read, signed or written, or `consent` is something else; the file is then
-            unchanged.
+        ValueError: If the file cannot be read, signed or written (it is then unchanged), or `consent` is invalid.
     """
     check_consent(consent)
     path = Path(path)
@@ -68,7 +66,7 @@ def check_consent(consent: Any) -> None:
 
 
 def media_type(path: Path) -> str | None:
-    """Return the media type of a file by its first bytes, `None` if it cannot be signed.
+    """Return a file's media type by its first bytes, `None` if it cannot be signed.
 
     Raises:
         OSError: If it cannot be read.

@@ -1,4 +1,4 @@
-"""Check of a signed file: is it as it was signed, by whom, and what does it say about how it was made?"""
+"""Verification of signed files."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ GENERATED = ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of checking a file. Texts from the file are as a stranger may have written them; see `quoted`.
+    """Result of `verify`; texts from the file are untrusted.
 
     Attributes:
         state (`str`): `"valid"`: as it was signed; `"altered"`: changed since, or damaged; `"unsigned"`: without a
             manifest, which most kinds of editing remove.
         sentence (`str`): The state and its reason in words.
-        signer (`str`, *optional*): Name on the certificate, which proves nothing unless it is trusted.
+        signer (`str`, *optional*): Name on the certificate; proves nothing unless trusted.
         signed_at (`str`, *optional*): Time from a time stamp service, if one was used.
         is_own (`bool`): Signed by this installation's key.
         is_trusted (`bool`): The certificate leads to one of the given anchors.
-        is_ai_generated (`bool`): The manifest, or without one the comment, says that the file is generated. `False`
-            proves nothing.
+        is_ai_generated (`bool`): The manifest, else the comment, declares the file generated. `False` proves nothing.
         generator (`str`, *optional*): Program that the manifest names.
-        consent (`bool`, *optional*): `True` if the manifest says that consent was declared.
+        consent (`bool`, *optional*): `True` if the manifest declares consent.
     """
 
     state: Literal["valid", "altered", "unsigned"]
@@ -56,7 +55,7 @@ class Verdict:
 
 
 def verify(path: str | os.PathLike[str], trust_anchors: str | os.PathLike[str] | None = None) -> Verdict:
-    """Check a file against its manifest, without using the network.
+    """Check a file against its manifest, offline.
 
     Args:
         path (`str` or `os.PathLike`): An MP4, MOV, PNG, JPEG, WebP or GIF file.
@@ -69,6 +68,7 @@ def verify(path: str | os.PathLike[str], trust_anchors: str | os.PathLike[str] |
     Raises:
         ValueError: If there is no such file, or it is of another kind.
     """
+    # 1. Read the manifest.
     path = Path(path)
     local_file(path, "picture or video")
     try:
@@ -87,6 +87,7 @@ def verify(path: str | os.PathLike[str], trust_anchors: str | os.PathLike[str] |
     manifest = store["manifests"].get(store["active_manifest"])
     if manifest is None:
         return Verdict("altered", "Its manifest was changed after it was signed and is unreadable.")
+    # 2. Check that the content is unchanged.
     results = store.get("validation_results", {}).get("activeManifest", {})
     failures = [entry["code"] for entry in results.get("failure", []) if entry["code"] not in ABOUT_SIGNER]
     passed = {entry["code"] for entry in results.get("success", [])}
@@ -97,6 +98,7 @@ def verify(path: str | os.PathLike[str], trust_anchors: str | os.PathLike[str] |
         content = all("Hash.mismatch" in code for code in failures) and bool(failures)
         what = "Its picture, sound or metadata was" if content else "Its manifest was"
         return Verdict("altered", f"{what} changed after it was signed ({', '.join(failures) or state}).", **claims)
+    # 3. Check the signer.
     is_trusted = anchors is not None and state == "Trusted"
     issuer = local_issuer()
     is_own = issuer is not None and _read(path, kind, issuer)[1] == "Trusted"
@@ -106,17 +108,17 @@ def verify(path: str | os.PathLike[str], trust_anchors: str | os.PathLike[str] |
 
 
 def quoted(text: str) -> str:
-    """Quote a stranger's text on one line, so that it can pass neither for our words nor for terminal codes."""
+    """Quote untrusted text on one line, without terminal codes."""
     shown = text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}…"
     return json.dumps("".join(letter if letter.isprintable() else "?" for letter in shown), ensure_ascii=False)
 
 
 class _Damaged(Exception):
-    """The file cannot be read to its end."""
+    """The file ends early."""
 
 
 def _read(path: Path, kind: str, anchors: bytes | None) -> tuple[dict[str, Any] | None, str]:
-    """Read and validate the manifests of a file; return the report (`None` without manifests) and its state."""
+    """Return the validation report (`None` without manifests) and its state."""
     import c2pa
 
     settings: dict[str, Any] = {"verify": {"verify_trust": True, "remote_manifest_fetch": False, "ocsp_fetch": False}}
@@ -147,8 +149,7 @@ def _anchors(given: str | os.PathLike[str] | None) -> bytes | None:
 
 
 def _claims(store: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return what the active manifest says, and whether anything in its history was generated."""
-    sources = [
+    sources = [  # of the whole history
         str(action.get("digitalSourceType", ""))
         for entry in store["manifests"].values()
         for assertion in entry.get("assertions", [])

@@ -1,4 +1,4 @@
-"""Division of frames into chunks that are rendered side by side, independently of one another."""
+"""Chunks of frames, rendered independently on several threads."""
 
 from collections.abc import Callable, Generator, Sequence
 
@@ -6,24 +6,20 @@ import numpy as np
 
 from osmnet.utils.threads import in_order
 
+# Chunks of several takes are in memory at a time, so large frames make short chunks.
 CPU_CHUNK, GPU_CHUNK = (16, 2**23), (64, 2**25)  # frames, bytes of frames; the smaller of the two limits a chunk
 FIRST_CHUNK = 4  # frames; short, because somebody waits for the first of them
 Chunk = tuple[int, int]  # first frame, and the one after the last
 
 
 def chunk_length(frame_size: tuple[int, int], device: str = "cpu") -> int:
-    """Return the frames of a chunk, of height and width `frame_size`, on a type of device.
-
-    Fewer large frames, because chunks of several takes are in memory at a time; more on a GPU.
-    """
+    """Return the frames of a chunk, for their height and width."""
     longest, most_bytes = CPU_CHUNK if device == "cpu" else GPU_CHUNK
     return min(longest, max(most_bytes // (3 * frame_size[0] * frame_size[1]), 1))
 
 
 def chunk_bounds(frames: int, length: int, begin: int = 0) -> list[Chunk]:
-    """Divide frames `begin … frames − 1` into chunks of `length`, the take's first one shorter.
-
-    Edges do not depend on `begin`.
+    """Divide frames `begin … frames − 1` into chunks; edges do not depend on `begin`.
 
     Returns:
         `list[tuple[int, int]]`: First frame of each chunk and the one after its last.
@@ -36,12 +32,12 @@ def chunk_bounds(frames: int, length: int, begin: int = 0) -> list[Chunk]:
 def render_chunks(
     render: Callable[[int, int, int], np.ndarray], num_videos: int, chunks: Sequence[Chunk], workers: int
 ) -> Generator[np.ndarray]:
-    """Render chunks of all takes on several threads and yield them in order.
+    """Render chunks of all takes on several threads.
 
     Args:
-        render (`Callable`): Gets take, first frame, and the frame after the last; returns `(n, height, width, 3)`.
+        render (`Callable`): Maps take, start and stop to frames `(n, height, width, 3)`.
         num_videos (`int`): Number of takes.
-        chunks (sequence of `(int, int)`): As from `chunk_bounds`.
+        chunks (sequence of `(int, int)`): See `chunk_bounds`.
         workers (`int`): Number of threads.
 
     Yields:

@@ -1,4 +1,4 @@
-"""The renderer for a CPU: OpenCV and compiled loops frame by frame, the video generator chunk by chunk."""
+"""CPU renderer in OpenCV, compiled loops and PyTorch."""
 
 import cv2
 import numpy as np
@@ -12,10 +12,10 @@ from osmnet.utils.profiling import span
 
 
 class MeshRenderer(Renderer):
-    """Render frames of one source on a CPU, see `Renderer`."""
+    """Renderer for a CPU."""
 
     def render_chunk(self, head_pose: np.ndarray, expression: np.ndarray) -> np.ndarray:
-        """Render some frames, see `Renderer.render_chunk`."""
+        """See `Renderer.render_chunk`."""
         # 1. Encode the driving window of every frame.
         driving = self.driving(head_pose, expression)  # (n + 2 · context, 70)
         with span("network"), torch.inference_mode():

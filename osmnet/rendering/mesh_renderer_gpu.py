@@ -1,7 +1,6 @@
-"""The renderer for a GPU: all frames of a chunk at once, in batched tensor operations.
+"""GPU renderer in batched tensor operations.
 
-The mesh's points are placed on the CPU (some 50 µs and 31 KB a frame). Everything that has pixels is computed on the
-device, and the finished uint8 frames are copied back. Nothing in between waits: no number is read from the device.
+Mesh points are placed on the CPU, pixels computed on the device; nothing waits until frames are copied back.
 """
 
 import copy
@@ -23,10 +22,10 @@ from osmnet.structures import Source
 
 
 class BatchedMeshRenderer(Renderer):
-    """Render frames of one source on the video generator's device, see `Renderer`.
+    """Renderer on the video generator's device.
 
-    Frames differ from `MeshRenderer`'s by rounding: by at most 2/255, except for one pixel in 100,000. The same chunks
-    give the same frames, bit for bit. It runs on a CPU too, where `MeshRenderer` is faster.
+    Frames are reproducible bit for bit, and within 2/255 of `MeshRenderer`'s but for one pixel in 100,000. Slower than
+    `MeshRenderer` on a CPU.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class BatchedMeshRenderer(Renderer):
             torch.cuda.synchronize(device)  # chunks may be rendered on any stream
 
     def render_chunk(self, head_pose: np.ndarray, expression: np.ndarray) -> np.ndarray:
-        """Render some frames, see `Renderer.render_chunk`; two threads keep the device busy."""
+        """See `Renderer.render_chunk`; two threads keep the device busy."""
         driving = self.driving(head_pose, expression)  # (n + 2 · context, 70)
         # A new thread's current device is the first GPU.
         here = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
@@ -100,11 +99,9 @@ class BatchedMeshRenderer(Renderer):
 
 
 class _Pasting:
-    """Paste squares back into the picture, see `osmnet.face.crop.paste`.
+    """Paste squares into the picture, see `osmnet.face.crop.paste`."""
 
-    On the device: copying whole pictures from it takes less time than a CPU needs to copy them within its memory.
-    """
-
+    # On the device: copying pictures from it takes less time than a CPU needs to copy them within its memory.
     def __init__(self, picture: np.ndarray, box: CropBox, size: int, device: torch.device):
         height, width = picture.shape[:2]
         left, top, side = box
@@ -118,7 +115,7 @@ class _Pasting:
             self.resizing = to_device(_resizing(size, side, kernel), device)
 
     def __call__(self, squares: torch.Tensor) -> torch.Tensor:
-        """Paste squares `(n, 3, size, size)` into copies of the picture, uint8 `(n, 3, height, width)`."""
+        """Paste `(n, 3, size, size)` into uint8 copies `(n, 3, height, width)`."""
         if self.resizing is not None:
             squares = _resized(squares, self.resizing)
         pasted = self.picture.repeat(len(squares), 1, 1, 1)
@@ -127,10 +124,10 @@ class _Pasting:
 
 
 def _resizing(size: int, wanted: int, kernel: int) -> np.ndarray:
-    """Return OpenCV's resizing of a column of pixels as a matrix `(wanted, size)`, float32."""
+    """Return OpenCV's resizing as a matrix `(wanted, size)`, float32."""
     return cv2.resize(np.eye(size, dtype=np.float32), (size, wanted), interpolation=kernel)
 
 
 def _resized(frames: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """Resize `(n, 3, size, size)` to `(n, 3, wanted, wanted)`; whole numbers in [0, 255]."""
+    """Resize `(n, 3, size, size)` to `(n, 3, wanted, wanted)`, rounded to [0, 255]."""
     return (matrix @ frames @ matrix.T).round_().clamp_(0, 255)

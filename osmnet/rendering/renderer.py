@@ -1,4 +1,4 @@
-"""The base of the renderers: from head pose and expression to frames, in chunks on several threads."""
+"""Base of the renderers: head pose and expression to frames."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
@@ -24,12 +24,12 @@ GPU_WORKERS = 2  # threads; while the frames of one chunk are copied from the GP
 
 
 def lid_closing(source: Source, face_model: FaceModel) -> np.ndarray:
-    """Return the change of β `(64,)` that closes the lids of a source."""
+    """Return the change of β `(64,)` that closes a source's lids."""
     return LIDS_MEET * float(eye_opening(source.fit.shape)) * face_model.array("blink")
 
 
 class Renderer(ABC):
-    """Render frames of one source; everything that frames share is prepared once.
+    """Base class that renders frames of one source.
 
     Args:
         source (`Source`): The portrait.
@@ -45,6 +45,7 @@ class Renderer(ABC):
     def __init__(
         self, source: Source, face_model: FaceModel, video_generator: VideoGenerator, precision: str = "auto"
     ):
+        # 1. Settings of the network.
         self.source = source
         self.face_model = face_model
         self.network = video_generator
@@ -52,6 +53,7 @@ class Renderer(ABC):
         self.closing = lid_closing(source, face_model)
         self.uses_mesh = video_generator.config.geometry == "mesh"
         self.window_size = video_generator.config.image_size
+        # 2. The warp, and the picture that the network gets of the source.
         if self.uses_mesh:
             fit = source.fit
             self.warp = MeshWarp(source.crop, fit.shape, fit.similarity)
@@ -63,6 +65,7 @@ class Renderer(ABC):
             shown = cut_window(source.crop, at_rest[0], self.window_size)
         else:
             shown = cv2.resize(source.crop, (self.window_size,) * 2, interpolation=cv2.INTER_AREA)
+        # 3. The decoder of that picture.
         self.source_image = self.to_network([shown])  # (1, 3, window, window)
         self.decoder = make_decoder(video_generator, self.source_image, precision=precision)
 
@@ -73,13 +76,13 @@ class Renderer(ABC):
         blink: np.ndarray | None = None,
         chunks: Sequence[Chunk] | None = None,
     ) -> Generator[np.ndarray]:
-        """Render takes: chunks side by side on several threads, yielded in order.
+        """Render takes chunk by chunk, on several threads.
 
         Args:
             head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Absolute poses in the source's camera.
             expression (`np.ndarray` or `LazyRows` of shape `(frames, 64)`): β of every frame, the same in all takes.
             blink (`np.ndarray` of shape `(num_videos, frames)`, *optional*): How far the lids are closed, 0 to 1.
-            chunks (sequence of `(int, int)`, *optional*): Those of `chunk_bounds` if not given.
+            chunks (sequence of `(int, int)`, *optional*): By default from `chunk_bounds`.
 
         Yields:
             `np.ndarray` of shape `(num_videos, chunk, height, width, 3)`: uint8 frames.
@@ -101,11 +104,11 @@ class Renderer(ABC):
 
     @abstractmethod
     def render_chunk(self, head_pose: np.ndarray, expression: np.ndarray) -> np.ndarray:
-        """Render some frames, independently of all others; several threads may call it at a time.
+        """Render one chunk, independently of others; thread-safe.
 
         Args:
-            head_pose (`np.ndarray` of shape `(n + 2 · context, 6)`): Absolute poses in the source's camera, with those
-                of `context` frames before and after.
+            head_pose (`np.ndarray` of shape `(n + 2 · context, 6)`): Absolute poses in the source's camera,
+                `context` frames before and after included.
             expression (`np.ndarray` of shape `(n + 2 · context, 64)`): β of the same frames.
 
         Returns:
@@ -113,10 +116,10 @@ class Renderer(ABC):
         """
 
     def driving(self, head_pose: np.ndarray, expression: np.ndarray) -> np.ndarray:
-        """Join poses relative to the source's and expressions: `(frames, 70)`, float32, as the network takes them."""
+        """Join relative poses and expressions: `(frames, 70)`, float32."""
         return np.concatenate([head_pose - self.source.fit.head_pose, expression], 1).astype(np.float32)
 
     def to_network(self, images: list[np.ndarray]) -> torch.Tensor:
-        """Stack uint8 pictures `(H, W, 3)` and scale them to [-1, 1] on the network's device: `(n, 3, H, W)`."""
+        """Stack uint8 pictures `(H, W, 3)`, scaled to [-1, 1]: `(n, 3, H, W)`."""
         stacked = torch.from_numpy(np.stack(images)).to(self.network.device)
         return stacked.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1

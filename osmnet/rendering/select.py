@@ -11,6 +11,6 @@ from osmnet.structures import Source
 def renderer_for(
     source: Source, face_model: FaceModel, video_generator: VideoGenerator, precision: str = "auto"
 ) -> Renderer:
-    """Make the renderer for the device that the video generator is on; the arguments are those of `Renderer`."""
+    """Make the renderer for the video generator's device, see `Renderer`."""
     kind = MeshRenderer if video_generator.device.type == "cpu" else BatchedMeshRenderer
     return kind(source, face_model, video_generator, precision)

@@ -1,1 +1,1 @@
-"""Takes for many users at once: jobs with progress and stop, limits, cached inputs, drafts. The page uses it."""
+"""Takes for many users: jobs, limits, caches, drafts."""

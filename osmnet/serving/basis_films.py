@@ -1,4 +1,4 @@
-"""`BasisFilms`: films of the motion bases, and a face turned by them (the paper's Fig. 6 and 7)."""
+"""Films of the motion bases (paper Fig. 6, 7)."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ TURNS = (("left", "Left"), ("frontal", "Front"), ("right", "Right"))
 
 
 class BasisFilms:
-    """Shows what the bases of a studio's weights do.
+    """Films of a studio's motion bases.
 
     Args:
-        studio (`Studio`): Has the weights.
-        example (`Path`): Portrait to use if none is given; nobody has to agree to it.
+        studio (`Studio`): Provider of the weights.
+        example (`Path`): Default portrait, which needs no consent.
 
     Attributes:
         bases (`list[Basis]`): All bases.
@@ -36,16 +36,16 @@ class BasisFilms:
         self.bases: list[Basis] = decode_bases(studio.pipe)
 
     def film(self, portrait: str | None, index: int, path: Path, has_agreed: bool) -> Path:
-        """Film a basis: held on the left, swung on the right.
+        """Film a basis, held and swung.
 
         Args:
             portrait (`str`, *optional*): A picture; the example if not given.
             index (`int`): The basis.
-            path (`Path`): Receives the film, an MP4 file.
+            path (`Path`): MP4 file to write.
             has_agreed (`bool`): Whether the person in the picture has agreed.
 
         Returns:
-            `Path`: The film. That of the example is shared; do not change it.
+            `Path`: The film; do not change that of the example, which is shared.
 
         Raises:
             RefusedInputError: If the portrait cannot be used or there is no such basis.
@@ -59,7 +59,7 @@ class BasisFilms:
         return path
 
     def example_film(self, index: int) -> Path:
-        """`film` of the example, made once."""
+        """Film the example once."""
         with self.studio.at_work() as folder:
             path = folder / f"example-basis-{index}.mp4"
             if not path.exists():
@@ -67,11 +67,11 @@ class BasisFilms:
         return path
 
     def turn(self, portrait: str | None, folder: Path, has_agreed: bool) -> tuple[list[tuple[Path, str]], str]:
-        """Turn a portrait's head left, to the front and right by bases.
+        """Turn a head left, front and right.
 
         Args:
             portrait (`str`, *optional*): A picture; the example if not given.
-            folder (`Path`): Receives the pictures.
+            folder (`Path`): Folder for the pictures.
             has_agreed (`bool`): Whether the person in the picture has agreed.
 
         Returns:
@@ -96,7 +96,7 @@ class BasisFilms:
         return pictures, ". ".join(mixtures) + "."
 
     def _source(self, portrait: str | None, has_agreed: bool) -> tuple[Source, bool | None]:
-        """The encoded portrait and the declaration of consent."""
+        """Return encoded portrait and declared consent."""
         if not portrait:
             return self.studio.inputs.portrait(str(self.example), SQUARE)[0], None
         if has_agreed is not True:
@@ -110,7 +110,7 @@ class BasisFilms:
         write_film(path, source, head_pose, self._draw(source, head_pose), consent=consent)
 
     def _draw(self, source: Source, head_pose: np.ndarray) -> np.ndarray:
-        """Frames `(n, frames, height, width, 3)` of the face in silence."""
+        """Render `(n, frames, height, width, 3)` in silence."""
         pipe = self.studio.pipe
         renderer = renderer_for(source, pipe.face_model, pipe.video_generator, pipe.precision)
         expression = np.repeat(source.fit.expression[None], head_pose.shape[1], 0)  # (frames, 64)

@@ -1,4 +1,4 @@
-"""`EncodedCache`: what was encoded last, kept for the next request with the same file."""
+"""`EncodedCache`: recently encoded inputs."""
 
 import hashlib
 import os
@@ -21,13 +21,13 @@ class _Entry:
 
 
 class EncodedCache:
-    """Keeps values by key: at most so many bytes for at most so long. The least recently used go first.
+    """Thread-safe LRU cache limited by bytes and age.
 
-    Several threads may use it: a value that two ask for at the same time is made once.
+    Concurrent requests compute a value once.
 
     Args:
-        max_bytes (`int`): Limit of all values together.
-        max_age (`float`): Seconds after which a value is dropped, whether or not anybody asks again.
+        max_bytes (`int`): Limit of all values together, bytes.
+        max_age (`float`): Lifetime of a value, s.
     """
 
     def __init__(self, max_bytes: int, max_age: float):
@@ -37,12 +37,12 @@ class EncodedCache:
         self._timer: threading.Timer | None = None
 
     def get(self, key: Hashable, make: Callable[[], Value], size_of: Callable[[Value], int]) -> Value:
-        """Return the value of a key; make it if it is not there.
+        """Return a key's value; compute it if missing.
 
         Args:
-            key (hashable): With `None`, the value is made and not kept.
-            make (`Callable`): Makes the value. Whoever waits for it gets its exception, too, which is not kept.
-            size_of (`Callable`): Bytes of a value.
+            key (hashable): `None` computes without caching.
+            make (`Callable`): Computes the value. Its exception reaches all waiting callers and is not cached.
+            size_of (`Callable`): Size of a value, bytes.
         """
         if key is None:
             return make()
@@ -66,7 +66,6 @@ class EncodedCache:
                 self._timer = None
 
     def __len__(self) -> int:
-        """Values that are kept."""
         return len(self._entries)
 
     def _make(self, key: Hashable, entry: _Entry, make: Callable[[], Value], size_of: Callable[[Value], int]) -> None:
@@ -106,7 +105,7 @@ class EncodedCache:
 
 
 def file_digest(path: str | os.PathLike[str]) -> str | None:
-    """Digest of a file's content; `None` if it cannot be read."""
+    """Return a file's digest; `None` if unreadable."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "blake2b").hexdigest()

@@ -1,4 +1,4 @@
-"""`DiskBudget`: a limit of the disk space that uploads and results take up together."""
+"""`DiskBudget`: disk limit of a service."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,10 +8,10 @@ from osmnet.serving.inputs import RefusedInputError
 
 
 class DiskBudget:
-    """Counts the files of some folders and refuses further work when they exceed a limit.
+    """Disk limit for uploads and results.
 
     Args:
-        folders (sequence of `Path`): Folders to count, with what is below them.
+        folders (sequence of `Path`): Folders to count, recursively.
         max_mb (`int`): Limit, MB.
     """
 
@@ -20,7 +20,7 @@ class DiskBudget:
         self.max_mb = max_mb
 
     def used_mb(self) -> float:
-        """Space of all files now, MB."""
+        """Total file size, MB."""
         total = 0
         for folder in self.folders:
             for path in folder.rglob("*"):
@@ -32,7 +32,7 @@ class DiskBudget:
         """Refuse if the limit is reached.
 
         Raises:
-            RefusedInputError: With a sentence for the user.
+            RefusedInputError: If the limit is reached.
         """
         if self.used_mb() >= self.max_mb:
             raise RefusedInputError("takes", "The server has no room for more results now; try again in some minutes.")

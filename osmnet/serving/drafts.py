@@ -1,4 +1,4 @@
-"""`Draft`: takes that were sampled but not rendered."""
+"""`Draft`: takes sampled but not rendered."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,8 +16,8 @@ class Draft:
     Attributes:
         source (`Source`): The portrait, encoded.
         motion (`Motion`): The takes.
-        options (`MotionOptions`): Options that they were sampled with.
-        seed (`int`): Seed that they were sampled with.
+        options (`MotionOptions`): Sampling options.
+        seed (`int`): Sampling seed.
         numbers (`tuple[int, ...]`): Number of each take, from 1.
         notes (`tuple[str, ...]`): Notes about the inputs for the user.
         recording (`str`): Path of the speech.
@@ -32,7 +32,7 @@ class Draft:
     recording: str = ""
 
     def take(self, takes: Sequence[int]) -> "Draft":
-        """Some of the takes, by index from 0.
+        """Return some takes, by index.
 
         Raises:
             RefusedInputError: If none of them exists.
@@ -48,11 +48,11 @@ class RenderedTake:
     """Files of a take.
 
     Attributes:
-        number (`int`): Its number in the draft.
-        seed (`int`): The seed that makes it again on its own.
+        number (`int`): Number in the draft.
+        seed (`int`): Seed that reproduces this take alone.
         video (`Path`): Signed MP4.
         details (`Path`): JSON: settings and head poses.
-        turn (`list[int]`): Its curves, see `osmnet.serving.sketch.curves`.
+        turn (`list[int]`): Curves; see `osmnet.serving.sketch.curves`.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""`Inputs`: portraits and recordings that users send, checked against the limits and encoded."""
+"""`Inputs`: checked and encoded uploads."""
 
 import os
 import warnings
@@ -26,7 +26,7 @@ DECODERS = 3  # files decoded side by side
 
 
 class RefusedInputError(ValueError):
-    """An input that cannot be used; one sentence says why.
+    """An unusable input; the message is one sentence.
 
     Attributes:
         field (`str`): Which input: `"portrait"`, `"speech"`, `"consent"`, `"takes"` or `"basis"`.
@@ -36,19 +36,19 @@ class RefusedInputError(ValueError):
         super().__init__(sentence)
         self.field = field
 
-    def __reduce__(self) -> tuple[Any, ...]:  # it may come from a process that renders
+    def __reduce__(self) -> tuple[Any, ...]:  # may come from a rendering process
         return type(self), (self.field, str(self))
 
 
 class Inputs:
-    """Checks and encodes what users send. Messages never name a file of this machine.
+    """Checks and encodes uploads; messages name no local files.
 
     Args:
         settings (`Settings`): The limits.
-        pipe (`OSMNetPipeline`): Encodes.
+        pipe (`OSMNetPipeline`): Encoder of portraits and speech.
 
     Attributes:
-        cache (`EncodedCache`): Holds the latest encoded portraits and speech.
+        cache (`EncodedCache`): Recently encoded portraits and speech.
         decoder (`IsolatedDecoder`, *optional*): Decodes files; not on Windows.
     """
 
@@ -70,8 +70,7 @@ class Inputs:
 
         Args:
             path (`str`, *optional*): The picture.
-            picture (`PictureOptions`): Which part of it to render; the size of the square is that of the settings
-                unless it is given.
+            picture (`PictureOptions`): Picture options; `size` defaults to that of the settings.
 
         Returns:
             `tuple`: The portrait and notes about it for the user.
@@ -148,14 +147,14 @@ class Inputs:
         return len(recording) > self.settings.max_seconds * SAMPLING_RATE
 
     def too_long(self, recording: Recording) -> str:
-        """Sentence for a recording that is too long."""
+        """Return the message for a too-long recording."""
         limit = _duration(self.settings.max_seconds)
         is_cut = len(recording) >= self.settings.max_decoded_seconds * SAMPLING_RATE
         lasts = "at least " * is_cut + _duration(len(recording) / SAMPLING_RATE)
         return f"The recording lasts {lasts}, and the limit is {limit}; use its first {limit}, or a shorter one."
 
     def first_seconds(self, path: str | None, out: Path) -> Path:
-        """Write the first `max_seconds` of a recording to a WAV file.
+        """Write the first `max_seconds` as WAV.
 
         Raises:
             RefusedInputError: If the recording is missing or cannot be used.
@@ -190,7 +189,7 @@ def _speech_bytes(speech: Speech) -> int:
 
 
 def _without_path(error: ValueError, path: str) -> str:
-    """The sentence of an error, without the place of the upload on this machine."""
+    """Format an error without the upload's path."""
     sentence = " ".join(str(error).split()).replace(f"'{path}'", "the upload").replace(path, "the upload")
     return sentence[:1].upper() + sentence[1:]
 

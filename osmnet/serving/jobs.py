@@ -1,4 +1,4 @@
-"""`Job`: work that reports its progress and can be stopped."""
+"""`Job`: work with progress that can be stopped."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-POLL_SECONDS = 0.2  # s between two reports, and until a stop is noticed
+POLL_SECONDS = 0.2  # s; between reports, and until a stop is noticed
 STEPS = ("Portrait", "Speech", "Movement", "Pictures", "Files")
 PORTRAIT, SPEECH, MOVEMENT, PICTURES, FILES = range(len(STEPS))
 Result = TypeVar("Result")
@@ -32,9 +32,9 @@ class Step:
 
 
 class Job(Generic[Result]):
-    """Work that reports its progress and can be stopped. Iterating does the work and yields a `Step` now and then.
+    """Work that reports its progress while iterated.
 
-    Leaving a `with` block stops the job if it is not done.
+    Leaving a `with` block stops it.
 
     Args:
         work (generator): Yields steps and returns the result.
@@ -65,7 +65,7 @@ class Job(Generic[Result]):
         self.stop()
 
     def result(self) -> Result:
-        """Do the rest of the work and return what it made.
+        """Finish the work and return its result.
 
         Raises:
             RuntimeError: If the job was stopped or has failed before.
@@ -77,32 +77,32 @@ class Job(Generic[Result]):
         return self._results[0]
 
     def stop(self) -> None:
-        """Stop the work; returns when it has stopped. Does nothing to a job that is done."""
+        """Stop the work and wait until it has stopped."""
         self._steps.close()
 
 
 class _StoppedError(Exception):
-    """Ends the thread of a job that was stopped."""
+    """Ends the thread of a stopped job."""
 
 
 def in_background(
     work: Callable[[Tell], Result], step_at: Callable[[float, float | None], Step]
 ) -> Generator[Step, None, Result]:
-    """Do work in a thread. Closing the generator stops it.
+    """Do work in a thread; closing the generator stops it.
 
     Args:
-        work (`Callable`): Called with a function `tell(done, total)`, which it must call as it advances; an exception
-            raised there ends it when the job is stopped.
-        step_at (`Callable`): The step to yield, from the share that is done and the estimated seconds left.
+        work (`Callable`): Called with `tell(done, total)`, which it must call as it advances; when the job is stopped,
+            `tell` raises.
+        step_at (`Callable`): Makes a step from the share done and the estimated seconds left.
 
     Yields:
         `Step`: Several a second.
 
     Returns:
-        What `work` returned.
+        Result of `work`.
 
     Raises:
-        Exception: What `work` raised.
+        Exception: Any exception of `work`.
     """
     told: SimpleQueue[tuple[int, int]] = SimpleQueue()
     stopped = threading.Event()

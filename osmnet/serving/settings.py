@@ -1,4 +1,4 @@
-"""`Settings`: limits of a service and the weights it uses, from environment variables."""
+"""`Settings` of a service."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits of a service, and its weights. Each has an environment variable: `max_mb` is `OSMNET_MAX_MB`.
+    """Limits and weights; each is read from a variable such as `OSMNET_MAX_MB`.
 
     Attributes:
         model (`str`): Folder or Hub id of the weights; empty for those inside the package.
@@ -58,10 +58,10 @@ class Settings:
         """Read the settings.
 
         Args:
-            environment (`Mapping[str, str]`): Where to read them; what is missing keeps its default.
+            environment (`Mapping[str, str]`): Environment variables; missing ones keep their defaults.
 
         Returns:
-            `Settings`: All of them.
+            `Settings`: The settings.
 
         Raises:
             ValueError: If a number is not a whole number above 0.

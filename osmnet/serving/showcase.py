@@ -1,4 +1,4 @@
-"""`Showcase`: examples, rendered before anybody asks for them."""
+"""`Showcase`: examples rendered in advance."""
 
 import threading
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from osmnet.serving.studio import Studio, StudioClosedError
 
 @dataclass(frozen=True)
 class Example:
-    """A portrait and a recording that anybody may use.
+    """A portrait and recording anybody may use.
 
     Attributes:
         title (`str`): Name of the person.
@@ -32,10 +32,10 @@ class Example:
 
 
 class Showcase:
-    """Renders each example once; those who ask meanwhile wait for it.
+    """Renders each example once.
 
     Args:
-        studio (`Studio`): Renders.
+        studio (`Studio`): Studio that renders.
         examples (sequence of `Example`): The examples.
         **options: Fields of `MotionOptions` and `PictureOptions`; four takes if not given.
     """
@@ -52,7 +52,7 @@ class Showcase:
         return index in self._made
 
     def show(self, index: int) -> tuple[Draft, list[RenderedTake]]:
-        """Draft and takes of an example; renders them if nobody has.
+        """Return an example's draft and takes, rendered once.
 
         Raises:
             ValueError: If the example cannot be used.
@@ -63,7 +63,7 @@ class Showcase:
         return self._made[index]
 
     def prepare(self) -> threading.Thread:
-        """Render all examples in a background thread, which is returned."""
+        """Start rendering all examples in a thread."""
         thread = threading.Thread(target=self._make_all, name="examples", daemon=True)
         thread.start()
         return thread

@@ -1,7 +1,6 @@
-"""Takes as a few numbers, from which a browser draws curves and a moving head; no picture is rendered.
+"""Takes as numbers that a browser draws.
 
-Six takes of a minute are about 150 kB. The face moves alike in all takes: along the first principal directions of this
-speech, and one more that closes the lids. The head moves differently in each.
+Six takes of a minute are about 150 kB; they share the face's motion.
 """
 
 from typing import Any
@@ -27,13 +26,13 @@ UNIT = 1000  # per head unit: lengths are whole thousandths, angles whole tenths
 
 
 def sketch(pipe: OSMNetPipeline, source: Source, motion: Motion, expression: np.ndarray) -> dict[str, Any]:
-    """Describe takes for a browser, in JSON.
+    """Describe takes for a browser as JSON.
 
     Args:
         pipe (`OSMNetPipeline`): Provides the face model.
         source (`Source`): The portrait.
         motion (`Motion`): The takes.
-        expression (`np.ndarray` of shape `(frames, 64)`): β, from `extract_expression`.
+        expression (`np.ndarray` of shape `(frames, 64)`): β from `extract_expression`.
 
     Returns:
         `dict`: `fps` of the numbers below, `seconds`, `face` and `takes`; lists are flat. Face: `triangles`, `loops`,
@@ -73,12 +72,12 @@ def sketch(pipe: OSMNetPipeline, source: Source, motion: Motion, expression: np.
 
 
 def curves(motion: Motion, source: Source) -> list[list[int]]:
-    """Yaw, pitch and roll of every take, as `turn` of `sketch`."""
+    """Return yaw, pitch and roll of takes, as in `sketch`."""
     return [_whole(10 * np.degrees(pose[:, :3])) for pose in absolute_pose(source, motion)[:, ::STEP]]
 
 
 def _principal(change: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights `(frames, n)` of unit variance and directions `(n, 64)` whose product approximates `change`."""
+    """Factor `change` into weights `(frames, n)`, directions `(n, 64)`."""
     left, strength, right = np.linalg.svd(change.astype(float), full_matrices=False)
     count = min(NUM_DIRECTIONS, len(strength))
     spread = np.sqrt(len(change))

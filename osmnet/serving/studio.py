@@ -1,4 +1,4 @@
-"""`Studio`: from a portrait and speech to drafts, and from drafts to files, within the limits of a service."""
+"""`Studio`: drafts and takes of a service."""
 
 import tempfile
 import time
@@ -39,16 +39,16 @@ CLOSE_SECONDS = 10.0  # s that `close` waits for work to end; rendering ends wit
 
 
 class StudioClosedError(RuntimeError):
-    """The studio was closed before the work was done."""
+    """The studio is closed."""
 
 
 class Studio:
     """Makes takes for a service.
 
     Args:
-        settings (`Settings`): Its limits.
+        settings (`Settings`): Limits of the service.
         pipe (`OSMNetPipeline`): Encodes inputs and samples motion.
-        render_pipe (`OSMNetPipeline`, *optional*): Renders, if that is to happen on another device.
+        render_pipe (`OSMNetPipeline`, *optional*): Renders on another device.
         folders (sequence of `Path`): Further folders that count towards the disk budget.
 
     Attributes:
@@ -81,7 +81,7 @@ class Studio:
 
     @classmethod
     def load(cls, settings: Settings, folders: Sequence[Path] = ()) -> "Studio":
-        """Load the weights: on the CPU, and for rendering also on the GPU if there is one.
+        """Load weights; render on a GPU if available.
 
         Args:
             settings (`Settings`): Limits and weights.
@@ -93,7 +93,7 @@ class Studio:
         sweep(STUDIO_PREFIX)
         model = settings.model or None
         pipe = OSMNetPipeline.from_pretrained(model)
-        # Encoding takes a second on a CPU, too; a GPU that is lent for the length of a call is kept for rendering.
+        # Encoding takes a second on a CPU too; a GPU lent for the length of a call is kept for rendering.
         render_pipe = OSMNetPipeline.from_pretrained(model, device="cuda") if torch.cuda.is_available() else None
         studio = cls(settings, pipe, render_pipe, folders)
         if studio.inputs.decoder is not None:
@@ -101,7 +101,7 @@ class Studio:
         return studio
 
     def close(self) -> None:
-        """Stop all rendering, and remove temporary files and cached inputs."""
+        """Stop rendering; remove temporary files and cached inputs."""
         self._closed = True
         end = time.monotonic() + CLOSE_SECONDS
         while self._work and time.monotonic() < end:
@@ -113,7 +113,7 @@ class Studio:
 
     @contextmanager
     def at_work(self) -> Iterator[Path]:
-        """Keep `close` waiting while a `with` block writes to the folder; gives the folder.
+        """Yield the folder; `close` waits for the `with` block.
 
         Raises:
             StudioClosedError: If the studio is closed.
@@ -128,12 +128,12 @@ class Studio:
             self._work.remove(work)
 
     def check_open(self) -> None:
-        """Raise `StudioClosedError` if the studio is closed."""
+        """Raise `StudioClosedError` if closed."""
         if self._closed:
             raise StudioClosedError("The studio is closed.")
 
     def temporary_folder(self) -> tempfile.TemporaryDirectory[str]:
-        """A folder for one request, removed at the end of its `with` block."""
+        """Make a temporary folder for one request."""
         with self.at_work() as folder:
             return tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True)
 
@@ -179,7 +179,7 @@ class Studio:
 
         Args:
             draft (`Draft`): The takes.
-            take (`int`): Index of the one to stay near to.
+            take (`int`): Index of the take to sample near.
             seed (`int`): Seed of the new takes.
 
         Returns:
@@ -207,7 +207,7 @@ class Studio:
         return motion
 
     def sketch(self, draft: Draft) -> dict[str, Any]:
-        """Describe a draft for a browser, see `osmnet.serving.sketch`."""
+        """Describe a draft; see `osmnet.serving.sketch`."""
         expression = self.pipe.extract_expression(draft.source, draft.motion.speech, draft.options.expression_scale)
         return sketch(self.pipe, draft.source, draft.motion, expression)
 
@@ -218,7 +218,7 @@ class Studio:
 
         Args:
             draft (`Draft`): The takes.
-            folder (`Path`): Receives the files.
+            folder (`Path`): Folder for the files.
             consent (`bool`, *optional*): See `OSMNetPipelineOutput.save`.
             pipe (`OSMNetPipeline`, *optional*): Renders instead of `render_pipe`.
 

@@ -1,1 +1,1 @@
-"""Takes: what a pipeline returns, and how it is written to files."""
+"""Takes: pipeline output and its files."""

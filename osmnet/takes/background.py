@@ -1,4 +1,4 @@
-"""A video that is written by a thread of its own, while the next frames are made."""
+"""Video encoding in a background thread."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ AHEAD = 2  # pieces that may wait for the encoder
 
 
 class BackgroundWriter:
-    """Hands frames to a `VideoWriter` that works in another thread.
+    """Hands frames to a `VideoWriter` in another thread; a context manager.
 
-    A context manager, used like the writer itself. `write` waits while two pieces are still to be encoded, so that
-    frames do not pile up in memory where encoding is the slower part.
+    `write` blocks while two pieces wait, so that frames do not pile up in memory.
 
     Args:
-        writer (`VideoWriter`): Not entered yet.
+        writer (`VideoWriter`): Writer that is not entered yet.
 
     Raises:
-        Exception: What the writer raised, at the next `write` or at the end of the block.
+        Exception: The writer's exception, at the next `write` or the end of the block.
     """
 
     def __init__(self, writer: VideoWriter) -> None:
-        """Nothing is opened before the block is entered."""
         self.writer = writer
         # Ctrl-C may come at any point, and a `queue.Queue` is then left locked.
         self._pieces: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
@@ -47,7 +45,7 @@ class BackgroundWriter:
         return self
 
     def write(self, frames: np.ndarray) -> None:
-        """Append frames `(n, H, W, 3)`, uint8; they must not be changed afterwards."""
+        """Append frames `(n, H, W, 3)`, uint8; do not change them afterwards."""
         if self._error is not None:
             raise self._error
         self._room.acquire()
@@ -56,12 +54,12 @@ class BackgroundWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for what has been handed over, then finish the file; or drop both if the block failed."""
+        """Finish the file, or drop it if the block failed."""
         self._error = self._error or error
         try:
             self._pieces.put(None)
             self._thread.join()
-        except BaseException as stop:  # what waits is dropped, so that this ends soon
+        except BaseException as stop:  # drop pending frames to end soon
             self._error = self._error or stop
             self._pieces.put(None)
             self._thread.join()
@@ -73,12 +71,12 @@ class BackgroundWriter:
             raise self._error
 
     def _work(self) -> None:
-        # Until the end even after an error: whoever hands over must never wait for a thread that has gone.
+        # Drain the queue even after an error: `write` must never wait for a dead thread.
         while (frames := self._pieces.get()) is not None:
             if self._error is None:
                 try:
                     with span("encode"):
                         self.writer.write(frames)
-                except BaseException as error:  # told to the thread that hands over
+                except BaseException as error:  # raised in the calling thread
                     self._error = error
             self._room.release()

@@ -1,4 +1,4 @@
-"""Names of the files of takes: in a folder, or one video file."""
+"""File names of takes."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,10 @@ TAKE_FILE = re.compile(r"take-\d+\.(mp4|json|webp|gif)|sheet\.png")
 
 
 class TakeFiles:
-    """Names of the files of a run: a folder of takes, or one video file.
+    """File names of a run: a folder of takes, or one video file.
 
     Args:
-        path (`Path`): The folder, or a file `*.mp4`.
+        path (`Path`): Folder, or file `*.mp4`.
         count (`int`): Number of takes.
 
     Raises:
@@ -25,29 +25,29 @@ class TakeFiles:
         self.folder = path.parent if self.is_file else path
 
     def video(self, take: int) -> Path:
-        """Return the path of a take's video."""
+        """Return a take's video path."""
         return self.path if self.is_file else self.folder / f"take-{take + 1}.mp4"
 
     def beside(self, take: int, suffix: str) -> Path:
-        """Return the path of another file of a take."""
+        """Return a path beside a take's video."""
         return self.video(take).with_suffix(suffix)
 
     def existing(self) -> list[Path]:
-        """Return the files of takes that are there already."""
+        """Return the take files that exist."""
         if self.is_file:
             return [self.path] if self.path.exists() else []
         return taken(self.folder)
 
 
 def taken(folder: Path) -> list[Path]:
-    """Return the files of takes in a folder."""
+    """Return the take files in a folder."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if TAKE_FILE.fullmatch(path.name) and path.is_file())
 
 
 def free_folder(folder: Path) -> Path:
-    """Return the first of `out`, `out-2`, `out-3`, ... that holds no takes."""
+    """Return the first of `out`, `out-2`, ... without takes."""
     number, free = 1, folder
     while taken(free) or free.is_file():
         number += 1

@@ -1,4 +1,4 @@
-"""`TalkingHeadOutput`: the takes that a pipeline returns, rendered already or while they are saved or streamed."""
+"""`TalkingHeadOutput`: the takes that a pipeline returns."""
 
 from __future__ import annotations
 
@@ -27,40 +27,38 @@ MEMORY_SHARE = 0.8  # of the free memory that frames may take
 
 
 class TakeRenderer(Protocol):
-    """Renders takes for an output that was not rendered yet; made by the pipeline."""
+    """Renderer of a lazy output; made by the pipeline."""
 
     @property
     def device(self) -> str:
-        """Type of the device that renders, as in `"cpu"`."""
+        """Device type, such as `"cpu"`."""
 
     @property
     def precision(self) -> str:
-        """Precision of the network that paints, as in `"float32"`."""
+        """Precision of the video generator, such as `"float32"`."""
 
     def render(self, motion: Motion, chunks: Sequence[Chunk]) -> Generator[np.ndarray]:
         """Yield `(num_videos, n, H, W, 3)` uint8 for every chunk."""
 
     def digest(self) -> str:
-        """Return a text that changes with everything but the motion that the frames depend on."""
+        """Return a digest of all that frames depend on, except motion."""
 
 
 @dataclass(repr=False, eq=False)
 class TalkingHeadOutput:
-    """Takes of one portrait and one recording.
-
-    `len(out)` counts the takes; `out[0]` and `out[1:3]` are outputs of some of them; a notebook plays them.
+    """Takes of one portrait and one recording; supports `len`, indexing and slicing.
 
     Attributes:
-        frames (`np.ndarray` of shape `(num_videos, frames, height, width, 3)`): uint8; a list of lists of PIL images
-            with `output_type="pil"`, `None` with `"lazy"`: then `save`, `stream` and `videos` render.
+        frames (`np.ndarray` of shape `(num_videos, frames, height, width, 3)`): uint8; lists of PIL images with
+            `output_type="pil"`; `None` with `"lazy"`, until `videos` or `render`.
         head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Yaw, pitch, roll [rad], tx, ty, tz [head units],
             absolute in the source camera (docs/conventions.md); float32.
         motion (`Motion`): The sampled motion.
         source (`Source`): The encoded portrait.
         model (`str`): Name of the weights.
-        seed (`int`, *optional*): Seed of the generator; `None` if it had been drawn from before, since then its seed
-            alone does not reproduce these takes (`motion.seeds` do).
-        renderer (`TakeRenderer`): Renders what has not been rendered.
+        seed (`int`, *optional*): Seed of the generator; `None` if the generator had been used before. `motion.seeds`
+            reproduce the takes in any case.
+        renderer (`TakeRenderer`): Renders lazy takes.
     """
 
     frames: Any
@@ -101,7 +99,7 @@ class TalkingHeadOutput:
         return f"{type(self).__name__}({takes}, {width} × {height}{seed}, {state})"
 
     def _repr_html_(self) -> str:
-        """Return the takes as playing videos, for notebooks."""
+        """Return playable videos for notebooks."""
         if self.num_frames > NOTEBOOK_SECONDS * FPS:
             return f"<p>{self!r}: too long to show here; use <code>save(folder)</code>.</p>"
         shown = self[:NOTEBOOK_TAKES]
@@ -124,17 +122,17 @@ class TalkingHeadOutput:
 
     @property
     def videos(self) -> list[Any]:
-        """Frames of each take: `(frames, height, width, 3)` uint8, or PIL images; a lazy output renders them now.
+        """Frames of each take: `(frames, height, width, 3)` uint8 or PIL images; rendered if lazy.
 
         Raises:
-            ValueError: If they do not fit into memory.
+            ValueError: If the frames do not fit into memory.
         """
         if self.frames is None:
             self.render()
         return list(self.frames)
 
     def render(self, output_type: Literal["np", "pil"] = "np", progress: bool = False) -> Self:
-        """Render all frames into memory, unless they are there.
+        """Render all frames into memory, if lazy.
 
         Args:
             output_type (`"np" | "pil"`): Arrays or PIL images.
@@ -171,24 +169,23 @@ class TalkingHeadOutput:
         overwrite: bool = False,
         animation: Literal["webp", "gif"] | None = None,
     ) -> list[Path]:
-        """Write `take-1.mp4` … `take-N.mp4` into a folder with `take-i.json` beside each, and `sheet.png`.
+        """Write `take-1.mp4` … `take-N.mp4`, `take-i.json` and `sheet.png` into a folder.
 
-        Rendering and encoding run in parallel. A file appears under its name only when it is complete. Takes longer
-        than a minute are written in parts, which stay when the run is stopped. Videos and sheet are signed as made by
-        a trained model (docs/provenance.md); any later change breaks the signature.
+        A file appears only when complete. Takes longer than a minute are written in parts, which an interrupted run
+        keeps. Videos and sheet are signed as AI-generated (docs/provenance.md).
 
         Args:
-            path (`str` or `os.PathLike`): A folder, created if needed; or, for a single take, a file `*.mp4`, which is
-                then all that is written.
-            sheet (`bool`): Also draw a contact sheet of all takes with their pose curves.
+            path (`str` or `os.PathLike`): A folder, created if needed; or, for a single take, a file `*.mp4` without
+                JSON and sheet.
+            sheet (`bool`): Also draw a contact sheet of the takes with pose curves.
             progress (`Callable` or `bool`, *optional*): Called with frames done and frames in total; `True` shows a
                 progress bar.
-            resume (`bool`): Resume a run with the same inputs and settings that was stopped in this folder; starts
-                over if there is none. Frames and sound equal those of an uninterrupted run.
+            resume (`bool`): Resume an interrupted run with the same inputs and settings in this folder, if there is
+                one. Frames and sound equal those of an uninterrupted run.
             label (`bool`): Draw a small "AI-generated" into a corner of every frame, clear of the face. Without it,
-                say in another way where the video is shown that it is generated.
-            consent (`bool`, *optional*): `True`: you declare that the people seen and heard have agreed; the signed
-                manifest records the declaration and no name.
+                declare in another way that the video is generated.
+            consent (`bool`, *optional*): `True` declares that the people seen and heard have agreed; the signed
+                manifest records the declaration, no name.
             overwrite (`bool`): Replace the takes in the folder, or the file.
             animation (`"webp" | "gif"`, *optional*): Also write a small animation of each take's first seconds.
 
@@ -216,9 +213,9 @@ class TalkingHeadOutput:
             return writer.write(show)
 
     def stream(self, label: bool = True) -> Generator[StreamChunk]:
-        """Yield the frames of all takes while they are rendered, each chunk with its sound.
+        """Yield frames of all takes with their sound as they are rendered.
 
-        Later chunks are rendered in the background, a few ahead. Closing the generator stops the rendering.
+        A few chunks are rendered ahead. Closing the generator stops rendering.
 
         Args:
             label (`bool`): Draw a small "AI-generated" into every frame, as `save` does.
@@ -234,7 +231,7 @@ class TalkingHeadOutput:
             begin = end
 
     def chunks(self, takes: Sequence[int], bounds: Sequence[Chunk], label: Label | None) -> Generator[np.ndarray]:
-        """Yield frames of some takes, `(takes, n, H, W, 3)` for every chunk, with the label."""
+        """Yield labelled frames of some takes, `(takes, n, H, W, 3)`."""
         if self.frames is not None:
             made = self._rendered(takes, bounds)
         else:
@@ -242,7 +239,7 @@ class TalkingHeadOutput:
         return made if label is None else _labelled(made, label)
 
     def chunk_bounds(self, begin: int = 0) -> list[Chunk]:
-        """Divide the frames from `begin` on into chunks."""
+        """Divide frames from `begin` into chunks."""
         return chunk_bounds(self.num_frames, chunk_length(self.source.frame_size, self.renderer.device), begin)
 
     def _rendered(self, takes: Sequence[int], bounds: Sequence[Chunk]) -> Generator[np.ndarray]:
@@ -251,10 +248,10 @@ class TalkingHeadOutput:
 
 
 def check_memory(size: int, output_type: str) -> None:
-    """Refuse frames of `size` bytes that would not fit into memory.
+    """Refuse frames that do not fit into memory.
 
     Raises:
-        ValueError: With the size, and how to do without.
+        ValueError: If the frames do not fit.
     """
     needed = size * (2 if output_type == "pil" else 1)  # images are copies of the arrays
     available = available_bytes()

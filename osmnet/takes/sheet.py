@@ -1,4 +1,4 @@
-"""Contact sheet: all takes of one request on one page, to compare them at a glance."""
+"""Contact sheet: all takes on one page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from osmnet.media.audio import FPS
 
-MAX_TAKES = 24  # a taller page than that is no overview, and some viewers do not open it
+MAX_TAKES = 24  # takes; some viewers do not open a taller page
 
 _DPI = 100
 _INK, _MUTED, _GRID, _PAPER = "#1c2330", "#6b7484", "#e3e7ed", "#ffffff"
@@ -28,14 +28,13 @@ def contact_sheet(
     path: str | os.PathLike[str] | None = None,
     title: str | None = None,
 ) -> Image.Image:
-    """Draw one row of frames per take with the curves of its head rotation underneath.
+    """Draw a row of frames per take above its head-rotation curves.
 
-    A thin line leads from every frame to its moment on the time axis. All takes share one scale of degrees, so that
-    their motion can be compared by eye. Of more than 24 takes, the first 24 are shown.
+    All takes share one scale of degrees; only the first 24 are shown.
 
     Args:
         takes (`Sequence[np.ndarray]`): One array of shape `(columns, H, W, 3)`, uint8 RGB, per take, all of one shape;
-            only the first 24 takes are needed.
+            the first 24 suffice.
         times_s (`np.ndarray` of shape `(columns,)`): Moment of each column in seconds, ascending.
         head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Yaw, pitch, roll in radians (and the translation,
             which is not drawn) at 25 fps.
@@ -95,7 +94,7 @@ def _draw(
     canvas = FigureCanvasAgg(figure)
 
     def place(x: float, y: float, w: float, h: float) -> Any:
-        """Axes at `(x, y)` pixels from the top left, `w` by `h` pixels large."""
+        """Add axes in pixels from the top left."""
         return figure.add_axes((x / page_width, 1 - (y + h) / page_height, w / page_width, h / page_height))
 
     def write(x: float, y: float, text: str, **style: Any) -> None:

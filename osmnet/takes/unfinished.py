@@ -1,8 +1,7 @@
-"""What a long run has finished when it is killed: whole parts of its takes, for a later run to go on from.
+"""Finished parts of an interrupted run, which a later run resumes from.
 
-Long takes are written in parts of a minute, in a folder of their own beside the takes; when all parts of a take are
-there they are joined, without being encoded again, and removed. A run that goes on thus makes the same files, bit for
-bit, as one that was never stopped. Runs with other inputs or settings have other folders: none takes from another.
+Long takes are written in one-minute parts and then joined without encoding again: a resumed run gives the same files,
+bit for bit.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from osmnet.utils.files import write_whole
 FOLDER_NAME = ".osmnet-unfinished"
 RECORD_NAME, LOCK_NAME = "run.json", "lock"
 PART_SECONDS = 60
-# What each entry of a record stands for, in the order in which a difference is named.
+# Descriptions of record entries, in the order in which a difference is reported.
 MEANINGS = {
     "take_seeds": "other seeds, or another number of takes",
     "frames": "speech of another length",
@@ -34,11 +33,11 @@ MEANINGS = {
 
 
 class UnfinishedRun:
-    """The parts of one run, in a folder of its own beside its takes.
+    """Parts of one run, in a folder of its own.
 
     Args:
         takes (`Path`): The folder of the takes.
-        record (`dict`): What the files depend on, as JSON has it.
+        record (`dict`): Everything the files depend on, as JSON. Runs with other records have other folders.
     """
 
     def __init__(self, takes: Path, record: dict[str, Any]):
@@ -48,21 +47,20 @@ class UnfinishedRun:
         self._lock = FileLock(self.folder / LOCK_NAME)
 
     def is_there(self) -> bool:
-        """Whether an earlier run with the same record was stopped here."""
+        """Whether an interrupted run with this record exists."""
         return (self.folder / RECORD_NAME).is_file()
 
     def begin(self, resume: bool) -> bool:
-        """Lock the folder for this run, and start over or resume.
+        """Lock the folder, and start over or resume.
 
         Args:
-            resume (`bool`): Resume the run if it is there; else its parts are removed.
+            resume (`bool`): Resume the run if it exists; otherwise remove its parts.
 
         Returns:
             `bool`: Whether a run was resumed.
 
         Raises:
-            ValueError: If another process writes takes into the folder, or there are unfinished runs to resume but
-                not this one.
+            ValueError: If another process writes takes into the folder, or only other runs can be resumed.
             OSError: If the folder cannot be made.
         """
         others = [record for record in unfinished_records(self.takes) if record != self.record]
@@ -94,16 +92,16 @@ class UnfinishedRun:
         return f"Another process is making takes in '{self.takes}'; wait for it, or name another folder."
 
     def part(self, take: int, index: int) -> Path:
-        """File of a part; it is there only when it is whole."""
+        """Return the path of a part; the file exists only when complete."""
         return self.folder / f"take-{take + 1}.{index:04d}.mp4"
 
     def parts_finished(self, takes: Sequence[int], count: int, is_whole: Callable[[Path, int], bool]) -> int:
-        """Count the parts that all the takes have, from the first on.
+        """Count the leading parts that all takes have.
 
         Args:
-            takes (`Sequence[int]`): The takes.
-            count (`int`): Parts of a take.
-            is_whole (`Callable`): Whether the file of a part, the `i`-th, can be used.
+            takes (`Sequence[int]`): Indices of the takes.
+            count (`int`): Number of parts of a take.
+            is_whole (`Callable`): Called with a part's file and index; whether it is complete.
         """
         for index in range(count):
             if not all(is_whole(self.part(take, index), index) for take in takes):
@@ -111,23 +109,23 @@ class UnfinishedRun:
         return count
 
     def finish_take(self, take: int) -> None:
-        """Remember that a take is whole, and remove its parts."""
+        """Mark a take as finished and remove its parts."""
         (self.folder / f"take-{take + 1}.whole").touch()
         for part in self.folder.glob(f"take-{take + 1}.*.mp4"):
             part.unlink(missing_ok=True)
 
     def has_take(self, take: int, video: Path) -> bool:
-        """Whether this run has finished a take, and its video is still there."""
+        """Whether a take is finished and its video exists."""
         return (self.folder / f"take-{take + 1}.whole").is_file() and video.is_file()
 
     def leave(self) -> None:
-        """Let go of the folder, and remove it unless there is something finished in it to go on from."""
+        """Unlock the folder; remove it if nothing is finished."""
         self._lock.release()
         if not _finished(self.folder):
             self.remove()
 
     def remove(self) -> None:
-        """Remove the folder."""
+        """Unlock and remove the folder."""
         self._lock.release()
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -135,7 +133,7 @@ class UnfinishedRun:
 
 
 def unfinished_records(takes: Path) -> list[dict[str, Any]]:
-    """Records of the runs in a folder of takes that have something finished to go on from, the newest first."""
+    """Return records of resumable runs in a folder, newest first."""
     files = [path for path in (takes / FOLDER_NAME).glob(f"*/{RECORD_NAME}") if _finished(path.parent)]
     records = []
     for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
@@ -152,7 +150,7 @@ def _finished(folder: Path) -> bool:
 
 
 def _sweep(folder: Path, own: Path) -> None:
-    """Remove what killed runs have left that nothing can go on from."""
+    """Remove remains of killed runs that cannot be resumed."""
     for path in folder.glob("*"):
         if path != own and path.is_dir() and not _finished(path):
             with contextlib.suppress(Timeout, OSError), FileLock(path / LOCK_NAME, timeout=0):
@@ -160,7 +158,6 @@ def _sweep(folder: Path, own: Path) -> None:
 
 
 def _is_locked(folder: Path) -> bool:
-    """Whether a process is at work on the run in a folder."""
     if not (folder / LOCK_NAME).is_file():
         return False
     try:

@@ -1,4 +1,4 @@
-"""Writing takes to files: videos side by side, part by part, with their JSON files and the contact sheet."""
+"""Writer of take files: videos, JSON records, contact sheet."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ ANIMATIONS = ("webp", "gif")
 
 @dataclass(frozen=True)
 class Finish:
-    """Marks of generated media: the label in the frames, the signature in the files."""
+    """Marks of generated media: label in the frames, signature in the files."""
 
     label: Label | None
     seal: Callable[[Path], None]
 
 
 class TakeWriter:
-    """Writes the takes of one output; see `TalkingHeadOutput.save` for the arguments."""
+    """Writes the takes of one output; see `TalkingHeadOutput.save`."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class TakeWriter:
         self._replaced: list[Path] = []  # files of other takes that go when the first new one is complete
 
     def write(self, progress: Progress | None = None) -> list[Path]:
-        """Write all files; see `TalkingHeadOutput.save`."""
+        """Write all files."""
         is_new = not self.files.folder.exists()
         self._begin()
         count, frames = len(self.output), self.output.num_frames
@@ -114,7 +114,7 @@ class TakeWriter:
         return paths
 
     def _begin(self) -> None:
-        """Make the folder, lock it for this run, and refuse one that holds other takes."""
+        """Make and lock the folder; refuse one with other takes."""
         folder, existing = self.files.folder, self.files.existing()
         if existing and not self.overwrite and not (self.resume and self.run.is_there()):
             if self.files.is_file:
@@ -132,7 +132,7 @@ class TakeWriter:
         self._replaced = [] if resumed else existing
 
     def _write_videos(self, takes: Sequence[int], tell: Callable[[int], None]) -> None:
-        """Write the videos of some takes side by side, part by part, except for those that are finished."""
+        """Write unfinished videos of some takes side by side."""
         output, run = self.output, self.run
         frames, size, columns = output.num_frames, self._part_frames, self._sheet_columns
         parts = -(-frames // size)
@@ -192,7 +192,7 @@ class TakeWriter:
         )  # fmt: skip
 
     def _clear_replaced(self) -> None:
-        """Remove the files of the takes that were there before, except for those that this run has written over."""
+        """Remove earlier takes that this run has not overwritten."""
         written = {self.files.video(take) for take in range(len(self.output))}
         for path in self._replaced:
             if path not in written:
@@ -201,17 +201,18 @@ class TakeWriter:
 
     @property
     def _part_frames(self) -> int:
-        """Frames of a part: a minute in whole chunks, so that chunks are the same wherever a run resumes."""
+        """Frames of a part: about a minute, in whole chunks."""
+        # Whole chunks: a resumed run must render the same ones.
         step = chunk_length(self.output.source.frame_size, self.output.renderer.device)
         return step * round(PART_SECONDS * FPS / step)
 
     @property
     def _sheet_columns(self) -> np.ndarray:
-        """Frames that the sheet shows."""
+        """Indices of the frames on the sheet."""
         return np.unique(np.linspace(0, self.output.num_frames - 1, SHEET_COLUMNS + 2).astype(int)[1:-1])
 
     def _record(self) -> dict[str, Any]:
-        """Everything the files depend on, for a run that resumes."""
+        """Return everything the files depend on."""
         output = self.output
         digest = hashlib.blake2b(output.renderer.digest().encode(), digest_size=16)
         sound = output.motion.speech.recording
@@ -235,7 +236,7 @@ class TakeWriter:
         from osmnet.media.animation import animate_video
 
         path = self.files.beside(take, f".{kind}")
-        animate_video(self.files.video(take), path)
+        animate_video(self.files.video(take), path, seal=self.finish.seal)
         return path
 
     def _write_sheet(self) -> Path:
@@ -297,7 +298,7 @@ class TakeWriter:
 
 
 def _compact_json(content: dict[str, Any]) -> str:
-    """Write a JSON object with one member a line: arrays take one line each, for people who look into the file."""
+    """Format a JSON object with one member a line."""
     members = (f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in content.items())
     return "{\n" + ",\n".join(members) + "\n}"
 

@@ -1,1 +1,1 @@
-"""Training of the face model and of the networks, stage by stage."""
+"""Training, stage by stage."""

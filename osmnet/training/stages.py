@@ -1,4 +1,4 @@
-"""The training stages by name: where each is, and how it is set and started."""
+"""Registry of the training stages."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class StageEntry:
     """Module and settings of a stage.
 
     Attributes:
-        module (`str`): Has the settings classes and `train`, see `train_stage`.
-        settings (`dict[str, str]`): Sections of a settings file and their classes; the first is the stage's own.
+        module (`str`): Module with the settings classes and `train`, see `train_stage`.
+        settings (`dict[str, str]`): Settings class by section of a file; the first is the stage's own.
     """
 
     module: str
@@ -39,7 +39,7 @@ SECTIONS = (*(section for entry in STAGES.values() for section in entry.settings
 
 
 def settings_classes(stage: str) -> dict[str, type[StageConfig]]:
-    """Return the settings class of each section of a stage."""
+    """Return the settings class of each section."""
     entry = STAGES[stage]
     module = import_module(entry.module)
     return {section: getattr(module, name) for section, name in entry.settings.items()}
@@ -57,9 +57,6 @@ def load_settings(
 
     Returns:
         `dict[str, StageConfig]`: By section.
-
-    Raises:
-        ValueError: If a file, section, setting or value is wrong.
     """
     from osmnet.training.core.config import load_config
 
@@ -72,7 +69,7 @@ def load_settings(
 def train_stage(
     stage: str, dataset: Dataset, model: Path, configs: Mapping[str, StageConfig], work: Path
 ) -> dict[str, Any]:
-    """Train a stage, or resume it.
+    """Train or resume a stage.
 
     Args:
         stage (`str`): Name of the stage.

@@ -1,4 +1,4 @@
-"""Stage `sync`: the sync judge, a small network that measures lip sync in the evaluation."""
+"""Stage `sync`: the sync judge, which measures lip sync in evaluation."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,14 +57,13 @@ class SyncConfig(StageConfig):
     lip_noise: float = 0.005
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
         super().__post_init__()
         if self.frames <= 2 * self.context_layers + 1:
             raise ValueError(f"frames must be above {2 * self.context_layers + 1}, not {self.frames}.")
 
 
 class SyncClip:
-    """Lips and sound of one clip.
+    """Lips and sound of a clip.
 
     Args:
         clip (`Clip`): A prepared clip with speech, sound and picture aligned.
@@ -81,13 +80,13 @@ class SyncClip:
         return len(self.lips)
 
     def cut(self, frames: int, change: SoundAugmentation, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Cut lips `(frames, 40, 3)` and mel windows `(frames, 16, 16)` of a random stretch, see `ClipSound.cut`."""
+        """Cut lips `(frames, 40, 3)` and mel windows, see `ClipSound.cut`."""
         mel, at = self.sound.cut(frames, change, rng)
         return self._at(at).astype(np.float32), mel
 
 
 class SyncLosses(nn.Module):
-    """Contrastive losses: the sound of a frame against that of the frames around it, and lips likewise.
+    """Contrastive losses of lips and sound over the frames of a stretch.
 
     Args:
         judge (`SyncJudge`): The network.
@@ -109,7 +108,7 @@ class SyncLosses(nn.Module):
         self.register_buffer("too_far", apart > MAX_SHIFT, persistent=False)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the cross entropies of both directions."""
+        """Compute the cross entropies of both directions."""
         lips, sound = (each.float() for each in self.judge(batch["lips"], batch["mel"]))  # (B, n, E) each
         with torch.autocast(lips.device.type, enabled=False):  # half precision cannot separate neighbouring frames
             alike = self.log_scale.exp() * lips @ sound.transpose(1, 2)  # (B, n, n)
@@ -121,7 +120,7 @@ class SyncLosses(nn.Module):
 
 
 class SyncStage(Stage):
-    """Trains the judge on the training speakers; held-out ones do not choose the step.
+    """Training stage of the sync judge.
 
     Args:
         config (`SyncConfig`): Settings.
@@ -168,16 +167,16 @@ class SyncStage(Stage):
         return {"lips": torch.from_numpy(lips.astype(np.float32)), "mel": torch.from_numpy(mel)}
 
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Measure on the held-out clips, see `measure_judge`."""
+        """Measure on held-out clips, see `measure_judge`."""
         return measure_judge(cast(SyncJudge, networks[JUDGE_FOLDER]), self._held_out)
 
 
 def measure_judge(judge: SyncJudge, clips: list[Clip]) -> dict[str, float]:
-    """Measure how well a judge finds the alignment of aligned clips.
+    """Measure how well a sync judge aligns clips.
 
     Args:
         judge (`SyncJudge`): In evaluation mode.
-        clips (`list[Clip]`): Clips with speech; those shorter than 2 s are left out.
+        clips (`list[Clip]`): Aligned clips with speech; those shorter than 2 s are left out.
 
     Returns:
         `dict[str, float]`: `found`, the share of clips with an offset within a frame; `found_in_4s`, the same for

@@ -1,4 +1,4 @@
-"""Entry point of `accelerate launch -m osmnet.training.train STAGE ...`: the same as `osmnet train STAGE ...`."""
+"""Entry point of `accelerate launch -m osmnet.training.train STAGE ...`, as `osmnet train STAGE ...`."""
 
 import sys
 

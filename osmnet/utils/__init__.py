@@ -1,1 +1,1 @@
-"""Helpers without knowledge of faces or speech."""
+"""General helpers."""

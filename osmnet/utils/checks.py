@@ -1,11 +1,11 @@
-"""Argument checks that raise one-sentence errors."""
+"""Argument checks."""
 
 from numbers import Integral, Real
 from typing import Any
 
 
 def check_range(name: str, value: Any, low: float, high: float, whole: bool = False) -> None:
-    """Refuse a value that is not a number from `low` to `high`, or with `whole` not a whole number."""
+    """Check that a number, whole if asked, is from `low` to `high`."""
     number = isinstance(value, Integral if whole else Real)  # NumPy's scalars are registered as these, too
     if isinstance(value, bool) or not number or not low <= value <= high:
         kind = "whole" if whole else "finite"
@@ -13,13 +13,13 @@ def check_range(name: str, value: Any, low: float, high: float, whole: bool = Fa
 
 
 def check_kind(name: str, value: Any, kind: type, maker: str) -> None:
-    """Refuse an instance of another class, naming the method that makes one."""
+    """Check a value's class; `maker` names its source."""
     if not isinstance(value, kind):
         raise ValueError(f"{name} must be the {kind.__name__} that {maker} returns, not {type(value).__name__}.")
 
 
 def check_positive(**sizes: Any) -> None:
-    """Refuse sizes that are not positive numbers; keywords are their names."""
+    """Check that sizes, given by name, are positive."""
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int | float) or size <= 0:
             raise ValueError(f"{name} must be a positive number, not {size!r}.")

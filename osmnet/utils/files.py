@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are complete, folders locked by one run, and the cache folder."""
+"""Atomic file writes, folder locks and the cache folder."""
 
 import os
 import secrets
@@ -14,10 +14,10 @@ Seal = Callable[[Path], None]
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and check at once that it can be written to.
+    """Make a folder and check that it is writable.
 
     Raises:
-        ValueError: If it cannot be made or written to.
+        ValueError: If it is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it.
+    """Write a file atomically.
 
     Raises:
         ValueError: If it cannot be written; nothing incomplete is left.
@@ -44,17 +44,17 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def temporary_path(path: Path, folder: str | os.PathLike[str] | None = None) -> Path:
-    """Name a file to write until it is whole: beside `path`, or in another folder of the same disk."""
+    """Name a temporary file beside `path`, or in `folder` (same disk)."""
     return Path(folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
 
 
 def put_in_place(temporary: Path, path: Path, seal: Seal | None = None) -> None:
-    """Give a finished file its name; a file of that name is whole, even after a power cut.
+    """Sync a finished file to disk and rename it.
 
     Args:
         temporary (`Path`): From `temporary_path`.
-        path (`Path`): The file; replaced if it is there.
-        seal (`Callable`, *optional*): Called first with the finished file; may put a signed copy in its place.
+        path (`Path`): The file; replaced if it exists.
+        seal (`Callable`, *optional*): Called with the file first; may replace it by a signed copy.
 
     Raises:
         OSError: If the disk is full.
@@ -68,11 +68,11 @@ def put_in_place(temporary: Path, path: Path, seal: Seal | None = None) -> None:
 
 @contextmanager
 def only_run_in(folder: Path, shown: Path | None = None) -> Iterator[None]:
-    """Lock a folder against a second run; a killed run leaves no lock.
+    """Lock a folder for one run; killed runs leave no lock.
 
     Args:
         folder (`Path`): The folder, made if missing; the lock is the file `.lock` in it.
-        shown (`Path`, *optional*): Its name in messages, if it is the inside of another one.
+        shown (`Path`, *optional*): Its name in messages, if another.
 
     Raises:
         ValueError: If another run holds it, or it cannot be written to.
@@ -95,7 +95,7 @@ def only_run_in(folder: Path, shown: Path | None = None) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Return the folder for repeatable measurements: `OSMNET_CACHE`, or the system's place for caches."""
+    """Return `OSMNET_CACHE`, or the system's cache folder for osmnet."""
     if named := os.environ.get("OSMNET_CACHE"):
         return Path(named)
     if sys.platform == "win32":

@@ -7,10 +7,7 @@ import numba
 
 
 def compiled(**options: Any) -> Callable[[Callable], Callable]:
-    """Decorate a function to be compiled at its first call, without the GIL, and cached on disk if possible.
-
-    `options` are further ones of `numba.njit`.
-    """
+    """Compile with `numba.njit(**options)`, without the GIL, cached on disk if possible."""
 
     def decorate(function: Callable) -> Callable:
         try:

@@ -1,4 +1,4 @@
-"""Arrays whose rows are computed when they are first read."""
+"""Lazily computed arrays."""
 
 import threading
 from collections.abc import Callable
@@ -10,15 +10,14 @@ from osmnet.utils.threads import in_order, on_worker
 
 
 class LazyRows:
-    """An array `(rows, width)`, float32, computed page by page on first access and kept; several threads may read it.
+    """Array `(rows, width)`, float32, computed by pages on first access; thread-safe.
 
-    It is indexed like an array, `rows[10:20]` or `rows[indices]`. `np.asarray(rows)` computes all of it, as does
-    pickling.
+    Indexed like an array; `np.asarray(rows)` and pickling compute all of it.
 
     Args:
         shape (`tuple[int, int]`): Rows and width.
-        page (`int`): Rows that are computed at a time.
-        make (`Callable`): Gets a first row and the one after the last and returns `(stop - start, width)`.
+        page (`int`): Rows computed at a time.
+        make (`Callable`): Maps `start, stop` to rows `(stop - start, width)`.
     """
 
     def __init__(self, shape: tuple[int, int], page: int, make: Callable[[int, int], np.ndarray]):

@@ -1,7 +1,4 @@
-"""Generated tables within handwritten Markdown pages.
-
-Two HTML comments mark the place: `<!-- evaluation: made by osmnet evaluate -->` and `<!-- /evaluation -->`.
-"""
+"""Generated tables in Markdown, between `<!-- name: … -->` and `<!-- /name -->`."""
 
 import re
 from pathlib import Path
@@ -10,17 +7,17 @@ from osmnet.utils.files import write_whole
 
 
 def read_marked(page: Path, name: str) -> str:
-    """Read the table between the marks of a name, without blank lines around it.
+    """Read the table of a name.
 
     Raises:
-        ValueError: If the file cannot be read, or does not hold the two marks once each, in order.
+        ValueError: If the file cannot be read, or lacks or repeats a mark.
     """
     begin, end, text = _marked(page, name)
     return text[begin:end].strip()
 
 
 def write_marked(page: Path, name: str, table: str) -> None:
-    """Replace the table between the marks of a name.
+    """Replace the table of a name.
 
     Raises:
         ValueError: If the marks are missing, or the file cannot be written; the old one stays then.

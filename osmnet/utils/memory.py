@@ -1,4 +1,4 @@
-"""Memory of this machine, as far as this process may use it."""
+"""Memory available to this process."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -7,7 +7,7 @@ LIMIT, USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.cur
 
 
 def available_bytes() -> int:
-    """Return how many bytes can be allocated before the machine swaps or a container's limit is reached."""
+    """Return the bytes left on the machine, or in its container."""
     import psutil
 
     available = int(psutil.virtual_memory().available)
@@ -17,7 +17,7 @@ def available_bytes() -> int:
 
 
 def readable_size(count: float) -> str:
-    """Write a number of bytes for people, as in "1.3 GB"."""
+    """Format a number of bytes, as in "1.3 GB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

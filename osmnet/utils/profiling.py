@@ -1,4 +1,4 @@
-"""Time and processor time of a call by named spans, over all threads."""
+"""Wall-clock and CPU time by named spans, over all threads."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ class Span:
     Attributes:
         calls (`int`): Number of runs.
         wall (`float`): Wall-clock time in seconds, summed over all threads.
-        cpu (`float`): Processor time in seconds of the threads that ran it (not of threads that they used).
+        cpu (`float`): CPU time in seconds of the threads that ran it, without threads of libraries.
     """
 
     calls: int = 0
@@ -26,9 +26,9 @@ class Span:
 
 
 class Profile:
-    """Collect the time of every `span` inside the `with` block, in all threads; one profile at a time in a process.
+    """Collect the time of every `span` in a `with` block, over all threads.
 
-    Spans do not nest within a thread, so their processor times add up. GPU work counts where its result is waited for.
+    One at a time in a process; spans do not nest. GPU work counts where its result is awaited.
 
     Example:
         >>> with Profile() as profile:
@@ -63,7 +63,7 @@ class Profile:
             entry.calls, entry.wall, entry.cpu = entry.calls + 1, entry.wall + wall, entry.cpu + cpu
 
     def as_dict(self, frames: int) -> dict[str, Any]:
-        """Convert to JSON types; `frames` is the number of frames of all takes together."""
+        """Convert to JSON types; `frames` counts all takes."""
         spans = {
             name: {"calls": s.calls, "wall_s": s.wall, "cpu_s": s.cpu, "cpu_ms_per_frame": 1000 * s.cpu / frames}
             for name, s in self.spans.items()
@@ -71,7 +71,7 @@ class Profile:
         return {"seconds": self.seconds, "frames": frames, "fps": frames / self.seconds, "spans": spans}
 
     def table(self, frames: int) -> str:
-        """Format as text, one line a span, in the order in which they first ended."""
+        """Format as text, one line a span."""
         total = sum(span.cpu for span in self.spans.values()) or 1.0
         lines = [f"{'span':<18}{'calls':>7}{'wall s':>9}{'cpu s':>9}{'ms/frame':>10}{'share':>7}"]
         for name, s in self.spans.items():
@@ -87,7 +87,7 @@ class Profile:
 
 @contextmanager
 def span(name: str) -> Iterator[None]:
-    """Add the block's time to the named span of the active profile, if there is one."""
+    """Time a block as a span of the active profile, if any."""
     profile = _active
     if profile is None:
         yield

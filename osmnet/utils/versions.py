@@ -1,4 +1,4 @@
-"""Versions of what computes, and what only a checkout of osmnet has: its commit and the example files."""
+"""Versions of packages, the checkout's commit and its example files."""
 
 import platform
 import subprocess
@@ -12,7 +12,7 @@ import osmnet
 
 @cache
 def commit() -> str:
-    """Return the commit of the checkout, with `+changes` if files differ from it; `""` for an installed package."""
+    """Return the checkout's commit, with `+changes` if modified; `""` if installed."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return ""
@@ -27,16 +27,14 @@ def commit() -> str:
 
 @cache
 def training_versions() -> dict[str, Any]:
-    """Return `versions` of what computes in training, and `commit`."""
+    """Return `versions` of Python and packages, and `commit`."""
     packages = {name: metadata.version(name) for name in ("torch", "accelerate", "diffusers", "numpy")}
     found = {"osmnet": osmnet.__version__, "python": platform.python_version(), **packages}
     return {"versions": found, "commit": commit()}
 
 
 def example_files(pattern: str) -> list[Path]:
-    """Find the example files of a name like `portrait_*.jpg`, by name; none in an installed package.
-
-    Those of the working folder come first, where osmnet is installed beside the checkout.
-    """
+    """Find example files by pattern; none if installed."""
+    # The working folder comes first, where osmnet is installed beside the checkout.
     clones = Path(), Path(__file__).resolve().parents[2]
     return next(filter(None, (sorted((clone / "examples").glob(pattern)) for clone in clones)), [])

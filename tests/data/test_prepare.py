@@ -460,6 +460,7 @@ def test_other_options_and_versions_are_refused(tmp_path: Path, fewer: Path, her
         (prepare, "write_manifest", 1, None),
         (prepare, "write_report", 1, None),
     ],
+    ids=["clip", "shard", "first record", "second record", "manifest", "report"],
 )
 def test_a_run_that_is_stopped_anywhere_is_resumed_to_the_same_dataset(
     tmp_path: Path, stoppable, here: list[str], monkeypatch: pytest.MonkeyPatch, owner, where: str, call: int, again

@@ -266,6 +266,20 @@ def test_the_landmarker_comes_along_or_is_given(folder, tmp_path):
     assert TinyPipeline.from_pretrained(folder, face_landmarker=own).face_landmarker_path == own
 
 
+@pytest.mark.parametrize("cls", [SpacePipeline, AnyPipeline])
+def test_a_class_decides_whether_it_needs_a_landmarker(cls, pipeline, landmarker, tmp_path):
+    folder, bases = tmp_path / "space", pipeline.motion_space.motion_bases
+    SpacePipeline(motion_space=pipeline.motion_space).save_pretrained(folder)
+    assert not (folder / LANDMARKER_NAME).exists()
+    bare = cls.from_pretrained(folder)
+    assert bare.face_landmarker_path is None and torch.equal(bare.motion_space.motion_bases, bases)
+    with pytest.raises(ValueError, match="no face landmarker file"):  # one that is given must exist all the same
+        cls.from_pretrained(folder, face_landmarker=tmp_path / "missing.task")
+    cls.from_pretrained(folder, face_landmarker=landmarker).save_pretrained(folder)
+    kept = cls.from_pretrained(folder).face_landmarker_path
+    assert kept == folder / LANDMARKER_NAME and kept.read_bytes() == landmarker.read_bytes()
+
+
 def test_sources_that_are_no_folder(folder, tmp_path):
     for source in (tmp_path / "nowhere", str(tmp_path / "nowhere"), "./nowhere", folder / INDEX_NAME):
         refused(source, str(source), "not a folder")

@@ -85,6 +85,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.integration
 def test_any_number_of_channels_is_mixed(tmp_path, subprocess_environment):
     """In a process of its own: a mistake in the planes of more than eight channels kills it."""
     rng = np.random.default_rng(0)

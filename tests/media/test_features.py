@@ -198,6 +198,7 @@ print(after[2] - before[2])
 """
 
 
+@pytest.mark.integration
 def test_ten_minutes_take_little_more_memory_than_half_a_minute(tmp_path, subprocess_environment):
     pytest.importorskip("resource")
     sound = (np.tile(speechlike(6.0), 5) * 32767).astype(np.int16)

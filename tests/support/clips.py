@@ -69,12 +69,23 @@ def talking_video(path: Path, frames: int = 50, portrait: str = "astronaut", rat
     return path
 
 
-def dataset_of(video: Path, out: Path, names: tuple[str, ...], speech: bool = True) -> Path:
+def talking_landmarks(opening: np.ndarray, turn: np.ndarray, size: int) -> np.ndarray:
+    """Landmarks `(frames, 478, 3)`, in pixels, of the mean face with such a mouth and such angles."""
+    shape = np.repeat(FaceModel.from_pretrained(FACE_MODEL).array("mean_shape")[None], len(opening), 0)
+    lips = np.unique([*OUTER_LIPS, *INNER_LIPS])
+    shape[:, lips[shape[0, lips, 1] > shape[0, UPPER_LIP, 1] + 0.01], 1] += opening[:, None]
+    return similarity_from_pose(np.concatenate([turn, np.zeros_like(turn)], 1), size).place(shape).astype(np.float32)
+
+
+def dataset_of(
+    video: Path, out: Path, names: tuple[str, ...], speech: bool = True, landmarks: np.ndarray | None = None
+) -> Path:
     """A prepared dataset without `osmnet prepare`: one video, whole, under several names."""
     model = FaceModel.from_pretrained(FACE_MODEL)
     frames = list(read_frames(video))
-    with FaceLandmarker(packaged_landmarker(), mode="video") as landmarker:
-        landmarks = np.stack([landmarker.detect(frame)[0] for frame in frames])
+    if landmarks is None:
+        with FaceLandmarker(packaged_landmarker(), mode="video") as landmarker:
+            landmarks = np.stack([landmarker.detect(frame)[0] for frame in frames])
     size = frames[0].shape[0]
     waveform = load_speech(video)
     waveform = np.pad(waveform, (0, max(len(frames) * SAMPLES - len(waveform), 0)))[: len(frames) * SAMPLES]

@@ -22,6 +22,7 @@ class TinyPipeline(PipelineLoader):
 
 
 class SpacePipeline(PipelineLoader):
+    needs_landmarker = False
     components_classes = {"motion_space": "osmnet.models.osm_net.motion_space:MotionSpace"}
 
 

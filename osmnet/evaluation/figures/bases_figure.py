@@ -1,4 +1,4 @@
-"""The two figures of `osmnet bases`: every basis with its curves and frames, and portraits turned by bases."""
+"""Figures of the motion bases, and of portraits turned by them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def draw_bases(
     pipe: OSMNetPipeline, bases: Sequence[Basis], source: Source, out: Path, speech: Path | None = None,
     video: bool = False, epsilon: float = 1.0, kind: str = "png",
 ) -> list[Path]:  # fmt: skip
-    """Draw bases, one row each: name, curves held and swung, and five frames while held; Fig. 6.
+    """Draw bases, one row each: curves held and swung, and frames while held; Fig. 6.
 
     Args:
         pipe (`OSMNetPipeline`): The pipeline of the bases.
@@ -81,9 +81,9 @@ def draw_bases(
 
 
 def draw_rotation(pipe: OSMNetPipeline, portraits: Sequence[Path], out: Path, kind: str = "png") -> list[Path]:
-    """Draw portraits unchanged, turned right, left and to the front, one row each; Fig. 7.
+    """Draw portraits unchanged, turned right, left and to the front; Fig. 7.
 
-    Arguments, files and errors are as for `draw_bases`; the files are `rotation.png` (or `.jpg`) and `rotation.json`.
+    As `draw_bases`; the files are `rotation.png` (or `.jpg`) and `rotation.json`.
     """
     make_folder(out)
     titles = ("source", "right", "left", "frontal")
@@ -114,7 +114,7 @@ def write_film(
     path: Path, source: Source, head_pose: np.ndarray, frames: np.ndarray, waveform: np.ndarray | None = None,
     consent: bool | None = None,
 ) -> None:  # fmt: skip
-    """Write takes side by side as one video, labelled and signed as all videos are.
+    """Write takes side by side as one labelled and signed video.
 
     Args:
         path (`Path`): An MP4 file.

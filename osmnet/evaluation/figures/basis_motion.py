@@ -1,16 +1,4 @@
-"""Head motion of the learned motion bases (the paper's Fig. 6), and portraits turned by them (its Fig. 7).
-
-A clip of five frames is a stroke of a sixth of a second, too short for a nod. So each basis is shown in two ways:
-
-- **held**: the feature stays at the basis for about 2.4 seconds. Clips are relative, so the head moves with every clip
-  and comes to rest where the pull towards the rest pose balances the stroke.
-- **swung**: the feature alternates between the basis and its mirror image through the centre every half second, as in
-  sampled motion. A stroke of yaw becomes a shake, one of pitch a nod.
-
-"At the basis" means on the line from the centre of the space to the basis, at distance ε. The bases themselves are the
-corners of the space, about ten times as far as real clips. They move the head in the same way (correlation 0.97), but
-too far to look at.
-"""
+"""Head motion of the motion bases, held and swung, and portraits turned by them (docs/paper_figures.md)."""
 
 from __future__ import annotations
 
@@ -46,7 +34,7 @@ CORRECTIONS = 8  # the decoder is nearly linear: three rounds bring a head to wi
 
 @dataclass(frozen=True)
 class Basis:
-    """Head motion of one basis of the motion space.
+    """Head motion of one motion basis.
 
     Attributes:
         index (`int`): Row in `motion_bases`, from 0.
@@ -79,18 +67,9 @@ class Rotation:
 
 
 def name_motion(head_pose: np.ndarray) -> str:
-    """Name a head motion `(frames, 6)` or `(frames, 3)` (yaw, pitch, roll in radians first), relative or absolute.
+    """Name a head motion `(frames, 6)` or `(frames, 3)`: yaw, pitch, roll in radians first.
 
-    The rules, for each of yaw, pitch and roll, in degrees:
-
-    - An angle that goes at least 2° one way and at least 2° back is a *shake* (yaw), a *nod* (pitch) or a *sway*
-      (roll).
-    - Otherwise, an angle that moves by at least 2° in the second half of the path, and at least 4° in all, is a *turn
-      right*, *turn left*, *up*, *down*, *tilt right* or *tilt left*.
-    - Otherwise the head is *still*.
-    - A mean angle (of a still head: in the second half) of 4° or more is named as well: *tilted left still*, *turned
-      right nod*.
-    - Motions smaller than half of the strongest one are left out.
+    docs/paper_figures.md gives the rules.
 
     Raises:
         ValueError: If the shape is another one or a number is not finite.
@@ -98,6 +77,7 @@ def name_motion(head_pose: np.ndarray) -> str:
     pose = np.asarray(head_pose, float)
     if pose.ndim != 2 or pose.shape[0] < 1 or pose.shape[1] not in (3, 6) or not np.isfinite(pose).all():
         raise ValueError(f"head_pose must be finite and of shape (frames, 6) or (frames, 3), not {pose.shape}.")
+    # 1. Name angles that go to and fro.
     turn = np.rad2deg(pose[:, :3])
     late = turn[len(turn) // 2 :]
     strokes = [_strokes(angle) for angle in turn.T]
@@ -105,6 +85,7 @@ def name_motion(head_pose: np.ndarray) -> str:
     if swings.any():
         movement = ", ".join(WORDS[k][0] for k in _strongest(swings, STILL_DEG))
         return " ".join([*_posture(turn.mean(0)), movement])
+    # 2. Name angles that still move at the end.
     travel = turn[-1] - turn[0]
     moving = np.abs(travel) * (np.abs(late[-1] - late[0]) >= STILL_DEG)
     if moving.max() >= POSTURE_DEG:
@@ -113,7 +94,7 @@ def name_motion(head_pose: np.ndarray) -> str:
 
 
 def _strokes(angle: np.ndarray) -> list[float]:
-    """Return the lengths of a curve's movements to and fro of at least `STILL_DEG`, in order."""
+    """Return the lengths of movements to and fro of at least `STILL_DEG`."""
     strokes: list[float] = []
     low = high = turning = angle[0]  # extremes since the last turning point
     direction = 0
@@ -133,7 +114,7 @@ def _strokes(angle: np.ndarray) -> list[float]:
 
 
 def _strongest(size: np.ndarray, least: float) -> list[int]:
-    """Return the angles of at least `least` and half of the largest, the largest first."""
+    """Return indices of values of at least `least` and half of the largest, largest first."""
     order = np.argsort(-size, kind="stable")
     return [int(k) for k in order if size[k] >= max(least, MINOR * size.max())]
 
@@ -146,7 +127,7 @@ def _posture(turn: np.ndarray) -> list[str]:
 
 @torch.inference_mode()
 def decode_bases(pipe: OSMNetPipeline, epsilon: float = 1.0) -> list[Basis]:
-    """Decode every basis of a pipeline's motion space, held and swung (see the top of this file).
+    """Decode every basis of a motion space, held and swung.
 
     Args:
         pipe (`OSMNetPipeline`): The pipeline.
@@ -172,7 +153,7 @@ def decode_bases(pipe: OSMNetPipeline, epsilon: float = 1.0) -> list[Basis]:
 
 @torch.inference_mode()
 def _paths(pipe: OSMNetPipeline, amounts: torch.Tensor, swing: bool = False) -> np.ndarray:
-    """Decode features `amounts` `(n, num_bases)` from the centre towards the bases to paths `(n, frames, 6)`."""
+    """Decode features, `amounts` `(n, num_bases)` towards the bases, to paths `(n, frames, 6)`."""
     bases = pipe.motion_space.motion_bases.float()
     center = bases.mean(0)
     offset = amounts @ F.normalize(bases - center, dim=-1)  # (n, C)
@@ -193,8 +174,7 @@ def _paths(pipe: OSMNetPipeline, amounts: torch.Tensor, swing: bool = False) -> 
 def rotate(pipe: OSMNetPipeline, source: Source) -> dict[str, Rotation]:
     """Turn a portrait's head right, left and to the front by motion bases.
 
-    Right and left are the ends of the held path, at ε = 1, of the basis that turns most that way and raises, lowers or
-    tilts least. The front takes a mixture of at most three bases that undoes the portrait's yaw, pitch and roll.
+    Right and left are held bases with the purest turns; the front mixes at most three bases.
 
     Args:
         pipe (`OSMNetPipeline`): The pipeline.
@@ -215,12 +195,14 @@ def rotate(pipe: OSMNetPipeline, source: Source) -> dict[str, Rotation]:
         chosen = {int(i): round(float(weights[i]), 3) for i in np.argsort(-weights) if weights[i] > 0.005}
         return Rotation(pose.astype(np.float32), chosen)
 
+    # 1. Choose the bases that turn most and raise, lower or tilt least.
     each = np.eye(pipe.motion_space.config.num_bases)
     ends = _paths(pipe, torch.from_numpy(each).float().to(pipe.device))[:, -1, :3]
     result = {}
     for name, sign in (("right", 1), ("left", -1)):
         score = sign * ends[:, 0] - 0.5 * np.abs(ends[:, 1:]).sum(1)
         result[name] = turned(each[score.argmax()])
+    # 2. Mix bases that undo the portrait's own turn.
     wanted, best = -own[:3], turned(np.zeros(len(each)))
     for _ in range(CORRECTIONS):  # strokes add up only approximately, so the rest is requested again
         rotation = turned(nnls(_unlimited(ends).T, _unlimited(wanted))[0])
@@ -231,16 +213,15 @@ def rotate(pipe: OSMNetPipeline, source: Source) -> dict[str, Rotation]:
 
 
 def _unlimited(turn: np.ndarray) -> np.ndarray:
-    """Invert the soft limit of a path's turns `(..., 3)`: before it, the turns of several bases add up."""
+    """Invert the soft limit of turns `(..., 3)`."""
+    # Before the limit, the turns of several bases add up.
     limits = np.array(MAX_MOTION[:3])
     return limits * np.arctanh(np.clip(turn / limits, -0.97, 0.97))
 
 
 def varied(bases: Sequence[Basis], count: int = 6) -> list[Basis]:
-    """Choose at most `count` bases with different motions, as in Fig. 6 of the paper.
-
-    Of each name, the basis that moves the head most is a candidate. New kinds of swing come first, then short names.
-    """
+    """Choose at most `count` bases with different motions, as in Fig. 6."""
+    # Candidates: the basis with most motion of each name. New kinds of swing come first, then short names.
     strongest: dict[str, Basis] = {}
     for basis in sorted(bases, key=lambda each: -float(np.abs(each.held[:, :3]).max())):
         strongest.setdefault(basis.name, basis)

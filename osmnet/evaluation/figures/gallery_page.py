@@ -1,4 +1,4 @@
-"""The page of `osmnet gallery`: sheets of frames that show what the weights do, with the command of each."""
+"""The page of `osmnet gallery`: sheets of frames with their commands."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ In the curves, yaw, pitch and roll are degrees, and the shaded parts are where s
 
 
 class Sheet(NamedTuple):
-    """A picture of the gallery with its description and the commands that make its videos."""
+    """A picture of the gallery with its text and commands."""
 
     name: str
     title: str
@@ -71,7 +71,7 @@ class Sheet(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """One portrait and one recording; its takes differ only in the options that a sheet shows.
+    """One portrait and one recording.
 
     Attributes:
         pipe (`OSMNetPipeline`): The model.
@@ -92,14 +92,14 @@ class Setting:
     model: str | None = None
 
     def takes(self, count: int = 1, source: Source | None = None, **options: Any) -> OSMNetPipelineOutput:
-        """Sample takes with the gallery's seed, without rendering them."""
+        """Sample takes with the gallery's seed, without rendering."""
         generator = torch.Generator().manual_seed(self.seed)
         return self.pipe(
             source or self.source, self.speech, num_videos=count, generator=generator, output_type="lazy", **options
         )
 
     def command(self, options: str, count: int = 1, crop: bool = True) -> str:
-        """Return the command that makes the videos of a sheet."""
+        """Return the command for a sheet's videos."""
         files = f"{shlex.quote(shown_path(self.portrait))} {shlex.quote(shown_path(self.recording))}"
         square = f" --crop --size {SIZE}" if crop else ""
         model = f" --model {shlex.quote(self.model)}" if self.model else ""
@@ -113,23 +113,23 @@ class Setting:
         return [chunk[0, 0] for chunk in drawn]
 
     def opening(self, output: OSMNetPipelineOutput) -> np.ndarray:
-        """Return the opening of the mouth in every frame, head units."""
+        """Return the mouth's opening by frame, head units."""
         fit = output.source.fit
         return mouth_opening(self.pipe.face_model.move(fit.shape, output.expression - fit.expression))
 
     def evenly(self) -> list[int]:
-        """Return frames evenly over the recording."""
+        """Return evenly spaced frames."""
         return np.unique(np.linspace(0, self.speech.num_frames - 1, COLUMNS + 2).astype(int)[1:-1]).tolist()
 
     def line(self, label: str, output: OSMNetPipelineOutput, frames: Sequence[int], take: int = 0) -> Line:
-        """Make a line of frames with the curves of the head below."""
+        """Make a line of frames above the head's curves."""
         turns, heard = np.rad2deg(output.motion.head_pose[take, :, :3]), self.speech.activity
         return Line(label, self.frames(output, frames, take), _times(frames), frames, degrees=turns, heard=heard)
 
     def close_ups(
         self, output: OSMNetPipelineOutput, frames: Sequence[int], anchor: np.ndarray, width: float | None = None
     ) -> list[np.ndarray]:
-        """Cut windows that follow a point of the head `(3,)`, head units."""
+        """Crop frames around a point of the head `(3,)`, head units."""
         where = similarity_from_pose(output.head_pose[0, frames], output.source.size)
         options = {} if width is None else {"width": width}
         affine = window_affine(anchor, Similarity(*where), 192, **options)
@@ -137,21 +137,21 @@ class Setting:
 
 
 def speaking_moments(opening: np.ndarray, count: int) -> list[int]:
-    """Choose `count` frames over a take in which the mouth `(frames,)` is widest and most closed, in turn."""
+    """Choose `count` frames with the mouth `(frames,)` widest and most closed in turn."""
     parts = [part for part in np.array_split(np.arange(len(opening)), count) if len(part)]
     return [int(part[opening[part].argmin() if number % 2 else opening[part].argmax()])
             for number, part in enumerate(parts)]  # fmt: skip
 
 
 def liveliest_stretch(opening: np.ndarray, length: int) -> int:
-    """Return the start of the `length` frames in which the mouth moves most."""
+    """Return the start of the `length` frames with most mouth motion."""
     change = np.abs(np.diff(opening))
     length = min(length, len(opening))
     return int(np.convolve(change, np.ones(max(length - 1, 1)), "valid").argmax()) if length > 1 else 0
 
 
 def longest_pause(activity: np.ndarray, length: int) -> int:
-    """Return the start of `length` frames around the longest pause between words, or else of the quietest ones."""
+    """Return the start of `length` frames around the longest pause, else of the quietest ones."""
     length = min(length, len(activity))
     quiet = np.flatnonzero(np.diff(np.concatenate([[0], activity < 0.5, [0]])))
     pauses = [(a, b) for a, b in zip(quiet[::2], quiet[1::2], strict=True) if a > 0 and b < len(activity)]
@@ -164,7 +164,7 @@ def longest_pause(activity: np.ndarray, length: int) -> int:
 
 
 def first_blink(lids: np.ndarray, length: int) -> int | None:
-    """Return the start of `length` frames that hold the first blink, `None` if there is none."""
+    """Return the start of `length` frames around the first blink, if any."""
     shut = np.flatnonzero(lids > 0.9)
     return int(np.clip(shut[0] - 3, 0, max(len(lids) - length, 0))) if len(shut) else None
 
@@ -307,7 +307,7 @@ def make_gallery(
     pipe: OSMNetPipeline, portraits: Sequence[Path], recordings: Sequence[Path], page: Path, *, seed: int = 7,
     command: str = "osmnet gallery", model: str | None = None,
 ) -> list[Path]:  # fmt: skip
-    """Draw all sheets of some portraits and write the page that shows them.
+    """Draw all sheets of some portraits and write their page.
 
     Args:
         pipe (`OSMNetPipeline`): The model.
@@ -370,7 +370,7 @@ def _slug(stem: str) -> str:
 
 
 def shown_path(path: Path) -> str:
-    """Return a path relative to the working folder, or the name alone of a file elsewhere."""
+    """Return a path relative to the working folder, or a name elsewhere."""
     absolute = path.resolve()
     here = Path().resolve()
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else path.name

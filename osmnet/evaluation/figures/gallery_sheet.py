@@ -1,4 +1,4 @@
-"""A sheet of the gallery: lines of frames, each with its curves underneath."""
+"""A sheet of the gallery: lines of frames above their curves."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Line:
 
 
 def draw_sheet(lines: Sequence[Line], largest: int = 118) -> Image.Image:
-    """Draw a sheet whose lines share one scale of degrees and one of openings.
+    """Draw a sheet with one scale for all its lines.
 
     Args:
         lines (`Sequence[Line]`): From the top; a line without pictures shows only its curves.

@@ -1,4 +1,4 @@
-"""A figure laid out in pixels from the top left, as used for all sheets."""
+"""A figure laid out in pixels from the top left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JPEG_QUALITY = 73
 
 
 class Page:
-    """A white figure on which texts, pictures and axes are placed by pixels.
+    """A white figure for texts, pictures and axes placed by pixels.
 
     Args:
         width (`int`): Pixels.
@@ -33,7 +33,7 @@ class Page:
         self.canvas = FigureCanvasAgg(self.figure)
 
     def text(self, x: float, y: float, text: str, size: float, **changes: Any) -> None:
-        """Write a text whose left end is at `x` and middle at `y`; `changes` go to matplotlib's `Figure.text`."""
+        """Write text with its left end at `x` and its middle at `y`; `changes` go to matplotlib."""
         style: dict[str, Any] = {"color": INK, "va": "center", "parse_math": False} | changes
         self.figure.text(x / self.width, 1 - y / self.height, text, fontsize=size, **style)
 
@@ -61,7 +61,7 @@ def scaled(picture: np.ndarray, width: int) -> np.ndarray:
 
 
 def encoded(image: Image.Image, kind: str = "png") -> bytes:
-    """Encode a picture as a `"png"` or a smaller, slightly lossy `"jpg"`."""
+    """Encode a picture as `"png"` or lossy `"jpg"`."""
     buffer = io.BytesIO()
     if kind == "png":
         image.save(buffer, format="PNG")

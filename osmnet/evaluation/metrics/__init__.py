@@ -1,1 +1,1 @@
-"""Metrics of the evaluation, one family a module."""
+"""Metrics, one family a module: pure functions on frames, landmarks and sound."""

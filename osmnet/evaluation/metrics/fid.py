@@ -1,7 +1,6 @@
-"""Fréchet inception distance (FID), with Inception weights from a file.
+"""Fréchet inception distance (FID).
 
-The weights are not part of osmnet. The file is the one that StyleGAN2 and 3 use, a TorchScript module of the Inception
-network (`inception-2015-12-05.pt`): it has the original weights and resizing, so results compare with published ones.
+The weights (`inception-2015-12-05.pt`, as in StyleGAN2 and 3) are not part of osmnet; they reproduce published scores.
 """
 
 import warnings
@@ -17,7 +16,7 @@ BATCH = 16
 
 
 def load_inception(path: str | Path) -> torch.jit.ScriptModule:
-    """Load the Inception network from a TorchScript file, which can run code: take it from a source you trust.
+    """Load the Inception network. TorchScript can run code: trust the source.
 
     Raises:
         ValueError: If the file is missing, is no TorchScript module, or has no argument `return_features`.
@@ -45,7 +44,7 @@ def load_inception(path: str | Path) -> torch.jit.ScriptModule:
 
 @torch.inference_mode()
 def inception_features(network: torch.jit.ScriptModule, frames: np.ndarray) -> np.ndarray:
-    """Compute Inception features before the last layer, float64 `(frames, 2048)`, of uint8 RGB frames of any size.
+    """Compute Inception features `(frames, 2048)`, float64, of uint8 RGB frames of any size.
 
     Raises:
         ValueError: If the frames are not uint8 RGB, or the network returns something else.
@@ -62,9 +61,7 @@ def inception_features(network: torch.jit.ScriptModule, frames: np.ndarray) -> n
 
 
 def fid(real: np.ndarray, fake: np.ndarray) -> float:
-    """Compute the Fréchet inception distance of real and generated `inception_features`.
-
-    Papers use tens of thousands of frames; `frechet.few_samples` warns of too few.
+    """Compute FID of real and generated `inception_features`; see `few_samples`.
 
     Source:
         Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, "GANs Trained by a Two Time-Scale Update Rule Converge to a

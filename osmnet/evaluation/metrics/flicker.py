@@ -10,7 +10,7 @@ MIN_OUTSIDE = 0.02  # share of the picture; too few pixels below it
 
 
 def outside_head(landmarks_px: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Find the pixels that the head covers in no frame.
+    """Find the pixels that no frame's head covers.
 
     Args:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels, of one or several videos.
@@ -29,7 +29,7 @@ def outside_head(landmarks_px: np.ndarray, height: int, width: int) -> np.ndarra
 
 
 def flicker(frames: np.ndarray, outside: np.ndarray) -> float:
-    """Compute the standard deviation over time of the luma (0 to 255) outside the head, mean over the pixels.
+    """Compute the mean temporal standard deviation of the luma (0 to 255) outside the head.
 
     Args:
         frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.

@@ -7,10 +7,9 @@ from scipy import linalg
 def frechet_distance(
     mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray
 ) -> float:
-    """Compute the squared Fréchet (2-Wasserstein) distance of two normal distributions.
+    """Compute the squared Fréchet (2-Wasserstein) distance of two Gaussians.
 
-    `‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½)`. The trace of the root is the sum of the roots of the eigenvalues of
-    `Σ_a^½ Σ_b Σ_a^½`. That matrix is symmetric, so nothing becomes complex, and covariances may lack full rank.
+    `‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½)`; covariances may be singular.
 
     Raises:
         ValueError: If means `(dim,)` and covariances `(dim, dim)` do not fit or a number is not finite.
@@ -28,6 +27,7 @@ def frechet_distance(
         raise ValueError(f"Means (dim,) and covariances (dim, dim) must fit, not {', '.join(map(str, shapes))}.")
     if not all(np.isfinite(array).all() for array in (mean_a, mean_b, covariance_a, covariance_b)):
         raise ValueError("Means and covariances must be finite; look for NaN in the features.")
+    # tr (Σ_a Σ_b)^½ is the sum of the roots of the eigenvalues of the symmetric Σ_a^½ Σ_b Σ_a^½: nothing gets complex.
     values, vectors = linalg.eigh(covariance_a)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     product = root @ covariance_b @ root
@@ -39,9 +39,9 @@ def frechet_distance(
 
 
 def sample_frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
-    """Compute the Fréchet distance between the Gaussians of two sets of samples `(samples, dim)`.
+    """Compute the Fréchet distance of two sets of samples `(samples, dim)`.
 
-    It is too large with few samples in many dimensions, see `few_samples`.
+    Few samples bias it upwards, see `few_samples`.
 
     Raises:
         ValueError: If a set has fewer than 2 samples, the dimensions differ, or a number is not finite.
@@ -62,7 +62,7 @@ def sample_frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
 
 
 def few_samples(count: int, dim: int) -> str | None:
-    """Return a warning if `count` samples in `dim` dimensions are too few for a Fréchet distance, else `None`."""
+    """Return a warning if `count` samples are too few in `dim` dimensions, else `None`."""
     if count > dim:
         return None
     return (

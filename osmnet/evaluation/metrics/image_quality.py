@@ -1,8 +1,8 @@
-"""Image quality of frames: similarity to the real frame (SSIM, PSNR) and sharpness (CPBD, Laplacian energy).
+"""Image quality: SSIM, PSNR and sharpness.
 
 Convention:
-    Frames are uint8 RGB `(frames, height, width, 3)`; `real` and `fake` have one shape. Metrics use their luma
-    (ITU-R BT.601, 0 … 255), return one float64 a frame, and raise `ValueError` for other frames.
+    Frames are uint8 RGB `(frames, height, width, 3)`, `real` and `fake` of one shape. Metrics use luma (ITU-R BT.601,
+    0 … 255), return one float64 a frame, and raise `ValueError` for other frames.
 """
 
 import cv2
@@ -27,7 +27,7 @@ _MAX_MARGIN = 100  # px that an edge is followed to either side
 
 
 def ssim(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """Compute the structural similarity to the real frames, 1 for equal ones; frames are at least 11 pixels wide.
+    """Compute SSIM, 1 for equal frames; at least 11 x 11 pixels.
 
     Source:
         Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to structural similarity",
@@ -46,36 +46,31 @@ def ssim(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
 
 
 def psnr(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """Compute the peak signal-to-noise ratio to the real frames in dB, 100 for equal ones."""
+    """Compute PSNR in dB, 100 for equal frames."""
     _check_pair(real, fake)
     error = np.array([((_luma(a) - _luma(b)) ** 2).mean() for a, b in zip(real, fake, strict=True)])
     return 10 * np.log10(PEAK**2 / np.maximum(error, PEAK**2 * 10 ** (-MAX_PSNR / 10)))
 
 
 def laplacian(frames: np.ndarray) -> np.ndarray:
-    """Compute the mean square of the Laplacian (4 neighbours): the amount of fine detail, noise included."""
+    """Compute the mean square of the Laplacian: fine detail, noise included."""
     _check_frames(frames)
     return np.array([np.square(cv2.Laplacian(_luma(frame), cv2.CV_64F, ksize=1)).mean() for frame in frames])
 
 
 def sharpness_ratio(real: np.ndarray, fake: np.ndarray) -> float:
-    """Compare the Laplacian energy of a video with the real one: below 1 is softer, above 1 sharper or noisier.
+    """Return the Laplacian energy over that of the real video; NaN if that is flat.
 
-    The videos may differ in length. NaN if the real frames are flat.
+    The videos may differ in length.
     """
     energy = laplacian(real).mean()
     return float(laplacian(fake).mean() / energy) if energy > 0 else float("nan")
 
 
 def cpbd(frames: np.ndarray) -> np.ndarray:
-    """Compute the cumulative probability of blur detection: the share of edges too narrow for noticeable blur.
+    """Compute CPBD: the share of edges too narrow for noticeable blur.
 
-    Vertical edges (Sobel, thinned) are followed to either side for as long as the luma falls or rises. An edge is
-    sharp when the probability of noticing its blur, `1 - exp(-(width / JNB) ** 3.6)`, is at most 63 %. Blocks of 64
-    pixels without edges (Canny) and pixels beyond whole blocks do not count. A frame without a single edge scores 0.
-
-    The paper leaves the edge detectors' thresholds open. These are those of the Python port (`cpbd` 1.0.7 on PyPI),
-    with which published talking-head figures were computed; results agree with it to the last digit.
+    0 without edges. Thresholds are those of `cpbd` 1.0.7 (PyPI), as in published figures; results agree exactly.
 
     Source:
         Narvekar, Karam, "A No-Reference Image Blur Metric Based on the Cumulative Probability of Blur Detection
@@ -89,13 +84,14 @@ def cpbd(frames: np.ndarray) -> np.ndarray:
 
 
 def _cpbd_of(luma: np.ndarray) -> float:
+    # 1. Choose blocks with edges, and the width of just noticeable blur in each.
     rows, columns = (size // BLOCK * BLOCK for size in luma.shape)
     blocks = (rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
     is_edge_block = canny(luma)[:rows, :columns].reshape(blocks).sum((1, 3)) > EDGE_SHARE * BLOCK**2
     inside = luma[:rows, :columns].reshape(blocks)
     is_low = (inside.max((1, 3)) - inside.min((1, 3))).astype(int) <= LOW_CONTRAST
     jnb = np.where(is_edge_block, np.where(is_low, *JNB_WIDTHS), 0)  # 0: the block does not count
-
+    # 2. Measure edges. One is sharp if the probability of noticing its blur is at most 63 %.
     widths = _edge_widths(luma, _vertical_edges(luma))[:rows, :columns]
     jnb = np.kron(jnb, np.ones((BLOCK, BLOCK)))
     counts = (widths > 0) & (jnb > 0)
@@ -106,7 +102,7 @@ def _cpbd_of(luma: np.ndarray) -> float:
 
 
 def _vertical_edges(luma: np.ndarray) -> np.ndarray:
-    """Find pixels whose horizontal Sobel gradient is strong and exceeds both neighbours in the row or column."""
+    """Find pixels with a strong, locally largest horizontal gradient."""
     strength = (cv2.Sobel(luma, cv2.CV_64F, 1, 0, ksize=3, borderType=cv2.BORDER_REFLECT) / 8) ** 2
     strength[strength <= 2 * np.sqrt(strength.mean())] = 0
     padded = np.pad(strength, 1)
@@ -117,7 +113,7 @@ def _vertical_edges(luma: np.ndarray) -> np.ndarray:
 
 @compiled()
 def _edge_widths(luma: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Measure the width in pixels of edges whose gradient is horizontal to within 22.5 degrees; 0 elsewhere."""
+    """Measure widths in pixels of edges with a horizontal gradient; 0 elsewhere."""
     height, width = luma.shape
     widths = np.zeros((height, width))
     for y in range(1, height - 1):
@@ -132,7 +128,7 @@ def _edge_widths(luma: np.ndarray, edges: np.ndarray) -> np.ndarray:
                 continue
             rising = 1.0 if octant == 0 else -1.0  # from left to right
             total = 0
-            for side in (-1, 1):
+            for side in (-1, 1):  # follow the edge for as long as the luma falls or rises
                 margin = 0
                 while margin < _MAX_MARGIN:
                     inner = x + side * (1 + margin)

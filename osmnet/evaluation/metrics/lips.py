@@ -1,4 +1,4 @@
-"""Lips against the real ones: distance, correlation over time, and motion in silence."""
+"""Lip metrics: distance, correlation over time, and motion in silence."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ FACE = np.arange(468)  # all vertices but the irises
 
 
 def landmark_distance(fake: np.ndarray, real: np.ndarray, vertices: np.ndarray = FACE) -> float:
-    """Compute LMD: the mean distance in the picture's plane between vertices of generated and real faces.
+    """Compute LMD: the mean distance of vertices in the picture's plane.
 
     Args:
         fake (`np.ndarray` of shape `(frames, 478, 2 or 3)`): Generated faces; only x and y count.
@@ -28,15 +28,15 @@ def landmark_distance(fake: np.ndarray, real: np.ndarray, vertices: np.ndarray =
 
 
 def eye_distance(landmarks: np.ndarray) -> float:
-    """Return the mean distance of the outer eye corners in the picture's plane; `landmarks` are `(frames, 478, 3)`."""
+    """Return the mean distance of outer eye corners of `(frames, 478, 3)` in the picture's plane."""
     across = landmarks[:, RIGHT_OUTER_CORNER, :2] - landmarks[:, LEFT_OUTER_CORNER, :2]
     return float(np.linalg.norm(across, axis=-1).mean())
 
 
 def best_correlation(fake: np.ndarray, real: np.ndarray, max_lag: int = MAX_LAG) -> tuple[float, int]:
-    """Find the largest Pearson correlation of two curves `(frames,)` within a few frames, and its lag.
+    """Find the largest Pearson correlation of two curves `(frames,)` over lags, and its lag.
 
-    The lag is positive if the generated curve is late. The correlation is NaN if a curve is flat.
+    The lag is positive if the generated curve is late. The correlation is NaN for flat curves.
 
     Raises:
         ValueError: If the lengths differ or leave fewer than 3 frames to compare.
@@ -55,15 +55,15 @@ def best_correlation(fake: np.ndarray, real: np.ndarray, max_lag: int = MAX_LAG)
 
 
 def amplitude_ratio(fake: np.ndarray, real: np.ndarray) -> float:
-    """Return the standard deviation of a generated curve over the real one's; NaN if the real one is flat."""
+    """Return the ratio of standard deviations; NaN if the real curve is flat."""
     spread = float(real.std())
     return float(fake.std()) / spread if spread > 0 else float("nan")
 
 
 def change_in_silence(opening: np.ndarray, activity: np.ndarray) -> float:
-    """Compute the mean absolute change of the mouth's opening `(frames,)` between neighbouring silent frames.
+    """Compute the mean absolute change of the opening `(frames,)` between silent frames.
 
-    `activity` is the `speech_activity` of the sound. NaN for fewer than 5 changes.
+    `activity` is the `speech_activity`. NaN for fewer than 5 changes.
     """
     if opening.shape != activity.shape:
         raise ValueError(f"opening and activity must be of one length, not {len(opening)} and {len(activity)}.")

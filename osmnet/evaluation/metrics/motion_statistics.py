@@ -1,8 +1,7 @@
-"""Head motion against real heads: amplitude, speed, jerk, differences between takes, and drift.
+"""Statistics of head motion: amplitude, speed, jerk, diversity and drift.
 
 Convention:
-    Poses are `(frames, 6)` (docs/conventions.md). All results are in degrees of yaw, pitch and roll; translation does
-    not count. Speed and jerk are per frame (25 a second).
+    Poses are `(frames, 6)` (docs/conventions.md). Results are degrees of yaw, pitch and roll, rates per frame.
 """
 
 from collections.abc import Sequence
@@ -28,12 +27,13 @@ def angles_deg(head_pose: np.ndarray) -> np.ndarray:
 
 
 def smoothed(head_pose: np.ndarray) -> np.ndarray:
-    """Remove the landmarker's noise, which would be most of the jerk, from a track `(frames, 6)`."""
+    """Remove the landmarker's noise from a track `(frames, 6)`."""
+    # Unsmoothed, the noise would be most of the jerk.
     return gaussian_filter1d(np.asarray(head_pose, np.float64), SMOOTHING, axis=0, mode="nearest")
 
 
 def diversity_deg(head_pose: np.ndarray) -> float:
-    """Compute diversity: the standard deviation of the head pose over a video, mean of yaw, pitch and roll.
+    """Compute the standard deviation over a video, mean of the angles.
 
     Source:
         OSM-Net, Sec. IV-B.1. The paper uses features of a network (Hopenet), which have another scale.
@@ -42,27 +42,24 @@ def diversity_deg(head_pose: np.ndarray) -> float:
 
 
 def spread_deg(head_pose: np.ndarray) -> float:
-    """Compute diversity within stretches of four seconds, mean over them; NaN for a shorter track."""
+    """Compute the mean diversity of four-second stretches; NaN for a shorter track."""
     turn = angles_deg(head_pose)
     starts = range(0, len(turn) - STRETCH + 1, STRETCH)
     return float(np.mean([turn[i : i + STRETCH].std(0).mean() for i in starts])) if starts else float("nan")
 
 
 def speed_deg(head_pose: np.ndarray) -> float:
-    """Compute the mean absolute change of the angles from frame to frame."""
+    """Compute the mean absolute change between frames."""
     return float(np.abs(np.diff(angles_deg(head_pose), axis=0)).mean())
 
 
 def jerk_deg(head_pose: np.ndarray) -> float:
-    """Compute the mean absolute third difference of the angles; NaN below four frames."""
+    """Compute the mean absolute third difference; NaN below four frames."""
     return float(np.abs(np.diff(angles_deg(head_pose), n=3, axis=0)).mean()) if len(head_pose) > 3 else float("nan")
 
 
 def pairwise_distance_deg(takes: np.ndarray) -> float:
-    """Compute the distance of (yaw, pitch, roll) between takes `(takes, frames, 6)`, mean over frames and pairs.
-
-    NaN for one take.
-    """
+    """Compute the mean distance between takes `(takes, frames, 6)`; NaN for one take."""
     turn = angles_deg(takes)
     pairs = [(i, j) for i in range(len(turn)) for j in range(i)]
     return float(np.mean([np.linalg.norm(turn[i] - turn[j], axis=-1).mean() for i, j in pairs] or [np.nan]))
@@ -71,10 +68,6 @@ def pairwise_distance_deg(takes: np.ndarray) -> float:
 def window_features(head_pose: np.ndarray) -> np.ndarray:
     """Compute six harmonics of each angle in windows of two seconds.
 
-    The discrete cosine transform resembles a principal component analysis of real windows, whose vectors are nearly
-    cosines, but is the same for every dataset, so distances of different reports compare. The mean angle of a window
-    is left out, since it depends on the portrait.
-
     Returns:
         `np.ndarray` of shape `(windows, 18)`: Degrees. The squares of a row sum to the angles' variance within the
         window between 0.25 and 1.5 Hz. Windows start every 12 frames; a track below two seconds has none.
@@ -82,12 +75,14 @@ def window_features(head_pose: np.ndarray) -> np.ndarray:
     turn = angles_deg(head_pose)
     starts = np.arange(0, len(turn) - WINDOW + 1, HOP)
     windows = turn[starts[:, None] + np.arange(WINDOW)]  # (windows, 50, 3)
+    # Close to a PCA of real windows, but the same for every dataset, so that reports compare. The mean angle, which
+    # depends on the portrait, is left out.
     harmonics = dct(windows, type=2, norm="ortho", axis=1)[:, 1 : HARMONICS + 1] / np.sqrt(WINDOW)
     return harmonics.reshape(len(windows), 3 * HARMONICS)
 
 
 def halves(groups: Sequence[str], number: int) -> np.ndarray:
-    """Choose the clips `(clips,)` of a random half of the speakers, or half of the clips of a single speaker.
+    """Choose the clips `(clips,)` of a random half of the speakers, or of a single speaker's clips.
 
     Args:
         groups (`Sequence[str]`): Speaker of every clip.
@@ -104,9 +99,8 @@ def halves(groups: Sequence[str], number: int) -> np.ndarray:
 def motion_frechet(real: Sequence[np.ndarray], fake: Sequence[np.ndarray], groups: Sequence[str]) -> float:
     """Compute the Fréchet distance of head motion in windows of two seconds.
 
-    Generated motion of one half of the speakers is compared with real motion of the other half. So nobody's motion is
-    compared with itself, `fake=real` gives the distance between real people, and too few windows bias all distances
-    about equally.
+    Compares generated motion of half of the speakers with real motion of the other half; `fake=real` is the distance
+    between real people.
 
     Args:
         real (`Sequence[np.ndarray]`): `window_features` of every clip.
@@ -120,7 +114,7 @@ def motion_frechet(real: Sequence[np.ndarray], fake: Sequence[np.ndarray], group
     distances = []
     for number in range(HALVINGS):
         first = halves(groups, number)
-        for half in (first, ~first):
+        for half in (first, ~first):  # disjoint, so that nobody is compared with themselves
             ours = [windows for windows, inside in zip(fake, half, strict=True) if inside]
             others = [windows for windows, inside in zip(real, half, strict=True) if not inside]
             if min(sum(map(len, ours)), sum(map(len, others))) >= MIN_WINDOWS:
@@ -129,19 +123,19 @@ def motion_frechet(real: Sequence[np.ndarray], fake: Sequence[np.ndarray], group
 
 
 def largest_deg(head_pose: np.ndarray) -> np.ndarray:
-    """Return the largest |yaw|, |pitch|, |roll| of poses `(..., frames, 6)` from the first frame, `(3,)` degrees."""
+    """Return the largest |yaw|, |pitch|, |roll| of `(..., frames, 6)` from the first frame, `(3,)`."""
     turn = angles_deg(head_pose)
     return np.abs(turn - turn[..., :1, :]).reshape(-1, 3).max(0)
 
 
 def reach_deg(tracks: Sequence[np.ndarray], percentile: float = 99.0) -> np.ndarray:
-    """Return a percentile of |yaw|, |pitch|, |roll| of real heads from their first frame, `(3,)` degrees."""
+    """Return a percentile of |yaw|, |pitch|, |roll| from the first frame, `(3,)`."""
     turns = [angles_deg(track) for track in tracks]
     return np.percentile(np.abs(np.concatenate([turn - turn[0] for turn in turns])), percentile, axis=0)
 
 
 def last_minute_deg(head_pose: np.ndarray) -> np.ndarray:
-    """Return the mean angles `(3,)` of the last minute from the first frame, each of the take where it is largest."""
+    """Return the mean angles `(3,)` of the last minute from the first frame, largest over takes."""
     turn = angles_deg(head_pose)
     mean = (turn[:, -60 * FPS :] - turn[:, :1]).mean(1)
     return mean[np.abs(mean).argmax(0), np.arange(3)]

@@ -1,8 +1,7 @@
-"""The sync judge: a small network that measures how well lips and sound match, and their offset in frames.
+"""The sync judge: a small network that measures lip synchrony.
 
-`SyncJudge` was trained here (`osmnet train sync`). Its figures judge_distance, judge_confidence and judge_offset have
-their own scale and never compare with SyncNet's LSE-D and LSE-C. Its input is the tracked outline of the lips in 3D,
-relative to the head, without teeth, tongue and blur.
+Its input is the 3D outline of the lips relative to the head. Its figures have their own scale; never compare them with
+SyncNet's LSE-D and LSE-C.
 """
 
 from typing import NamedTuple
@@ -43,7 +42,7 @@ class SyncScore(NamedTuple):
 def shifted_distances(
     lips: np.ndarray, sound: np.ndarray, max_shift: int = MAX_SHIFT, beyond: float = np.nan
 ) -> np.ndarray:
-    """Compute the distances between the lips of every frame and the sound around it.
+    """Compute distances between each frame's lips and the sound around it.
 
     Args:
         lips (`np.ndarray` of shape `(frames, dim)`): Embeddings of the picture.
@@ -63,7 +62,7 @@ def shifted_distances(
 
 
 def score(distances: np.ndarray) -> SyncScore:
-    """Pool `shifted_distances` over the frames of a video, as SyncNet's released program does; NaN is left out.
+    """Pool `shifted_distances` over frames, without NaN, as SyncNet does.
 
     Source:
         Chung, Zisserman, "Out of time: automated lip sync in the wild", 2016, Sec. 4.1.
@@ -76,11 +75,11 @@ def score(distances: np.ndarray) -> SyncScore:
 
 
 def lip_shapes(landmarks_px: np.ndarray) -> np.ndarray:
-    """Return the outline of the lips in the head's own axes, minus its mean over the frames.
+    """Return lip outlines in the head's axes, minus their mean over the frames.
 
     Convention:
-        Axes: right along the outer eye corners, down along the nose, away from the camera; origin: the base of the
-        nose; unit: 3D distance of the outer eye corners. The result is invariant to pose, position and scale.
+        Axes: right along the outer eye corners, down along the nose, away from the camera; origin: base of the nose;
+        unit: 3D distance of the outer eye corners.
 
     Args:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices of a clip in pixels.
@@ -100,7 +99,7 @@ def lip_shapes(landmarks_px: np.ndarray) -> np.ndarray:
 
 
 class SyncJudge(OSMNetModel):
-    """Embeds a few frames of lips and of sound on a sphere, close together when they are in sync.
+    """Embeds lips and sound on a sphere, close together when in sync.
 
     Args:
         mel_bins (`int`): Bands of a mel window.
@@ -136,7 +135,7 @@ class SyncJudge(OSMNetModel):
 
     @property
     def frames(self) -> int:
-        """Number of frames in the receptive field of an embedding."""
+        """Receptive field in frames."""
         return 1 + 2 * self.config.context_layers
 
     def embed_lips(self, lips: torch.Tensor) -> torch.Tensor:
@@ -171,7 +170,7 @@ def load_sync_judge() -> SyncJudge:
 
 
 def judge_distances(judge: SyncJudge, landmarks_px: np.ndarray, waveform: np.ndarray) -> np.ndarray:
-    """Compute the sync judge's `shifted_distances`, in [0, 2]; `judge_score` pools them.
+    """Compute the sync judge's `shifted_distances`, in [0, 2].
 
     Args:
         judge (`SyncJudge`): In evaluation mode.
@@ -192,5 +191,5 @@ def judge_distances(judge: SyncJudge, landmarks_px: np.ndarray, waveform: np.nda
 
 
 def judge_score(judge: SyncJudge, landmarks_px: np.ndarray, waveform: np.ndarray) -> SyncScore:
-    """Compute judge_distance, judge_confidence and judge_offset; arguments as for `judge_distances`."""
+    """Pool `judge_distances`."""
     return score(judge_distances(judge, landmarks_px, waveform))

@@ -1,7 +1,7 @@
-"""SyncNet as published, for LSE-D, LSE-C and the AV offset; its weights are not part of osmnet.
+"""SyncNet as published, for LSE-D, LSE-C and the AV offset.
 
-The network, its inputs and the pooling are those of the released `syncnet_python`, with which the field computes LSE-D
-and LSE-C. The state names are those of the released file (`syncnet_v2.model`), which loads unchanged.
+Network, inputs, pooling and state names are those of `syncnet_python`. Its weights (`syncnet_v2.model`) are not part
+of osmnet.
 
 Source: Chung, Zisserman, "Out of time: automated lip sync in the wild", 2016; LSE-D and LSE-C: Prajwal et al. 2020.
 """
@@ -42,7 +42,7 @@ _LIFTER = 22
 
 
 class SyncNet(nn.Module):
-    """Two networks that embed 0.2 s of sound and 5 frames of a face, close together when they are in sync."""
+    """Embeds 0.2 s of sound and 5 frames of a face, close together when in sync."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,11 +76,8 @@ class SyncNet(nn.Module):
         return self.netfcaud(self.netcnnaud(mfcc).flatten(1))
 
     def embed_lips(self, images: torch.Tensor) -> torch.Tensor:
-        """Map a stretch of images `(3, frames, 224, 224)`, BGR in [0, 255], to `(frames - 4, 1024)`.
-
-        Only the first convolution spans several frames, so one pass over a stretch equals passes over its windows of
-        5 frames.
-        """
+        """Map consecutive images `(3, frames, 224, 224)`, BGR in [0, 255], to `(frames - 4, 1024)`."""
+        # Only the first convolution spans several frames, so one pass equals passes over windows of 5.
         maps = self.netcnnlip(images[None])  # (1, 512, frames - 4, 1, 1)
         return self.netfclip(maps[0, :, :, 0, 0].T)
 
@@ -95,7 +92,7 @@ def _head() -> nn.Sequential:
 
 
 def load_syncnet(path: str | Path) -> SyncNet:
-    """Load published SyncNet weights, `syncnet_v2.model` or the same tensors as safetensors; no code in the file runs.
+    """Load `syncnet_v2.model`, or its tensors as safetensors, without running code.
 
     Raises:
         ValueError: If the file is missing or is no state dict, or a tensor is missing, surplus or of another shape.
@@ -133,10 +130,6 @@ def load_syncnet(path: str | Path) -> SyncNet:
 def syncnet_crops(frames: np.ndarray, landmarks_px: np.ndarray) -> np.ndarray:
     """Crop the face as SyncNet's released pipeline does.
 
-    There a face detector (S3FD) gives the box, forehead to chin; here it is the bounding box of the face oval. With s
-    half its longer side, steadied by a median over 13 frames, the square reaches 1.4 s to either side, s above and 1.8
-    s below the box's centre. It is grey (110) beyond the picture.
-
     Args:
         frames (`np.ndarray` of shape `(frames, height, width, 3)`): uint8 RGB.
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels.
@@ -144,10 +137,12 @@ def syncnet_crops(frames: np.ndarray, landmarks_px: np.ndarray) -> np.ndarray:
     Returns:
         `np.ndarray` of shape `(frames, 224, 224, 3)`: uint8 **BGR**, as the released weights expect.
     """
+    # 1. Find the box: the face oval's, where the released pipeline takes S3FD's (forehead to chin).
     oval = landmarks_px[:, OVAL, :2]
     low, high = oval.min(1), oval.max(1)
     boxes = np.column_stack([(high - low).max(1) / 2, (low + high) / 2])  # (frames, 3): s, centre x, y
     boxes = np.stack([medfilt(column, MEDIAN_FRAMES) for column in np.pad(boxes, ((6, 6), (0, 0)), "edge").T], 1)[6:-6]
+    # 2. Crop 1.4 s to either side, s above and 1.8 s below its centre.
     crops = []
     for frame, (half, x, y) in zip(frames, boxes, strict=True):
         pad = int(half * (1 + 2 * CROP_MARGIN))
@@ -160,21 +155,20 @@ def syncnet_crops(frames: np.ndarray, landmarks_px: np.ndarray) -> np.ndarray:
 
 
 def mfcc(waveform: np.ndarray) -> np.ndarray:
-    """Compute cepstra of 16 kHz speech as `python_speech_features.mfcc` does with its defaults, which SyncNet expects.
-
-    16-bit samples, pre-emphasis 0.97, rectangular windows of 25 ms every 10 ms, 512-point power spectrum, 26
-    triangular filters from 0 to 8000 Hz on HTK's mel scale with edges on whole bins, logarithm, orthonormal DCT,
-    lifter 22. The first cepstrum is the logarithm of the window's energy.
+    """Compute cepstra of 16 kHz speech as `python_speech_features.mfcc` does by default.
 
     Returns:
         `np.ndarray` of shape `(steps, 13)`: float64; step `j` starts at sample `160 j`.
     """
+    # 1. Quantise to 16 bits and pre-emphasise.
     samples = np.clip(np.round(waveform.astype(np.float64) * 32768), -32768, 32767)
     emphasised = np.append(samples[:1], samples[1:] - _PRE_EMPHASIS * samples[:-1])
     steps = 1 + max(-(-(len(samples) - _WINDOW) // _HOP), 0)
     emphasised = np.pad(emphasised, (0, (steps - 1) * _HOP + _WINDOW - len(emphasised)))
+    # 2. Compute the power spectrum of rectangular windows.
     windows = np.lib.stride_tricks.sliding_window_view(emphasised, _WINDOW)[::_HOP]
     power = np.abs(np.fft.rfft(windows, _N_FFT)) ** 2 / _N_FFT  # (steps, 257)
+    # 3. Apply mel filters, logarithm, DCT and lifter; the logarithm of the energy replaces the first cepstrum.
     smallest = np.finfo(float).eps
     energy, bands = power.sum(1), power @ _mel_filters().T
     cepstra = dct(np.log(np.where(bands == 0, smallest, bands)), type=2, norm="ortho")[:, :NUM_CEPSTRA]
@@ -184,6 +178,7 @@ def mfcc(waveform: np.ndarray) -> np.ndarray:
 
 
 def _mel_filters() -> np.ndarray:
+    # Triangles from 0 to 8000 Hz on HTK's mel scale, with edges on whole bins.
     top = 2595 * np.log10(1 + SAMPLING_RATE / 2 / 700)
     corners_hz = 700 * (10 ** (np.linspace(0, top, _NUM_FILTERS + 2) / 2595) - 1)
     corners = np.floor((_N_FFT + 1) * corners_hz / SAMPLING_RATE)
@@ -195,7 +190,7 @@ def _mel_filters() -> np.ndarray:
 
 @torch.inference_mode()
 def syncnet_score(network: SyncNet, frames: np.ndarray, landmarks_px: np.ndarray, waveform: np.ndarray) -> SyncScore:
-    """Compute LSE-D (`distance`), LSE-C (`confidence`) and AV offset of a video as the released program does.
+    """Compute LSE-D (`distance`), LSE-C (`confidence`) and AV offset.
 
     Args:
         network (`SyncNet`): With the published weights, which alone give the published scale.

@@ -1,4 +1,4 @@
-"""A patch discriminator and its losses, for the last stage of training (not in the paper)."""
+"""Patch discriminator and its losses (not in the paper)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from osmnet.loading.model import OSMNetModel
 
 
 class PatchDiscriminator(OSMNetModel):
-    """Classify overlapping patches of a picture, halved `num_layers` times, as real or generated."""
+    """Classify overlapping patches as real or generated."""
 
     @register_to_config
     def __init__(self, in_channels: int = 3, base_channels: int = 32, num_layers: int = 3) -> None:
@@ -60,12 +60,12 @@ class PatchDiscriminator(OSMNetModel):
 
 
 def d_loss(real: torch.Tensor, fake: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the hinge loss of the discriminator for logits `(batch, 1, h, w)`; `weight` weighs the patches."""
+    """Return the discriminator's hinge loss of logits `(batch, 1, h, w)`, weighted by patch."""
     return _mean(F.relu(1 - real), weight) + _mean(F.relu(1 + fake), weight)
 
 
 def g_loss(fake: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the hinge loss of the generator for logits of generated pictures; `weight` as in `d_loss`."""
+    """Return the generator's hinge loss; `weight` as in `d_loss`."""
     return -_mean(fake, weight)
 
 
@@ -76,7 +76,7 @@ def _mean(values: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
 def feature_matching_loss(
     real: Sequence[torch.Tensor], fake: Sequence[torch.Tensor], weight: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the mean L1 distance of the discriminator's feature maps, averaged over its blocks.
+    """Return the mean L1 distance of feature maps.
 
     Args:
         real (sequence of `torch.Tensor`): Feature maps of real pictures, detached here.

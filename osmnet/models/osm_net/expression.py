@@ -1,4 +1,4 @@
-"""From speech to the expression of mouth and face, frame by frame: the one-to-one half.
+"""Speech to expression, frame by frame.
 
 Source: OSM-Net (arXiv 2309.16148), Section III-B, Eq. 7-9. Letters in shape comments: B batch, L frames.
 """
@@ -21,7 +21,7 @@ CHUNK = 1024  # frames; bounds the memory on an hour of speech
 
 
 class ContextBlock(nn.Module):
-    """Residual dilated convolution over the frames, zero-padded; each frame is normalised by itself."""
+    """Residual dilated convolution over frames, normalised per frame."""
 
     def __init__(self, dim: int, dilation: int, dropout: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class ContextBlock(nn.Module):
 
 
 class SpeechInput(nn.Module):
-    """Project speech features of a `SpeechEncoder`, standardised by the `mean` and `spread` of the training speech."""
+    """Project features standardised by `mean` and `spread` of the training speech."""
 
     mean: torch.Tensor
     spread: torch.Tensor
@@ -57,11 +57,10 @@ class SpeechInput(nn.Module):
 
 
 class ExpressionExtractor(OSMNetModel):
-    """Predict the expression coefficients β of every frame from its speech and the identity of the source face.
+    """Predict expression coefficients β from speech and identity.
 
-    The paper works frame by frame (`context_layers=0`); context layers let a mouth open before the sound, which
-    measured better. Chunks with `context_frames` frames of context give the result of the whole. `output_scale` and
-    `output_bias` (64,) map outputs to coefficients. `speech_dim=0` uses mel windows alone.
+    The paper has no context (`context_layers=0`); with it a mouth can open before the sound. `speech_dim=0` uses mel
+    windows alone.
     """
 
     _keep_in_fp32_modules = ["output_scale", "output_bias", "mean", "spread"]
@@ -94,12 +93,13 @@ class ExpressionExtractor(OSMNetModel):
         )
         self.norm = nn.LayerNorm(hidden_dim)
         self.head = nn.Linear(hidden_dim, expression_dim)
+        # From outputs to coefficients: (64,) each.
         self.register_buffer("output_scale", torch.ones(expression_dim))
         self.register_buffer("output_bias", torch.zeros(expression_dim))
 
     @property
     def context_frames(self) -> int:
-        """Frames to either side that a frame depends on, beyond its own mel window."""
+        """Context on either side in frames, beyond the mel window."""
         return sum(DILATIONS[layer % len(DILATIONS)] for layer in range(self.config.context_layers))
 
     def forward(
@@ -156,15 +156,15 @@ class ExpressionExtractor(OSMNetModel):
         end: int | None = None,
         speech: Callable[[int, int], np.ndarray] | None = None,
     ) -> np.ndarray:
-        """Predict the coefficients of a recording of any length, in chunks.
+        """Predict the coefficients of a recording, in chunks.
 
         Args:
             mel_windows (`np.ndarray` of shape `(frames, mel_window, mel_bins)`): The whole recording.
             identity (`np.ndarray` of shape `(identity_dim,)`): α of the face.
             begin (`int`): First frame.
             end (`int`, *optional*): Frame after the last.
-            speech (`Callable`, *optional*): Returns features `(frames, speech_dim)` from a first frame to before
-                another, as `SpeechEncoder.encode` does.
+            speech (`Callable`, *optional*): Maps `begin, end` to features `(end - begin, speech_dim)`, as
+                `SpeechEncoder.encode` does.
 
         Returns:
             `np.ndarray` of shape `(end - begin, expression_dim)`: β, float32.
@@ -186,7 +186,7 @@ class ExpressionExtractor(OSMNetModel):
 def expression_loss(
     expression: torch.Tensor, target: torch.Tensor, component_weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the L2 distance of coefficients, averaged over the frames; arXiv 2309.16148, Eq. 8.
+    """Return the mean L2 distance of coefficients; arXiv 2309.16148, Eq. 8.
 
     Args:
         expression (`torch.Tensor` of shape `(..., expression_dim)`): Predicted β.
@@ -205,7 +205,7 @@ def expression_loss(
 
 
 def landmark_loss(landmarks: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return 1/N Σ ω_n ‖p̃_n − p_n‖₂, averaged over the leading dimensions; arXiv 2309.16148, Eq. 9.
+    """Return the mean of 1/N Σ ω_n ‖p̃_n − p_n‖₂; arXiv 2309.16148, Eq. 9.
 
     Args:
         landmarks (`torch.Tensor` of shape `(..., num_landmarks, 2 or 3)`): Predicted points.
@@ -227,7 +227,7 @@ def landmark_loss(landmarks: torch.Tensor, target: torch.Tensor, weights: torch.
 def landmark_weights(
     num_landmarks: int, inner_mouth: Sequence[int], nose: Sequence[int], weight: float = 20.0
 ) -> torch.Tensor:
-    """Return ω of Eq. 9, `(num_landmarks,)`: `weight` at the indices of inner mouth and nose, 1 elsewhere.
+    """Return ω of Eq. 9, `(num_landmarks,)`: `weight` at mouth and nose, else 1.
 
     Raises:
         ValueError: If an index is outside `0 … num_landmarks − 1`.

@@ -1,4 +1,4 @@
-"""Motion encoders and decoder, and the division of a path of head poses into clips.
+"""Motion encoders and decoder, and the division of paths into clips.
 
 Source: OSM-Net (arXiv 2309.16148), Section III-A. Letters in shape comments: B batch, T poses of a clip, K clips,
 N `num_videos`.
@@ -20,10 +20,10 @@ from osmnet.utils.checks import check_positive
 
 
 class MotionEncoder(OSMNetModel):
-    """Encode a clip of relative head poses into one motion feature (E_m of the paper).
+    """Encode a clip of relative head poses into a motion feature (E_m).
 
-    The paper encodes the clip's frames; the six pose numbers measured on them hold all head motion. Poses are divided
-    by `pose_scale` (6,), the spread of each number in the training clips.
+    The paper encodes frames; their pose numbers hold all head motion. `pose_scale` (6,) is the spread of poses in
+    training.
     """
 
     _keep_in_fp32_modules = ["pose_scale"]
@@ -62,7 +62,7 @@ class MotionEncoder(OSMNetModel):
 
 
 class AudioMotionEncoder(OSMNetModel):
-    """Predict the weights of the motion bases from the speech of a clip (E_a of the paper)."""
+    """Predict weights of the motion bases from speech (E_a)."""
 
     @register_to_config
     def __init__(
@@ -82,7 +82,7 @@ class AudioMotionEncoder(OSMNetModel):
         self.linear_out = nn.Linear(hidden_dim, num_bases)
 
     def forward(self, mel_windows: torch.Tensor) -> torch.Tensor:
-        """Predict the logarithm of the weights.
+        """Predict log-weights.
 
         Args:
             mel_windows (`torch.Tensor` of shape `(batch, clip_length, mel_window, mel_bins)`): Mel windows of the
@@ -105,10 +105,9 @@ class AudioMotionEncoder(OSMNetModel):
 
 
 class MotionDecoder(OSMNetModel):
-    """Decode a motion feature into the head poses of its clip, scaled by `pose_scale` (6,), see `MotionEncoder`.
+    """Decode motion features into head poses, see `MotionEncoder`.
 
-    In the paper it is the first part of the video generator; separate, it gives the motion before anything is
-    rendered.
+    Part of the video generator in the paper; separate, it gives the motion before rendering.
     """
 
     _keep_in_fp32_modules = ["pose_scale"]
@@ -144,7 +143,7 @@ class MotionDecoder(OSMNetModel):
 
 
 def clip_frames(num_frames: int, clip_length: int) -> np.ndarray:
-    """Divide frames into clips; the last frame of a clip is the first of the next (see `compose_clips`).
+    """Divide frames into clips that share their end frames.
 
     Args:
         num_frames (`int`): At least 1.
@@ -159,10 +158,9 @@ def clip_frames(num_frames: int, clip_length: int) -> np.ndarray:
 
 
 def compose_clips(clips: torch.Tensor, pull: float = 0.15, smoothing: float = 2.0) -> torch.Tensor:
-    """Join clips of relative poses into one path; the last pose of a clip is the first of the next.
+    """Join clips of relative poses into one path.
 
-    A plain sum drifts like a random walk, so the pose in which a clip starts fades by `pull` over its frames.
-    Smoothing removes the jerk at the joints.
+    A plain sum drifts like a random walk, so clip starts fade by `pull`.
 
     Args:
         clips (`torch.Tensor` of shape `(num_videos, clips, clip_length, pose_dim)`): Poses relative to the clip's
@@ -207,7 +205,7 @@ def compose_clips(clips: torch.Tensor, pull: float = 0.15, smoothing: float = 2.
 
 
 def _gaussian_smooth(path: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Smooth `(N, frames, 6)` over the frames, reflecting even short paths at their ends."""
+    """Smooth `(N, frames, 6)` over frames, reflected at the ends."""
     radius, frames = int(4 * sigma + 0.5), path.shape[1]
     if radius == 0 or frames == 1:
         return path

@@ -1,4 +1,4 @@
-"""The space of natural head motion: learned bases, and random walks around the centre that the speech asks for.
+"""The space of natural head motion: learned bases and random walks.
 
 Source: OSM-Net (arXiv 2309.16148), Section III-A, Eq. 1-5. Letters in shape comments: B batch, C `motion_dim`,
 S `num_bases`, D prior axes, P prior order, K clips, N `num_videos`.
@@ -31,16 +31,12 @@ BALL_CORRELATION = 0.8  # of neighbouring draws with "ball"
 
 
 class MotionSpace(OSMNetModel):
-    """The learned bases b_i of natural head motion, and the ball around a centre in which takes are drawn.
+    """Learned bases b_i of head motion, and draws around a centre.
 
-    Always float32: sixteen bits would move the samples. `kappa` is the scaling term κ of Eq. 2.
-
-    Three buffers describe how real clips follow one another (`fit_prior` in `training/osm_net/motion_prior.py`):
-    `prior_axes` (D, S), mixtures of the bases along which clips lie around their centre, one standard deviation long;
-    `prior_transitions` (P, D, D), linear maps from the last P clips, the latest first; `prior_innovation` (D, D), a
-    square root of the innovations' covariance. Before training each clip is 0.8 of the one before.
+    `kappa` is κ of Eq. 2.
     """
 
+    # Sixteen bits would move the samples.
     _keep_in_fp32_modules = ["motion_bases", "prior_axes", "prior_transitions", "prior_innovation"]
 
     @register_to_config
@@ -57,15 +53,20 @@ class MotionSpace(OSMNetModel):
             num_bases=num_bases, motion_dim=motion_dim, kappa=kappa, prior_dim=prior_dim, prior_order=prior_order
         )
         self.motion_bases = nn.Parameter(torch.randn(num_bases, motion_dim) / math.sqrt(motion_dim))
+        # The prior: how real clips follow one another, from `fit_prior` in `training/osm_net/motion_prior.py`. Before
+        # training each clip is 0.8 of the one before.
         width = min(prior_dim, num_bases)
         transitions = torch.zeros(prior_order, width, width)
         transitions[0] = 0.8 * torch.eye(width)
+        # (D, S): mixtures of bases along which clips lie around their centre, one standard deviation long.
         self.register_buffer("prior_axes", torch.eye(width, num_bases) / math.sqrt(width))
+        # (P, D, D): linear maps from the last P clips, the latest first.
         self.register_buffer("prior_transitions", transitions)
+        # (D, D): a square root of the innovations' covariance.
         self.register_buffer("prior_innovation", 0.6 * torch.eye(width))
 
     def log_attention(self, feature: torch.Tensor) -> torch.Tensor:
-        """Return log w_m `(..., num_bases)`, float32, of motion features F_m `(..., motion_dim)`, without underflow.
+        """Return log w_m `(..., num_bases)`, float32, of features F_m `(..., motion_dim)`.
 
         Raises:
             ValueError: If the last dimension is not `motion_dim`.
@@ -79,11 +80,11 @@ class MotionSpace(OSMNetModel):
         return F.log_softmax(self.config.kappa * cosine, dim=-1)
 
     def attention(self, feature: torch.Tensor) -> torch.Tensor:
-        """Return the weights w_m `(..., num_bases)`, sum 1, of features `(..., motion_dim)`; Eq. 1-2."""
+        """Return weights w_m `(..., num_bases)`, sum 1, see `log_attention`."""
         return self.log_attention(feature).exp()
 
     def reconstruct(self, weights: torch.Tensor) -> torch.Tensor:
-        """Mix the bases, `w · B` (Section III-A.1): weights `(..., num_bases)` to features `(..., motion_dim)`.
+        """Mix the bases (Section III-A.1): weights `(..., num_bases)` to `(..., motion_dim)`.
 
         Raises:
             ValueError: If the last dimension is not `num_bases`.
@@ -92,12 +93,12 @@ class MotionSpace(OSMNetModel):
         return weights.float() @ self.motion_bases.float()
 
     def forward(self, feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the reconstruction F̃_m `(..., motion_dim)` of features and their weights `(..., num_bases)`."""
+        """Return reconstructions F̃_m `(..., motion_dim)` and weights `(..., num_bases)`."""
         weights = self.attention(feature)
         return self.reconstruct(weights), weights
 
     def basis_loss(self, feature: torch.Tensor) -> torch.Tensor:
-        """Return the mean absolute difference of features and their reconstruction; arXiv 2309.16148, Eq. 3."""
+        """Return the mean L1 reconstruction error; arXiv 2309.16148, Eq. 3."""
         return F.l1_loss(self.reconstruct(self.attention(feature)), feature.float())
 
     @torch.no_grad()
@@ -110,10 +111,10 @@ class MotionSpace(OSMNetModel):
         sampling: str = "span",
         activity: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Draw motion features around the centre that the speech asks for, one sequence of clips a take.
+        """Draw motion features around a centre, a sequence of clips a take.
 
-        Every draw obeys ‖F − F_c‖₂ ≤ ε. With the same `generator`, offsets are proportional to `epsilon`, and take i
-        does not depend on `num_videos`.
+        Draws obey ‖F − F_c‖₂ ≤ ε. With the same `generator`, offsets are proportional to `epsilon`, and take i does
+        not depend on `num_videos`.
 
         Args:
             center (`torch.Tensor` of shape `(clips, motion_dim)` or `(num_videos, clips, motion_dim)`): F_c.
@@ -153,7 +154,7 @@ class MotionSpace(OSMNetModel):
         activity: torch.Tensor | None = None,
         near: Sequence[torch.Generator] = (),
     ) -> Iterator[torch.Tensor]:
-        """Draw one take around the centres `w · B`, at most 1024 clips at a time: features of an hour take 46 MB.
+        """Draw one take around `reconstruct(weights)`, at most 1024 clips at a time.
 
         Args:
             weights (`torch.Tensor` of shape `(clips, num_bases)`): Weights of the bases.
@@ -184,7 +185,7 @@ class MotionSpace(OSMNetModel):
         sampling: str,
         activity: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Draw the path of a take for `around`: `(clips, D)`, or `(clips, motion_dim + 1)` for `"ball"`."""
+        """Draw a take's path: `(clips, D)`, or `(clips, motion_dim + 1)` for `"ball"`."""
         if sampling == "span":
             return MotionWalk(self, *generators).advance(clips, activity)
         noise = _near((clips, self.config.motion_dim + 1), generators)
@@ -198,7 +199,7 @@ class MotionSpace(OSMNetModel):
     def around(
         self, center: torch.Tensor, steps: torch.Tensor, epsilon: float, sampling: str = "span"
     ) -> torch.Tensor:
-        """Return features `(clips, motion_dim)` within ε of their centres F_c, float32, on the device of `center`.
+        """Return features `(clips, motion_dim)` within ε of their centres, float32.
 
         Args:
             center (`torch.Tensor` of shape `(clips, motion_dim)`): F_c, float32.
@@ -262,10 +263,9 @@ class MotionSpace(OSMNetModel):
 
 
 class MotionWalk:
-    """Random walk from clip to clip that moves as real heads do, the same however many clips are advanced at a time.
+    """Random walk over clips that moves like real heads.
 
-    A vector autoregression within the span of the bases (see `MotionSpace`): a movement lasts some clips and swings
-    back. Its size follows a slow mood, short bursts, and the share of speech, so there are rests.
+    A vector autoregression in the span of the bases, scaled by a slow mood, short bursts and the share of speech.
 
     Args:
         space (`MotionSpace`): With the learned prior.
@@ -283,7 +283,7 @@ class MotionWalk:
         self.advance(WARM_UP)
 
     def advance(self, clips: int, activity: torch.Tensor | None = None) -> torch.Tensor:
-        """Advance the walk by some clips.
+        """Advance the walk.
 
         Args:
             clips (`int`): Number of clips.
@@ -324,7 +324,7 @@ class MotionWalk:
 
 
 def kl_loss(log_weights: torch.Tensor, log_weights_audio: torch.Tensor) -> torch.Tensor:
-    """Return KL(w_m ‖ w_a), summed over the bases, averaged over the batch; arXiv 2309.16148, Eq. 4.
+    """Return KL(w_m ‖ w_a), averaged over the batch; arXiv 2309.16148, Eq. 4.
 
     Args:
         log_weights (`torch.Tensor` of shape `(..., num_bases)`): log w_m, from `MotionSpace.log_attention`.
@@ -342,7 +342,7 @@ def kl_loss(log_weights: torch.Tensor, log_weights_audio: torch.Tensor) -> torch
 
 
 def _near(shape: tuple[int, ...], generators: Sequence[torch.Generator | None]) -> torch.Tensor:
-    """Draw normal noise near that of the first generator, moved a little by each further one."""
+    """Draw normal noise near the first generator's."""
     noise = _randn(shape, generators[0])
     for generator in generators[1:]:
         noise = math.sqrt(1 - NEAR**2) * noise + NEAR * _randn(shape, generator)

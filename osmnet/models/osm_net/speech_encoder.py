@@ -29,17 +29,17 @@ CELL, MARGIN = 150, 50
 
 
 class Sound(Protocol):
-    """Mono samples at 16 kHz, float32 in [-1, 1], read by slices: an array or a `Recording` of `osmnet.media`."""
+    """Mono samples at 16 kHz, float32 in [-1, 1]: an array or `Recording`."""
 
     def __len__(self) -> int:
-        """Samples."""
+        """Number of samples."""
 
     def __getitem__(self, where: slice) -> np.ndarray:
-        """Samples of a slice, float32 in [-1, 1]."""
+        """Samples of a slice."""
 
 
 class SpeechAttention(nn.Module):
-    """Self-attention with rotary positions on the first `rotary_dim` numbers of each head."""
+    """Self-attention with rotary positions in each head."""
 
     def __init__(self, dim: int, num_heads: int, rotary_dim: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class SpeechAttention(nn.Module):
         self.o_proj = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-        """Map `(B, S, dim)` to the same; `rotation` `(2, S, rotary_dim / 2)` holds cosine and sine for each step."""
+        """Map `(B, S, dim)` to the same; `rotation` is `(2, S, rotary_dim / 2)`."""
         query, key, value = (
             proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, S, dim / H)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
@@ -59,7 +59,7 @@ class SpeechAttention(nn.Module):
         return self.o_proj(attended.transpose(1, 2).flatten(2))  # (B, S, dim)
 
     def _turn(self, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-        """Rotate neighbouring pairs of numbers by the angles of their step."""
+        """Rotate neighbouring pairs by their step's angles."""
         cos, sin = rotation
         even, odd = x[..., : self.rotary_dim : 2], x[..., 1 : self.rotary_dim : 2]
         turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)  # (B, H, S, rotary)
@@ -67,7 +67,7 @@ class SpeechAttention(nn.Module):
 
 
 class SpeechLayer(nn.Module):
-    """An encoder layer: attention, then an MLP, each after a normalisation."""
+    """Pre-norm encoder layer: attention, then an MLP."""
 
     def __init__(self, dim: int, num_heads: int, rotary_dim: int, mlp_dim: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class SpeechLayer(nn.Module):
 
 
 class SpeechEncoder(OSMNetModel):
-    """Turn sound into 288 features every 24 ms; every step attends to the whole stretch of sound."""
+    """Encode sound as 288 features every 24 ms."""
 
     @register_to_config
     def __init__(
@@ -122,7 +122,7 @@ class SpeechEncoder(OSMNetModel):
 
     @torch.inference_mode()
     def encode(self, sound: Sound, begin: int, end: int) -> np.ndarray:
-        """Encode frames `begin … end − 1` of a recording of any length.
+        """Encode frames `begin … end − 1` of a recording.
 
         Args:
             sound (`np.ndarray` of shape `(samples,)` or `Recording`): Mono speech at 16 kHz; silent beyond its end.
@@ -151,9 +151,10 @@ class SpeechEncoder(OSMNetModel):
         Returns:
             `np.ndarray` of shape `(n, hidden_dim)`: float32; beyond the ends the nearest step.
         """
-        waveform = np.pad(waveform, (0, max(RECEPTIVE_FIELD + STRIDE - len(waveform), 0)))  # two steps at least
+        # 1. Encode the piece, of at least two steps.
+        waveform = np.pad(waveform, (0, max(RECEPTIVE_FIELD + STRIDE - len(waveform), 0)))
         steps = self(torch.from_numpy(np.ascontiguousarray(waveform))[None].to(self.device))[0].float().cpu().numpy()
-        # Interpolate linearly between the two steps around each place.
+        # 2. Interpolate linearly between the two steps around each place.
         at = ((np.asarray(frames) + 0.5) * SAMPLES_PER_FRAME - RECEPTIVE_FIELD // 2) / STRIDE
         at = np.clip(at, 0, len(steps) - 1)
         below = np.minimum(at.astype(int), len(steps) - 2)

@@ -1,4 +1,4 @@
-"""From a window of driving numbers and the source picture to the frame in the middle of the window.
+"""The video generator: driving window and source picture to a frame.
 
 Source: OSM-Net (arXiv 2309.16148), Section III-C, Eq. 10-11 and Fig. 3. Letters in shape comments: B batch, W window,
 D `driving_dim` (6 pose + 64 expression numbers), V `vector_dim`, C channels.
@@ -22,7 +22,7 @@ GEOMETRIES = ("mesh", "none")
 
 @dataclass
 class VideoGeneratorOutput(BaseOutput):
-    """Output of `VideoGenerator`; `mask` and `residual` are `None` with `geometry="none"`.
+    """Output of `VideoGenerator`.
 
     Args:
         sample (`torch.Tensor` of shape `(batch, 3, H, W)`): The frame, in [-1, 1].
@@ -37,10 +37,7 @@ class VideoGeneratorOutput(BaseOutput):
 
 
 class DrivingEncoder(nn.Module):
-    """Encode windows of 2k + 1 frames by unpadded 1-D convolutions with centre-cropped residual links.
-
-    Every convolution takes one frame off either end until the middle of the window is left.
-    """
+    """Encode windows of 2k + 1 frames by unpadded 1-D convolutions."""
 
     def __init__(self, driving_dim: int = 70, window: int = 17, hidden_dim: int = 256, out_dim: int = 256) -> None:
         super().__init__()
@@ -52,7 +49,7 @@ class DrivingEncoder(nn.Module):
         self.conv_out = nn.Conv1d(hidden_dim, out_dim, 1)
 
     def forward(self, driving_window: torch.Tensor) -> torch.Tensor:
-        """Map windows `(batch, window, driving_dim)` to driving vectors `(batch, out_dim)`."""
+        """Map windows `(batch, window, driving_dim)` to `(batch, out_dim)`."""
         if driving_window.ndim != 3 or tuple(driving_window.shape[1:]) != (self.window, self.driving_dim):
             raise ValueError(
                 f"driving_window must have shape (batch, {self.window}, {self.driving_dim}), not "
@@ -61,7 +58,7 @@ class DrivingEncoder(nn.Module):
         return self.encode_sequence(driving_window)[:, 0]
 
     def encode_sequence(self, driving: torch.Tensor) -> torch.Tensor:
-        """Encode all windows of a sequence at once, as a convolution: the same numbers for a fraction of the work.
+        """Encode all windows of a sequence at once.
 
         Args:
             driving (`torch.Tensor` of shape `(batch, frames + window − 1, driving_dim)`): With k frames of context.
@@ -88,17 +85,14 @@ def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class VideoGenerator(OSMNetModel):
-    """Generate a frame from the source picture and a window of driving numbers.
+    """Generate a frame from the source picture and a driving window.
 
-    A conditional auto-encoder: convolutions with average pooling, residual blocks, and up-sampling residual blocks
-    with concatenated skips. The driving vector enters after every convolution.
+    A conditional auto-encoder. `geometry="none"` is the paper's: it makes every pixel. With `geometry="mesh"` it
+    predicts a colour and a blending mask over the warped source. Channel 0 of `guide` confines the mask;
+    `guide_channels=0` does not.
 
-    `geometry="none"` is the paper's: the auto-encoder makes every pixel. With `geometry="mesh"` it also gets the
-    warped source and predicts a colour and a blending mask, which channel 0 of `guide` confines; where that is 0 the
-    frame is the warped picture, exactly. `guide_channels=0` confines nothing.
-
-    `stem_stride=2` works at half the resolution with 2×2 pixels as channels, three times as fast; not in the paper.
-    Pictures of any size divisible by `stem_stride · 2**num_down` work; `image_size` is the one to train and render at.
+    `stem_stride=2` works at half the resolution, three times as fast; not in the paper. Pictures may have any size
+    divisible by `stem_stride · 2**num_down`; train and render at `image_size`.
     """
 
     @register_to_config
@@ -149,7 +143,7 @@ class VideoGenerator(OSMNetModel):
                 parameter.mul_(0.1)
 
     def encode_driving(self, driving_window: torch.Tensor) -> torch.Tensor:
-        """Return the driving vectors `(batch, vector_dim)` of windows `(batch, window, driving_dim)`."""
+        """Encode windows `(batch, window, driving_dim)`: `(batch, vector_dim)`."""
         return self.driving_encoder(driving_window)
 
     def forward(
@@ -188,7 +182,7 @@ class VideoGenerator(OSMNetModel):
         warped_image: torch.Tensor | None = None,
         guide: torch.Tensor | None = None,
     ) -> VideoGeneratorOutput:
-        """Compute `forward` from driving vectors `(batch, vector_dim)`, see `encode_driving`."""
+        """Compute `forward` from driving vectors `(batch, vector_dim)`."""
         stride, dtype = self.config.stem_stride, self.conv_out.weight.dtype
         inputs = self._check_inputs(source_image, driving, warped_image, guide)
         # 1. Join the pictures, and make squares of pixels the channels of one place.
@@ -235,7 +229,7 @@ class VideoGenerator(OSMNetModel):
         warped_image: torch.Tensor | None,
         guide: torch.Tensor | None,
     ) -> list[torch.Tensor]:
-        """Return the pictures to join along their channels, or name the one that does not fit."""
+        """Check the inputs; return the pictures to concatenate."""
         config = self.config
         if driving.ndim != 2 or driving.shape[1] != config.vector_dim:
             raise ValueError(f"driving must have shape (batch, {config.vector_dim}), not {tuple(driving.shape)}.")

@@ -1,4 +1,4 @@
-"""The networks of OSM-Net, by name, and what can be said of them without sampling or rendering."""
+"""Networks of OSM-Net by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from osmnet.models.osm_net.video_generator import VideoGenerator
 from osmnet.pipelines.talking_head import TalkingHeadPipeline
 from osmnet.structures import Source
 
-SMILE_KEPT = 0.5  # share of the portrait's own expression around the mouth; all of it would talk through a grin
+SMILE_KEPT = 0.5  # share of the portrait's mouth expression kept; all of it would talk through a grin
 
 
 class OSMNetComponents(TalkingHeadPipeline):
@@ -62,11 +62,11 @@ class OSMNetComponents(TalkingHeadPipeline):
 
     @property
     def uses_speech_encoder(self) -> bool:
-        """Whether the expression extractor takes features of the speech encoder besides mel windows."""
+        """Whether the expression extractor takes speech-encoder features."""
         return bool(self.expression_extractor.config.speech_dim > 0)
 
     def rest_expression(self, source: Source) -> np.ndarray:
-        """Return β `(64,)` of the portrait's face in silence: its eyes, brows and some of its smile, lips together."""
+        """Return β `(64,)` of the portrait's face in silence, lips together."""
         fit = source.fit
         upper = self.face_model.upper_face(fit.expression)
         rest = upper + SMILE_KEPT * (fit.expression - upper)

@@ -1,4 +1,4 @@
-"""Head motion of takes: sampled paths, their limits, poses in the camera, blinks."""
+"""Head motion of takes: sampled paths, limits, camera poses, blinks."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ PULL, SMOOTHING = 0.06, 0.6
 CENTERS_AT_ONCE = 1024  # clips: bounds the memory for an hour of speech
 PAUSE = 9  # frames; shorter silences leave the mouth open
 LEAD = 4  # frames; heads begin to move before the speech does
-# Limits of sampled motion, rad and head units: further than people move while they speak to a camera, and further than
-# the square around the head leaves room for.
+# Limits of sampled motion, rad and head units: beyond how people move while speaking, and beyond the room in the
+# square around the head.
 MAX_MOTION = (math.radians(25), math.radians(16), math.radians(20), 0.45, 0.35, 1.2)
-MAX_TURN_DEG = 45.0  # degrees from frontal, or the portrait's own turn: past it the warp has nothing left to show
+MAX_TURN_DEG = 45.0  # degrees from frontal, or the portrait's own turn if larger; past it the warp has no texture
 
 
 def absolute_pose(source: Source, motion: Motion) -> np.ndarray:
-    """Return poses in the source's camera: the portrait's plus the motion, `(num_videos, frames, 6)`, within 45°."""
+    """Return camera poses, `(num_videos, frames, 6)`, within 45°."""
     return to_camera(source, motion.head_pose)
 
 
 def to_camera(source: Source, head_pose: np.ndarray) -> np.ndarray:
-    """Return poses `(..., 6)` relative to the portrait's as poses in the source's camera, within 45°."""
+    """Convert poses `(..., 6)` relative to the portrait to camera poses, within 45°."""
     own = source.fit.head_pose
     limit = np.maximum(np.abs(own[:3]), math.radians(MAX_TURN_DEG))
     pose: np.ndarray = own + head_pose
@@ -45,7 +45,7 @@ def to_camera(source: Source, head_pose: np.ndarray) -> np.ndarray:
 
 
 def clip_activity(activity: np.ndarray, clip_length: int) -> torch.Tensor:
-    """Compute the share of speech in each clip and the `LEAD` frames after it.
+    """Compute each clip's share of speech, including `LEAD` frames after it.
 
     Args:
         activity (`np.ndarray` of shape `(frames,)`): 0 in silence, 1 in speech.
@@ -59,10 +59,9 @@ def clip_activity(activity: np.ndarray, clip_length: int) -> torch.Tensor:
 
 
 def blink_curve(frames: int, generator: torch.Generator) -> np.ndarray:
-    """Draw natural blinks: how far the lids are closed in every frame.
+    """Draw natural blinks.
 
-    Pauses between blinks are log-normal with a median of 3.2 s (people who speak blink some 15 to 25 times a minute);
-    lids close in about 0.1 s and open in about 0.2 s.
+    Pauses are log-normal with a median of 3.2 s (15 to 25 blinks a minute).
 
     Args:
         frames (`int`): Length at 25 fps.
@@ -72,7 +71,7 @@ def blink_curve(frames: int, generator: torch.Generator) -> np.ndarray:
         `np.ndarray` of shape `(frames,)`: float32, 0 open to 1 closed.
     """
     curve = np.zeros(frames, np.float32)
-    shape = np.array([0.25, 0.8, 1.0, 0.9, 0.6, 0.3, 0.1], np.float32)
+    shape = np.array([0.25, 0.8, 1.0, 0.9, 0.6, 0.3, 0.1], np.float32)  # closes in 0.1 s, opens in 0.2 s
     draw = torch.randn(frames // 8 + 4, 2, generator=generator).numpy()
     at = FPS * float(np.exp(0.3 + 0.5 * draw[0, 0]))
     for pause, strength in draw[1:]:
@@ -93,7 +92,7 @@ def sample_path(
     sampling: str,
     near: Sequence[int],
 ) -> np.ndarray:
-    """Sample the heads' paths of some takes: features within ε of the centre, decoded, composed, limited (Eq. 5).
+    """Sample head paths within ε of the centre (Eq. 5).
 
     Args:
         pipe (`OSMNetComponents`): The networks.
@@ -107,14 +106,15 @@ def sample_path(
         `np.ndarray` of shape `(num_videos, frames, 6)`: Poses relative to the portrait's; float32.
     """
     space = pipe.motion_space
-    # The centre decodes to a slight nod on average; composed over seconds, the head would sink.
+    # 1. Decode the centre. It nods slightly on average, so without subtracting the mean the head would sink.
     centers = map(space.reconstruct, torch.split(speech.weights.to(pipe.device), CENTERS_AT_ONCE))
     steady = decode_clips(pipe, centers).mean(0)  # (T, 6)
-    activity = clip_activity(speech.activity, pipe.motion_decoder.config.clip_length)
+    activity = clip_activity(speech.activity, pipe.motion_decoder.config.clip_length)  # (clips,)
     limits = torch.tensor(MAX_MOTION)
 
+    # 2. Sample, decode, compose and limit each take on its own.
     @torch.inference_mode()
-    def path(generator: torch.Generator) -> np.ndarray:  # of one take, which depends on no other
+    def path(generator: torch.Generator) -> np.ndarray:  # (frames, 6)
         features = space.sample_chunks(
             speech.weights, float(epsilon), generator, sampling=sampling, activity=activity,
             near=[torch.Generator().manual_seed(seed) for seed in near],
@@ -128,5 +128,5 @@ def sample_path(
 
 @torch.inference_mode()
 def decode_clips(pipe: OSMNetComponents, features: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Decode motion features, some clips at a time, to poses `(clips, T, 6)` on the CPU."""
+    """Decode motion features to poses `(clips, T, 6)` on the CPU."""
     return torch.cat([pipe.motion_decoder(part.to(pipe.device)).float().cpu() for part in features])

@@ -1,4 +1,4 @@
-"""Live speech: sound goes in while it is spoken, frames come out a stated time later."""
+"""Live speech: feed sound, get frames with a fixed latency."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 
-from osmnet.media.audio import FPS, SAMPLING_RATE, MonoArray
+from osmnet.media.audio import FPS, MAX_RATE, MIN_RATE, SAMPLING_RATE, MonoArray
 from osmnet.media.listener import BEFORE, Listener, resampling_delay
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 from osmnet.pipelines.options import MotionOptions
@@ -26,36 +26,35 @@ if TYPE_CHECKING:
 
 LIVE_OPTIONS = ("epsilon", "motion_scale", "expression_scale", "still", "blink")
 LOOKAHEAD, BLOCK = 4, 2  # frames; measured in docs/live.md
-ENCODER_CONTEXT = 25  # frames of sound that the speech encoder gets before the first one that the mouth depends on
+ENCODER_CONTEXT = 25  # frames of sound before the first one that the mouth depends on
 MAX_LOOKAHEAD, MAX_BLOCK, MAX_CHANNELS = 25, 25, 32
 
 
 class BlockRenderer(Protocol):
-    """Renderer of the frames, as `osmnet.rendering.renderer.Renderer` is one."""
+    """Renderer of frames, such as `osmnet.rendering.renderer.Renderer`."""
 
     source: Source
     context: int
     closing: np.ndarray
 
     def render_chunk(self, head_pose: np.ndarray, expression: np.ndarray) -> np.ndarray:
-        """Draw n frames `(n, height, width, 3)` from driving numbers of n + 2 · context frames."""
+        """Draw `(n, height, width, 3)` from n + 2 · context frames of motion."""
 
 
 class LiveSession:
-    """One take of one portrait that talks while the speech is being spoken; made by `OSMNetPipeline.live`.
+    """One take rendered while its speech is spoken; made by `OSMNetPipeline.live`.
 
-    Frames are made `block` at a time, as soon as the sound of `lookahead` further frames has arrived. `feed` returns
-    when they are rendered; feed a session from one thread at a time. A seed gives the same result in whatever chunks
-    the sound arrives, and memory does not grow with the length of the session.
+    `block` frames are made once the sound of `lookahead` further frames has arrived, in constant memory and
+    independently of the chunking. Feed from one thread at a time.
 
     Args:
         pipe (`OSMNetComponents`): The networks.
         renderer (`BlockRenderer`): Draws the frames of the portrait.
-        seed (`int`): Of the head's motion and the blinks.
-        options (`MotionOptions`, *optional*): Of which those in `LIVE_OPTIONS` count.
-        lookahead (`int`): Frames of sound after a frame that are waited for, 0 to 25; with 17, nothing is missing.
+        seed (`int`): Seed of head motion and blinks.
+        options (`MotionOptions`, *optional*): Only `LIVE_OPTIONS` are used.
+        lookahead (`int`): Frames of sound awaited after a frame, 0 to 25; 17 cover all that a frame depends on.
         block (`int`): Frames made at once, 1 to 25.
-        sampling_rate (`int`, *optional*): Of the sound in Hz; if not given, the first chunk must come with it.
+        sampling_rate (`int`, *optional*): Rate of the sound in Hz; may come with the first chunk instead.
         label (`bool`): Draw a small "AI-generated" into every frame.
 
     Attributes:
@@ -115,15 +114,15 @@ class LiveSession:
 
     @property
     def latency(self) -> float:
-        """Latency in seconds of sound: frame i is returned this long after second i/25 at the latest.
+        """Delay of frame i after second i/25 of the sound, s.
 
-        It is the sound of the block and the lookahead, 7.5 ms for the last spectrum, and the resampler's delay at
-        other rates than 16 kHz (once the rate is known). The time that computing takes comes on top.
+        Includes the resampler's delay once the rate is known, but not computing time.
         """
+        # Sound of block and lookahead, 7.5 ms for the last spectrum, resampling.
         return (self.block + self.lookahead) / FPS + BEFORE / SAMPLING_RATE + self._delay
 
     def feed(self, chunk: np.ndarray, sampling_rate: int | None = None) -> np.ndarray:
-        """Add the sound that follows and return the frames that it completes.
+        """Add sound and return the frames it completes.
 
         Args:
             chunk (`np.ndarray` of shape `(samples,)` or `(samples, channels)`): Floats in [-1, 1] or integers (up to
@@ -134,7 +133,7 @@ class LiveSession:
             `np.ndarray` of shape `(n, height, width, 3)`: The next n frames, uint8; n may be 0.
 
         Raises:
-            ValueError: If the session is finished, or the chunk cannot be used, which then leaves no trace.
+            ValueError: If the session is finished, or the chunk is invalid, which leaves the session unchanged.
         """
         self._check_open()
         if sampling_rate is not None:
@@ -171,17 +170,16 @@ class LiveSession:
         return max(self._listener.frames - self.lookahead, 0) // self.block * self.block
 
     def _complete(self) -> list[tuple[np.ndarray, ...]]:
-        """Make the blocks whose sound has arrived, each from no more than the sound it waits for."""
+        """Make the blocks whose sound has arrived."""
         due = self._due()
         first = next(due, None)
         if first is None:
             return []
-        # One after another, and PyTorch without further threads: two frames are too little work to share, and threads
-        # that wait for one another on a busy machine were measured to be four times slower than one.
+        # One PyTorch thread: two frames are too little work to share, and contending threads were four times slower.
         return list(in_order(self._make, chain([first], due), workers=1, ahead=0))
 
     def _due(self) -> Iterator[int]:
-        """Yield the first frame of each block that is due, computing features frame by frame."""
+        """Yield the first frame of each block that is due."""
         while self._listener.advance():
             begun = self._listener.frames - self.lookahead - self.block
             if begun >= 0 and begun % self.block == 0:
@@ -201,25 +199,29 @@ class LiveSession:
     def _make(self, begin: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Make one block: frames, poses and β."""
         context, end = self._renderer.context, begin + self.block
+        # 1. Motion of the block and its context.
         head_pose = self._head_pose(begin, end)  # (context + block + context, 6)
         expression = self._expression(begin, end)  # (block + at most context, 64)
+        # 2. Add blinks, and the frames before the block.
         ahead = np.minimum(np.arange(self.block + context), len(expression) - 1)
         driven = expression[ahead]
         if self._blinks is not None:
             driven = driven + self._blinks.lids(begin, end + context)[:, None] * self._renderer.closing
         past = [self._driven[0] if self._driven else driven[0]] * (context - len(self._driven)) + list(self._driven)
-        driving = np.concatenate([np.reshape(past, (context, -1)), driven]).astype(np.float32)
+        driving = np.concatenate([np.reshape(past, (context, -1)), driven]).astype(np.float32)  # (n, 64)
         self._driven.extend(driven[: self.block])
+        # 3. Render and label.
         frames = self._renderer.render_chunk(head_pose, driving)
         if self._label is not None:
             self._label.draw(frames)
         return frames, head_pose[context : context + self.block], expression[: self.block]
 
     def _head_pose(self, begin: int, end: int) -> np.ndarray:
-        """Return absolute poses of a block and its context; the last known pose stands for those not known yet."""
+        """Return absolute poses of a block and its context."""
         context = self._renderer.context
         if self._motion is None:
             return to_camera(self.source, np.zeros((end - begin + 2 * context, 6), np.float32))
+        # Poses that are not known yet repeat the last known one.
         for clip in self._motion.clips_until(end - 1):
             self._motion.add_clip(*self._sound_of(clip))
         first, known = max(begin - context, 0), min(self._motion.known, end + context)
@@ -228,7 +230,7 @@ class LiveSession:
         return to_camera(self.source, path[around - first])
 
     def _sound_of(self, clip: int) -> tuple[np.ndarray, float]:
-        """Return the mel windows of a clip's frames and the share of speech; the last frame stands for later ones."""
+        """Return mel windows and share of speech of a clip."""
         length = self._pipe.motion_decoder.config.clip_length
         frames = np.minimum(clip * (length - 1) + np.arange(length), self._listener.frames - 1)
         windows = self._listener.mel_windows(frames[0], frames[-1] + 1)[frames - frames[0]]
@@ -236,7 +238,7 @@ class LiveSession:
         return windows, float(activity.mean())
 
     def _expression(self, begin: int, end: int) -> np.ndarray:
-        """Return β from frame `begin` to the last one with sound, or the last one that the renderer needs."""
+        """Return β from `begin` through available context."""
         extractor, face_model, listener = self._pipe.expression_extractor, self._pipe.face_model, self._listener
         past = extractor.context_frames
         first, stop = max(begin - past, 0), min(listener.frames, end + self._renderer.context)
@@ -251,7 +253,7 @@ class LiveSession:
         return moved.astype(np.float32)
 
     def _speech_features(self, first: int) -> Callable[[int, int], np.ndarray]:
-        """Return a function that encodes the speech of frames counted from `first`."""
+        """Make an encoder of frames counted from `first`."""
         earliest = max(first - ENCODER_CONTEXT, 0)
         waveform = self._listener.waveform(earliest)
         encoder = cast(SpeechEncoder, self._pipe.speech_encoder)
@@ -263,8 +265,10 @@ class LiveSession:
 
     def _set_rate(self, sampling_rate: Any) -> None:
         number = isinstance(sampling_rate, int | float | np.number) and not isinstance(sampling_rate, bool)
-        if not number or not 1_000 <= sampling_rate <= 1_000_000:
-            raise ValueError(f"sampling_rate must be a number of Hz from 1000 to 1000000, not {sampling_rate!r}.")
+        if not number or not MIN_RATE <= sampling_rate <= MAX_RATE:
+            raise ValueError(
+                f"sampling_rate must be a number of Hz from {MIN_RATE} to {MAX_RATE}, not {sampling_rate!r}."
+            )
         rate = float(sampling_rate)
         if self._rate not in (None, rate):
             raise ValueError(
@@ -275,19 +279,18 @@ class LiveSession:
 
 
 def _reach(source: Source) -> np.ndarray:
-    """Return poses `(n, 6)` that the head may reach: its own, and half the limit in every direction."""
+    """Return poses `(n, 6)` up to half the limits."""
     to_sides = np.concatenate([np.zeros((1, 6)), np.eye(6), -np.eye(6)]) * MAX_MOTION / 2
     return to_camera(source, to_sides.astype(np.float32))
 
 
 def _two_seeds(seed: int) -> list[int]:
-    """Return seeds of the motion and of the blinks, which are drawn at different rates."""
+    """Derive separate seeds for motion and blinks."""
     generator = torch.Generator().manual_seed(seed)
     return [int(torch.randint(0, 2**53, (), generator=generator, dtype=torch.int64)) for _ in range(2)]
 
 
 def _mono(chunk: Any) -> np.ndarray:
-    """Return a chunk as float32 `(samples,)`."""
     if not isinstance(chunk, np.ndarray) or chunk.ndim not in (1, 2) or (chunk.ndim == 2 and chunk.shape[1] == 0):
         shape = chunk.shape if isinstance(chunk, np.ndarray) else type(chunk).__name__
         raise ValueError(f"A chunk of sound must be an array of shape (samples,) or (samples, channels), not {shape}.")

@@ -1,4 +1,4 @@
-"""Head motion of a take while its speech is being spoken."""
+"""Head motion and blinks of a live take."""
 
 from __future__ import annotations
 
@@ -21,18 +21,15 @@ BLINK_FRAMES = 1500  # frames of blinks drawn at a time
 
 
 class LiveMotion:
-    """Samples the head's path clip by clip, with the walk, pull, smoothing and limits of `sample_motion`.
+    """Samples the head's path clip by clip, as `sample_motion` does offline.
 
-    Coming speech is unknown: the head begins to move with the first word, not a moment before.
-
-    The centre decodes to a slight nod on average, another one in silence than in speech; composed over seconds, the
-    head would sink. The running means of clips with and without speech are therefore subtracted.
+    Motion begins with the first word, not before it.
 
     Args:
-        pipe (`OSMNetComponents`): With the networks of motion.
+        pipe (`OSMNetComponents`): The networks.
         generator (`torch.Generator`): Source of randomness.
         epsilon (`float`): Radius ε.
-        keep (`int`): Frames of the path that are kept.
+        keep (`int`): Frames of the path to keep.
     """
 
     def __init__(self, pipe: OSMNetComponents, generator: torch.Generator, epsilon: float, keep: int):
@@ -40,6 +37,7 @@ class LiveMotion:
         self._walk = MotionWalk(pipe.motion_space, generator)
         self._epsilon = float(epsilon)
         self._length = pipe.motion_decoder.config.clip_length
+        # The centre nods slightly, differently in silence and speech: without its running mean the head would sink.
         self._steady = _Steady()
         self._offset = np.zeros(6, np.float32)  # pose in which the next clip starts
         self._path: deque[np.ndarray] = deque(maxlen=keep + 2 * REACH + self._length)  # not smoothed
@@ -47,7 +45,7 @@ class LiveMotion:
         self._rest: np.ndarray | None = None  # the smoothed path at its beginning
 
     def clips_until(self, frame: int) -> range:
-        """Return the clips that are missing before the pose of `frame` is known."""
+        """Return the missing clips before `frame`."""
         step = self._length - 1
         return range(self._frames // step, -(-(frame + REACH) // step))
 
@@ -56,15 +54,18 @@ class LiveMotion:
         """Sample the next clip.
 
         Args:
-            mel_windows (`np.ndarray` of shape `(clip_length, 16, 16)`): Those of its frames.
+            mel_windows (`np.ndarray` of shape `(clip_length, 16, 16)`): Mel windows of the frames.
             activity (`float`): Share of speech, 0 to 1.
         """
         space, device = self._pipe.motion_space, self._pipe.device
-        weights = self._pipe.audio_motion_encoder(torch.from_numpy(mel_windows)[None].to(device)).exp()
+        # 1. Sample a feature near the centre.
+        weights = self._pipe.audio_motion_encoder(torch.from_numpy(mel_windows)[None].to(device)).exp()  # (1, S)
         center = space.reconstruct(weights).float().cpu()  # (1, C)
         feature = space.around(center, self._walk.advance(1, torch.tensor([activity])), self._epsilon)
+        # 2. Decode both, (T, 6) each, and subtract the centre's mean.
         sampled, steady = self._pipe.motion_decoder(torch.cat([feature, center]).to(device)).float().cpu().numpy()
         clip = sampled - self._steady.update(steady, activity)
+        # 3. Append to the path; the offset is pulled towards rest.
         fade = 1 - PULL * np.linspace(0, 1, self._length, dtype=np.float32)[:, None]
         path = fade * self._offset + clip
         self._path.extend(path[:-1])
@@ -77,7 +78,7 @@ class LiveMotion:
         return max(self._frames + 1 - REACH, 0)
 
     def path(self, first: int, stop: int) -> np.ndarray:
-        """Return poses relative to the first frame's, `(stop - first, 6)` float32, of frames that are kept."""
+        """Return kept poses relative to the first frame, `(stop - first, 6)` float32."""
         begin, remembered = max(first - REACH, 0), self._frames - len(self._path)
         raw = np.stack([*self._path, self._offset])[begin - remembered : stop + REACH - remembered]
         smooth = gaussian_filter1d(raw, SMOOTHING, axis=0, mode="mirror")[first - begin : stop - begin]
@@ -89,14 +90,14 @@ class LiveMotion:
 
 
 class _Steady:
-    """Running mean of the centre's motion, of clips with speech and of clips without."""
+    """Running mean of the centre's motion with and without speech."""
 
     def __init__(self) -> None:
         self._mean: np.ndarray | None = None  # (2, T, 6)
         self._weight = np.zeros(2)
 
     def update(self, clip: np.ndarray, activity: float) -> np.ndarray:
-        """Add a clip `(T, 6)` and return the mean to subtract from it."""
+        """Add a clip `(T, 6)` and return the mean."""
         share = np.array([1 - activity, activity])
         if self._mean is None:
             self._mean = np.stack([clip, clip])
@@ -107,7 +108,7 @@ class _Steady:
 
 
 class LiveBlinks:
-    """Endless blinks.
+    """Generator of blinks without end.
 
     Args:
         generator (`torch.Generator`): Source of randomness.
@@ -119,7 +120,7 @@ class LiveBlinks:
         self._lids = np.zeros(0, np.float32)
 
     def lids(self, first: int, stop: int) -> np.ndarray:
-        """Return how far the lids are closed in frames `first` to `stop`, `(stop - first,)`; `first` never falls."""
+        """Return lid closure, `(stop - first,)`; `first` must not fall."""
         self._lids, self._first = self._lids[first - self._first :], first
         while len(self._lids) < stop - first:
             drawn = blink_curve(BLINK_FRAMES, self._generator)

@@ -1,4 +1,4 @@
-"""`OSMNetPipeline`: one portrait and one recording in, as many different talking-head videos as asked for out."""
+"""`OSMNetPipeline`: many talking-head videos from one portrait and one recording."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from osmnet.face.detection import DETECTION_SIZE, check_upright, choose_face, fi
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.motion_track import head_motion_of
 from osmnet.face.pose import similarity_from_pose
-from osmnet.media.features import cut_windows, speech_features
+from osmnet.media.features import cut_windows, mel_filters, speech_features
 from osmnet.media.image import load_portrait
 from osmnet.media.recording import Recording
 from osmnet.models.osm_net.motion_codec import clip_frames
@@ -50,8 +50,8 @@ from osmnet.utils.profiling import span
 from osmnet.utils.threads import in_order
 
 MAX_PICTURE = 4096  # px, longest side that is searched: small faces in large pictures need it
-CLIPS_AT_ONCE = 256  # clips of speech that a thread encodes: bounds the memory for an hour of it
-# Frames of expression that are computed at once. The first frames wait for them, and for the speech around them.
+CLIPS_AT_ONCE = 256  # clips of speech a thread encodes: bounds the memory for an hour
+# Frames of expression computed at once; the first video frame waits for them and for the speech around them.
 FRAMES_AT_ONCE = ENCODED_AT_ONCE - 20
 
 
@@ -61,13 +61,13 @@ class OSMNetPipelineOutput(TalkingHeadOutput):
 
     Attributes:
         expression (`np.ndarray` or `LazyRows` of shape `(frames, 64)`): β of every frame without blinks, the same in
-            all takes; float32. A `LazyRows` is read like an array; its rows are computed when they are read.
+            all takes; float32. `LazyRows` is indexed like an array and computes rows when read.
     """
 
     expression: np.ndarray | LazyRows = field(kw_only=True)
 
     def render(self, output_type: Any = "np", progress: bool = False) -> Self:
-        """Render all frames into memory, see `TalkingHeadOutput.render`."""
+        """Render all frames; see `TalkingHeadOutput.render`."""
         super().render(output_type, progress)
         self.expression = np.asarray(self.expression)
         return self
@@ -75,8 +75,6 @@ class OSMNetPipelineOutput(TalkingHeadOutput):
 
 @dataclass(frozen=True)
 class _Takes:
-    """Renders the takes of one output (`TakeRenderer`)."""
-
     pipe: OSMNetPipeline
     source: Source
     expression: LazyRows
@@ -106,14 +104,14 @@ class OSMNetPipeline(OSMNetComponents):
 
     @classmethod
     def tiny(cls, *, seed: int = 0, geometry: str = "mesh", speech_encoder: bool = False) -> OSMNetPipeline:
-        """Build a pipeline of the real classes with tiny random networks, for tests and examples.
+        """Build a pipeline of tiny random networks, for tests.
 
-        The geometry is real (packaged face model and landmarker); lips and heads move, and make no sense.
+        The face model and landmarker are real.
 
         Args:
-            seed (`int`): Of the random weights.
+            seed (`int`): Seed of the random weights.
             geometry (`"mesh" | "none"`): See `VideoGenerator`.
-            speech_encoder (`bool`): With a speech encoder.
+            speech_encoder (`bool`): Include a speech encoder.
         """
         from osmnet.pipelines.osm_net.tiny import tiny_components
 
@@ -164,7 +162,7 @@ class OSMNetPipeline(OSMNetComponents):
 
     @torch.inference_mode()
     def encode_speech(self, speech: Sound, sampling_rate: int | None = None) -> Speech:
-        """Encode speech: spectrogram, activity, and the weights of every clip's centre (Eq. 4, 5).
+        """Encode speech: spectrogram, activity and centre weights (Eq. 4, 5).
 
         Args:
             speech (`str`, `os.PathLike`, `np.ndarray`, `tuple` or `Recording`): A file with sound, an array, array and
@@ -175,13 +173,14 @@ class OSMNetPipeline(OSMNetComponents):
             `Speech`: For any number of takes and portraits.
 
         Raises:
-            ValueError: If there is no usable sound; one sentence says why.
+            ValueError: If there is no usable sound.
         """
         with span("read speech"):
             recording = speech if isinstance(speech, Recording) else Recording.open(speech, sampling_rate)
         with span("features"):
-            mel, activity = speech_features(recording)
-        clips = clip_frames(len(activity), self.motion_decoder.config.clip_length)
+            mel, activity = speech_features(recording)  # (4 * frames, 16), (frames,)
+        # 1. Mix the centre of every clip.
+        clips = clip_frames(len(activity), self.motion_decoder.config.clip_length)  # (clips, T)
 
         @torch.inference_mode()
         def weights(part: np.ndarray) -> torch.Tensor:  # (n, T) frames to (n, S)
@@ -191,6 +190,7 @@ class OSMNetPipeline(OSMNetComponents):
                 return log_weights.exp().float().cpu()
 
         parts = (clips[start : start + CLIPS_AT_ONCE] for start in range(0, len(clips), CLIPS_AT_ONCE))
+        # 2. Encode features, when they are read.
         features = None
         if self.uses_speech_encoder:
             encoder = cast(SpeechEncoder, self.speech_encoder)
@@ -211,15 +211,15 @@ class OSMNetPipeline(OSMNetComponents):
         generator: Randomness = None,
         **options: Any,
     ) -> Motion:
-        """Sample head motion for some takes: features within ε of the centre, decoded and composed (Eq. 5).
+        """Sample head motion within ε of the centre (Eq. 5).
 
         Args:
             speech (`Speech`): From `encode_speech`.
-            seed (`int` or sequence of `int`, *optional*): One seed for all takes, of which each take's own is drawn
-                (`Motion.seeds`, `take_seed` in the JSON files); or a list of the takes' own seeds, as in
-                `seed=[take_seed]`, which makes one take again.
-            generator (`torch.Generator` or a list of them, *optional*): The same as generators; of those in a list
-                only the initial seed counts.
+            seed (`int` or sequence of `int`, *optional*): One seed, from which each take's own is drawn
+                (`Motion.seeds`, `take_seed` in the JSON files), or a list of the takes' own seeds;
+                `seed=[take_seed]` reproduces one take.
+            generator (`torch.Generator` or a list of them, *optional*): Instead of `seed`; only the initial seed
+                of those in a list is used.
             **options: Fields of `MotionOptions`.
 
         Returns:
@@ -266,7 +266,7 @@ class OSMNetPipeline(OSMNetComponents):
         )
 
     def extract_expression(self, source: Source, speech: Speech, expression_scale: float = 1.0) -> np.ndarray:
-        """Predict the expression of every frame: the mouth from the speech, eyes and brows as in the portrait.
+        """Predict the mouth's expression from speech; the upper face follows the portrait.
 
         Args:
             source (`Source`): From `encode_source`.
@@ -282,7 +282,7 @@ class OSMNetPipeline(OSMNetComponents):
         return np.asarray(self._expression(source, speech, expression_scale))
 
     def _expression(self, source: Source, speech: Speech, expression_scale: float) -> LazyRows:
-        """Compute `extract_expression` as its rows are read: rendering begins before an hour of speech is encoded."""
+        """Compute expression rows when read, so that rendering starts early."""
         check_kind("source", source, Source, "encode_source")
         check_kind("speech", speech, Speech, "encode_speech")
         check_range("expression_scale", expression_scale, 0, MAX_SCALE)
@@ -316,23 +316,22 @@ class OSMNetPipeline(OSMNetComponents):
         expression: np.ndarray | LazyRows | None = None,
         chunks: Sequence[tuple[int, int]] | None = None,
     ) -> Generator[np.ndarray]:
-        """Render takes chunk by chunk, so that memory does not grow with the length of the speech.
+        """Render takes chunk by chunk in constant memory.
 
-        Chunks are rendered in parallel, by as many threads as PyTorch uses (at most 8), a few ahead. Closing the
-        generator cancels those that have not begun.
+        Up to 8 threads render a few chunks ahead. Closing the generator cancels the rest.
 
         Args:
             source (`Source`): From `encode_source`.
             motion (`Motion`): From `sample_motion`.
-            expression (`np.ndarray` of shape `(frames, 64)`, *optional*): β; from `extract_expression` if not given.
-            chunks (sequence of `(int, int)`, *optional*): First frame of each chunk and the one behind its last. Not
-                given: all frames, 16 a chunk or fewer of large ones, and 4 in the first, so that it comes soon.
+            expression (`np.ndarray` of shape `(frames, 64)`, *optional*): β; `extract_expression` by default.
+            chunks (sequence of `(int, int)`, *optional*): Start and stop frame of each chunk. By default all
+                frames: 4 in the first chunk, so that it comes soon, then up to 16, fewer if frames are large.
 
         Yields:
             `np.ndarray` of shape `(num_videos, chunk, height, width, 3)`: uint8 frames in order.
 
         Raises:
-            ValueError: When the first chunk is asked for, if `expression` has another shape.
+            ValueError: At the first chunk, if `expression` has another shape.
         """
         check_kind("source", source, Source, "encode_source")
         check_kind("motion", motion, Motion, "sample_motion")
@@ -348,12 +347,12 @@ class OSMNetPipeline(OSMNetComponents):
         yield from renderer(absolute_pose(source, motion), expression, motion.blink, chunks)
 
     def takes(self, source: Source, motion: Motion, *, seed: int | None = None) -> OSMNetPipelineOutput:
-        """Return takes of sampled motion, not rendered yet: look at the motion and choose (`motion.take`) first.
+        """Return takes of sampled motion without rendering them.
 
         Args:
             source (`Source`): From `encode_source`.
             motion (`Motion`): From `sample_motion`.
-            seed (`int`, *optional*): Of the generator that the motion was sampled with, for the records.
+            seed (`int`, *optional*): Seed that the motion was sampled with, for the records.
 
         Returns:
             `OSMNetPipelineOutput`: Without frames: `save`, `stream` and `videos` render.
@@ -368,11 +367,11 @@ class OSMNetPipeline(OSMNetComponents):
         )
 
     def warm_up(self) -> None:
-        """Compile what is compiled on first use, choose the precision, and render a few frames.
+        """Compile kernels, choose the precision, and render a few frames.
 
-        Takes some seconds where osmnet runs for the first time, half a second later. Call it before a page or a
-        service takes its first request.
+        Takes some seconds on first use, half a second later.
         """
+        mel_filters()  # imports librosa
         size = DEFAULT_SIZE
         at_rest = similarity_from_pose(np.zeros(6), size)
         fit = self.face_model.fit(at_rest.place(self.face_model.array("mean_shape")), size)
@@ -394,26 +393,26 @@ class OSMNetPipeline(OSMNetComponents):
         label: bool = True,
         **options: Any,
     ) -> LiveSession:
-        """Begin a take that talks while the speech is being spoken: `session.feed(chunk)` returns frames.
+        """Start a take that is rendered while speech is spoken.
 
         Args:
             portrait (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `Source`): See `encode_source`.
-            seed (`int`, *optional*): The same seed gives the same frames on the same device, in whatever chunks the
-                sound comes.
-            generator (`torch.Generator`, *optional*): The same as a generator.
-            lookahead (`int`): Frames of sound after a frame that are waited for, 0 to 25: fewer are sooner, more are
+            seed (`int`, *optional*): The same seed gives the same frames on the same device, however the sound is
+                chunked.
+            generator (`torch.Generator`, *optional*): Instead of `seed`.
+            lookahead (`int`): Frames of sound awaited after a frame, 0 to 25; fewer lower the latency, more come
                 closer to the offline result.
-            block (`int`): Frames made at once, 1 to 25: fewer are sooner, more cost less each.
-            sampling_rate (`int`, *optional*): Rate of the sound in Hz; or give it with the first chunk.
+            block (`int`): Frames made at once, 1 to 25; fewer lower the latency, more cost less each.
+            sampling_rate (`int`, *optional*): Rate of the sound in Hz; may come with the first chunk instead.
             label (`bool`): Draw a small "AI-generated" into every frame, as `save` does.
-            **options: Of `MotionOptions` epsilon, motion_scale, expression_scale, still and blink; those of
-                `PictureOptions`.
+            **options: `epsilon`, `motion_scale`, `expression_scale`, `still` and `blink` of `MotionOptions`; fields
+                of `PictureOptions`.
 
         Returns:
-            `LiveSession`: Its `latency` says how much later than its own moment a frame is returned.
+            `LiveSession`: Session to feed with sound; see `latency`.
 
         Raises:
-            ValueError: If an input cannot be used; one sentence says what, where and what to do.
+            ValueError: If an input cannot be used.
             TypeError: If an option is unknown.
         """
         also = ("seed", "generator", "lookahead", "block", "sampling_rate", "label")

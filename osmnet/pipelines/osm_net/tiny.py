@@ -1,4 +1,4 @@
-"""Tiny random networks of the real classes: for tests, documentation and examples, not for looking at."""
+"""Tiny random networks for tests and examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from osmnet.models.osm_net.video_generator import VideoGenerator
 
 
 def tiny_components(seed: int, geometry: str, speech_encoder: bool) -> dict[str, Any]:
-    """Build the components of `OSMNetPipeline.tiny`; the global random state is left as it was."""
+    """Build tiny components, leaving the global random state unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         space = MotionSpace(num_bases=6, motion_dim=16)
@@ -37,7 +37,7 @@ def tiny_components(seed: int, geometry: str, speech_encoder: bool) -> dict[str,
         )
         for name, parameter in generator.named_parameters():
             if name.endswith(("conv_in.weight", "adain.linear.weight")) or name == "conv_out.weight":
-                parameter.data *= 5  # likewise: let it paint something else for every driving window
+                parameter.data *= 5  # likewise: make the output depend on the driving window
         sizes = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "rotary_dim": 4, "mlp_dim": 24}
         components = {
             "face_model": FaceModel.from_pretrained(packaged_weights() / "face_model"),

@@ -1,1 +1,1 @@
-"""Executors of the video generator: eager PyTorch, and fused loops for a CPU."""
+"""Executors of the video generator."""

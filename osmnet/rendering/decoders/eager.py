@@ -1,4 +1,4 @@
-"""Execution of the video generator by PyTorch alone, on any device; on a GPU in equal batches, as a CUDA graph."""
+"""Eager execution by PyTorch, on a GPU as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ Pictures = tuple[torch.Tensor, torch.Tensor | None]
 
 
 class EagerDecoder:
-    """Executes a copy of a `VideoGenerator` on the network's device; several threads may call it at a time.
+    """Execute a copy of a `VideoGenerator` on its device; thread-safe.
 
     Args:
         network (`VideoGenerator`): Of either geometry.
         source_image (`torch.Tensor` of shape `(1, 3, H, W)`): The source, in [-1, 1].
         dtype (`torch.dtype`): Of the copy's weights and maps; frames are blended in float32.
-        batch (`int`): Frames at a time. Fewer are padded, more are split, so that all batches have one shape, which on
-            a GPU is captured once and replayed. 0 takes any number at a time.
+        batch (`int`): Frames at a time; fewer are padded, more split, since a GPU replays one shape. 0 takes any.
     """
 
     def __init__(self, network: VideoGenerator, source_image: torch.Tensor, dtype: torch.dtype, batch: int = 0):
@@ -83,7 +82,7 @@ class EagerDecoder:
 
     @torch.inference_mode()
     def _captured(self) -> Callable[[], Pictures]:
-        """Return a function that computes the batch in `_inputs`."""
+        """Capture the computation of the batch in `_inputs`."""
         if self.device.type != "cuda":
             return lambda: self._compute(*self._inputs)
         stream = torch.cuda.Stream(self.device)

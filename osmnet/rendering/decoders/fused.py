@@ -1,4 +1,4 @@
-"""Fused execution of the video generator on a CPU: PyTorch's convolutions, and the loops of `fused_loops` between."""
+"""Fused execution on a CPU: PyTorch's convolutions, compiled loops between."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ def can_fuse(network: VideoGenerator) -> bool:
 
 
 class FusedDecoder:
-    """Executes a copy of a `VideoGenerator` of `geometry="mesh"` on a CPU; several threads may call it at a time.
-
-    The source's share of the first convolution is computed once, the linear layers of all normalisations are one
-    product, and the last convolution covers only the box that is painted.
+    """Execute a copy of a `VideoGenerator` of `geometry="mesh"` on a CPU; thread-safe.
 
     Args:
         network (`VideoGenerator`): On the CPU.
@@ -60,7 +57,7 @@ class FusedDecoder:
         self._split_stem(cast(nn.Conv2d, network.stem.conv), source_image.float())
 
     def _split_stem(self, conv: nn.Conv2d, source: torch.Tensor) -> None:
-        """Separate the source's share from the first convolution."""
+        """Precompute the source's share of the first convolution."""
         own = 3 * self.stride**2
         weight, bias = conv.weight.float(), cast(torch.Tensor, conv.bias).float()
         share = F.conv2d(F.pixel_unshuffle(source, self.stride), weight[:, :own], bias, padding=1)
@@ -72,7 +69,7 @@ class FusedDecoder:
     def __call__(
         self, vectors: torch.Tensor, warped: torch.Tensor | None, guide: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute frames, see `Decoder`; `guide` may be left out where the network has none.
+        """Compute frames, see `Decoder`.
 
         Raises:
             ValueError: If the shapes do not fit.
@@ -103,7 +100,7 @@ class FusedDecoder:
     def _draw(
         self, modulation: np.ndarray, warped: np.ndarray, guide: np.ndarray, residual: np.ndarray, mask: np.ndarray
     ) -> None:
-        """Fill residual and mask where something is painted."""
+        """Fill residual and mask where painted."""
         box = self._box(guide)
         if not box:
             return
@@ -147,7 +144,7 @@ class FusedDecoder:
         return x
 
     def _box(self, guide: np.ndarray) -> tuple[int, int, int, int] | None:
-        """Find the places (first row, after the last, first column, after the last) that hold all that is painted."""
+        """Return rows and columns of the painted box, start and stop."""
         height, width = self._from_source.shape[:2]
         if not self.guide_channels:
             return 0, height, 0, width
@@ -159,13 +156,13 @@ class FusedDecoder:
     def _map(
         self, like: torch.Tensor, height: int, width: int, channels: int = 0, dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        """Allocate a map with its channels last."""
+        """Allocate a channels-last map."""
         shape = len(like), height, width, channels or like.shape[1]
         return torch.empty(shape, dtype=dtype or self.dtype).permute(0, 3, 1, 2)
 
 
 class _Conv:
-    """A convolution with a copy of the weights in another dtype."""
+    """Convolution with its weights in another dtype."""
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, dtype: torch.dtype):
         self.weight = _channels_last(conv.weight.detach().to(dtype, copy=True))
@@ -179,7 +176,7 @@ class _Conv:
 
 
 class _Block(_Conv):
-    """A convolution, and the first index of its normalisation's modulation."""
+    """Convolution, and the first index of its modulation."""
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, dtype: torch.dtype, start: int):
         super().__init__(conv, dtype)
@@ -187,7 +184,7 @@ class _Block(_Conv):
 
 
 def _joint_modulation(blocks: list[ConvBlock]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Join the linear layers of all blocks, gains before shifts; each normalisation's affine map is folded in."""
+    """Join all modulation layers, gains first, with affine maps folded in."""
     weights, biases = [], []
     for block in blocks:
         gain, shift = block.adain.norm.weight.float(), block.adain.norm.bias.float()
@@ -199,7 +196,7 @@ def _joint_modulation(blocks: list[ConvBlock]) -> tuple[torch.Tensor, torch.Tens
 
 
 def _rounded_up(first: int, stop: int, stride: int, size: int) -> tuple[int, int]:
-    """Convert pixels to places, a multiple of `BOX` of them or all."""
+    """Convert pixels to places, rounded up to `BOX`."""
     first, stop = first // stride, -(-stop // stride)
     length = min(-(-(stop - first) // BOX) * BOX, size)
     first = min(first, size - length)
@@ -211,6 +208,6 @@ def _channels_last(x: torch.Tensor) -> torch.Tensor:
 
 
 def _array(x: torch.Tensor) -> np.ndarray:
-    """View a map as `(n, h, w, c)` for compiled functions, which take bfloat16 as int16."""
+    """View a map as `(n, h, w, c)`, bfloat16 as int16."""
     x = x.permute(0, 2, 3, 1)
     return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()

@@ -1,11 +1,7 @@
-"""Compiled loops between the convolutions of the video generator; each reads a map twice and writes it once.
+"""Compiled loops between the convolutions of the video generator.
 
-PyTorch passes over a map about eight times between two convolutions and allocates a new one nearly each time. Here
-moments are one pass and everything else another.
-
-Maps are C-contiguous arrays `(n, h, w, c)` of float32, or of int16 with the bits of bfloat16, which NumPy lacks. Sums
-are taken in float32 or better. Calls share nothing and release the GIL. `modulation` `(n, numbers)`, float32, holds c
-factors from `first` on, and then c offsets.
+Maps are C-contiguous `(n, h, w, c)`, float32 or int16 with the bits of bfloat16. `modulation` `(n, numbers)`, float32,
+holds c factors from `first` on, then c offsets.
 """
 
 from __future__ import annotations
@@ -16,6 +12,9 @@ from numba.extending import overload
 
 from osmnet.utils.jit import compiled
 
+# A loop reads a map twice, for its moments and for all else, and writes it once; PyTorch takes about eight passes and
+# allocates a map in nearly each. Sums are taken in float32 or better.
+
 LEAK = 0.2
 EPSILON = 1e-5  # as `torch.nn.GroupNorm` has it
 
@@ -24,12 +23,12 @@ _compiled = compiled(fastmath=True)
 
 
 def _number(value):
-    """Read an entry of a map as float32; in compiled functions only."""
+    """Read a map's entry as float32."""
     raise NotImplementedError
 
 
 def _entry(out, number):
-    """Convert a float32 to an entry of the map `out`; bfloat16 rounds to nearest, ties to even."""
+    """Convert float32 to an entry of `out`, bfloat16 to nearest even."""
     raise NotImplementedError
 
 
@@ -60,7 +59,7 @@ def _leaky(number):
 
 @_compiled
 def _affine(x, modulation, first):
-    """Return factor and offset `(c,)` that normalise a sample `(h, w, c)`, then scale and shift it."""
+    """Return factor and offset `(c,)` of normalisation and modulation, for a sample `(h, w, c)`."""
     height, width, channels = x.shape
     total, squares = 0.0, 0.0
     for row in range(height):
@@ -83,7 +82,7 @@ def _affine(x, modulation, first):
 
 @_compiled
 def activate(x, modulation, first, out):
-    """Normalise, scale and shift `x` `(n, h, w, c)`, then apply the leaky ReLU; `out` may be `x`."""
+    """Normalise and modulate `x` `(n, h, w, c)`, apply leaky ReLU; `out` may be `x`."""
     batch, height, width, channels = x.shape
     for i in range(batch):
         factor, offset = _affine(x[i], modulation[i], first)
@@ -96,7 +95,7 @@ def activate(x, modulation, first, out):
 
 @_compiled
 def activate_onto(x, modulation, first, out):
-    """Add the result of `activate` to `out` `(n, h, w, c)`: a residual link."""
+    """Add `activate` to `out` `(n, h, w, c)`."""
     batch, height, width, channels = x.shape
     for i in range(batch):
         factor, offset = _affine(x[i], modulation[i], first)
@@ -109,7 +108,7 @@ def activate_onto(x, modulation, first, out):
 
 @_compiled
 def activate_pooled(x, modulation, first, out):
-    """Average the result of `activate` over 2×2 places: `out` is `(n, h / 2, w / 2, c)`."""
+    """Average `activate` over 2×2 places: `(n, h / 2, w / 2, c)`."""
     batch, height, width, channels = out.shape
     for i in range(batch):
         factor, offset = _affine(x[i], modulation[i], first)
@@ -126,7 +125,7 @@ def activate_pooled(x, modulation, first, out):
 
 @_compiled
 def activate_joined(x, modulation, first, link, skip, out):
-    """Add `link` `(n, h / 2, w / 2, c)` to the result of `activate`, and append the channels of `skip`."""
+    """Add `link` `(n, h / 2, w / 2, c)` to `activate`, append the channels of `skip`."""
     batch, height, width, channels = x.shape
     for i in range(batch):
         factor, offset = _affine(x[i], modulation[i], first)
@@ -141,9 +140,9 @@ def activate_joined(x, modulation, first, link, skip, out):
 
 @_compiled
 def activate_framed(x, modulation, first, top, left, out):
-    """Compute `activate` within a box from `top`, `left` on, and one place around it for the next convolution.
+    """Compute `activate` in a box from `top`, `left` on, with one place around it.
 
-    All of `x` `(n, h, w, c)` is normalised together. `out` is `(n, rows + 2, columns + 2, c)`, 0 outside `x`.
+    All of `x` `(n, h, w, c)` is normalised together; `out` `(n, rows + 2, columns + 2, c)` is 0 outside `x`.
     """
     batch, height, width, channels = x.shape
     for i in range(batch):
@@ -173,10 +172,9 @@ def add(constant, out):
 
 @_compiled
 def pack(pictures, stride, first, out):
-    """Make squares of pixels the channels of one place, in the order of `torch.nn.functional.pixel_unshuffle`.
+    """Apply `torch.nn.functional.pixel_unshuffle`, into channels of `out` from `first` on.
 
-    From `pictures` `(n, c, H, W)`, float32, to `c * stride**2` channels of `out` `(n, H / stride, W / stride, …)` from
-    `first` on.
+    From float32 `(n, c, H, W)` to `c * stride**2` channels of `(n, H / stride, W / stride, …)`.
     """
     batch, channels, height, width = pictures.shape
     for i in range(batch):
@@ -192,10 +190,7 @@ def pack(pictures, stride, first, out):
 
 @_compiled
 def painted_box(guide):
-    """Return first row, row after the last, first column, column after the last of all pixels to paint.
-
-    They are those where channel 0 of `guide` `(n, d, H, W)` is not 0; zeros if there are none.
-    """
+    """Return rows and columns, start and stop, where channel 0 of `guide` is not 0."""
     batch, _, height, width = guide.shape
     top, bottom, left, right = height, 0, width, 0
     for i in range(batch):
@@ -219,11 +214,10 @@ def painted_box(guide):
 
 @_compiled
 def blend(painted, warped, guide, stride, top, left, residual, mask):
-    """Compute `residual` `(n, 3, H, W)` and `mask` `(n, 1, H, W)`, see `VideoGeneratorOutput`, within a box.
+    """Compute `residual` and `mask`, see `VideoGeneratorOutput`, in a box from place `top`, `left` on.
 
-    `painted` `(n, rows, columns, 4 * stride**2)` holds the hyperbolic tangent of the colours and of half of the mask's
-    logit, from which a sigmoid is made. Channel 0 of `guide` `(n, d, H, W)`, if there is one, confines the mask. `top`
-    and `left` are the box's first places.
+    `painted` `(n, rows, columns, 4 * stride**2)` holds tanh of colours and of half the mask's logit. Channel 0 of
+    `guide` `(n, d, H, W)`, if any, confines the mask.
     """
     batch, rows, columns, _ = painted.shape
     area, half = stride * stride, np.float32(0.5)

@@ -1,4 +1,4 @@
-"""Precision in which a video generator is executed. `"auto"` is measured once per machine and kept in a file."""
+"""Precision of execution; `"auto"` is measured once per machine."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ if hasattr(os, "register_at_fork"):  # a process forked while a thread measures 
 
 
 def resolve_precision(video_generator: VideoGenerator, precision: str = "auto") -> torch.dtype:
-    """Return the dtype that a precision, see `make_decoder`, stands for where no runtime is named.
+    """Return the dtype of a precision (see `make_decoder`) for the default runtime.
 
     Raises:
-        ValueError: If the name is unknown, or if it is float16 and the fused runtime of a CPU renders.
+        ValueError: If the name is unknown, or float16 for a CPU's fused runtime.
     """
     check_precision(precision)
     if precision == "auto":
@@ -55,13 +55,13 @@ def resolve_precision(video_generator: VideoGenerator, precision: str = "auto") 
 
 
 def check_precision(precision: str) -> None:
-    """Refuse an unknown name."""
+    """Check a precision's name."""
     if precision not in ("auto", *PRECISIONS):
         raise ValueError(f"precision must be one of auto, {', '.join(PRECISIONS)}, not {precision!r}.")
 
 
 def own_precision(video_generator: VideoGenerator) -> torch.dtype:
-    """Return what `"auto"` stands for: the precision of the weights or, if that is float32, the device's fastest."""
+    """Return the dtype of the weights or, if float32, the device's fastest."""
     dtype = video_generator.conv_out.weight.dtype
     if dtype != torch.float32:
         return dtype
@@ -74,14 +74,10 @@ def own_precision(video_generator: VideoGenerator) -> torch.dtype:
 def fastest_precision(
     video_generator: VideoGenerator, timer: Callable[[VideoGenerator], dict[str, float]] | None = None
 ) -> torch.dtype:
-    """Return the faster of float32 and bfloat16 on this CPU, timing both if the answer is not known yet.
+    """Return the faster of float32 and bfloat16 on this CPU, timed once.
 
-    Without AMX, float32 may be faster even where there are instructions for bfloat16. Timing takes less than a second,
-    and a few more where Numba has not compiled both forms. It happens while the first renderer is prepared, before any
-    frame, or in `OSMNetPipeline.warm_up`.
-
-    The answer holds for the process, and by a file for later ones, so that a seed keeps its frames. Where no file can
-    be written nothing is timed, because the next process might decide otherwise: AMX decides.
+    The answer is kept in a file, so that a seed keeps its frames; if none can be written, AMX decides. Timing takes
+    about a second, more if Numba has to compile.
 
     Args:
         video_generator (`VideoGenerator`): With float32 weights, on the CPU.
@@ -90,6 +86,7 @@ def fastest_precision(
     Returns:
         `torch.dtype`: float32 or bfloat16; float32 where the CPU has no instructions for bfloat16.
     """
+    # Without AMX, float32 may be faster even where there are instructions for bfloat16.
     if not has_bfloat16():
         return torch.float32
     machine = _machine(video_generator)
@@ -101,13 +98,13 @@ def fastest_precision(
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16."""
+    """Whether this CPU has bfloat16 instructions."""
     capabilities = _capabilities()
     return "avx512_bf16" in capabilities or "amx_bf16" in capabilities
 
 
 def chunk_seconds(video_generator: VideoGenerator) -> dict[str, float]:
-    """Time a batch of frames on the CPU: the shortest processor time in seconds, by precision."""
+    """Return a batch's shortest CPU time in seconds, by precision."""
     source_image, *inputs = _inputs(video_generator)
     decoder = FusedDecoder if can_fuse(video_generator) else EagerDecoder
     decoders = {name: decoder(video_generator, source_image, PRECISIONS[name]) for name in ("float32", "bfloat16")}
@@ -126,7 +123,7 @@ def chunk_seconds(video_generator: VideoGenerator) -> dict[str, float]:
 
 
 def _inputs(network: VideoGenerator) -> list[torch.Tensor]:
-    """Make a source picture, and driving vectors, warped pictures and guides of a batch."""
+    """Make random inputs of a batch."""
     config, size = network.config, network.config.image_size
     random = torch.Generator().manual_seed(0)  # the global generator stays as it is
     source_image = 2 * torch.rand(1, 3, size, size, generator=random) - 1
@@ -154,7 +151,7 @@ def _kept_or_measured(
         return kept
     try:
         make_folder(path.parent)
-    except ValueError:
+    except ValueError:  # not timed, because the next process might decide otherwise
         return "bfloat16" if "amx_bf16" in machine["capabilities"] else "float32"
     seconds = timer(video_generator)
     if (kept := _read(path, machine)) is not None:  # another process was faster: both take its answer
@@ -167,7 +164,7 @@ def _kept_or_measured(
 
 
 def _read(path: Path, machine: dict[str, Any]) -> str | None:
-    """Read a kept answer; unreadable and foreign files count as missing."""
+    """Read a kept answer, if valid for this machine."""
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -179,7 +176,7 @@ def _read(path: Path, machine: dict[str, Any]) -> str | None:
 
 
 def _machine(video_generator: VideoGenerator) -> dict[str, Any]:
-    """Return everything that the answer depends on, in JSON types."""
+    """Describe what the answer depends on, in JSON types."""
     shape = {name: value for name, value in video_generator.config.items() if not name.startswith("_")}
     return {
         "cpu": _cpu_model(),
@@ -198,6 +195,6 @@ def _cpu_model() -> str:
 
 
 def _capabilities() -> list[str]:
-    """Return the names of the instruction sets that PyTorch finds."""
+    """List the instruction sets that PyTorch finds."""
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in PyTorch 2.8
     return sorted(name for name, value in found.items() if value is True)

@@ -1,7 +1,6 @@
-"""Runtimes: how a video generator is executed for one source picture.
+"""Runtimes: execution of a video generator for one source picture.
 
-On a CPU the fused runtime is faster than eager PyTorch, `torch.compile`, ONNX Runtime and OpenVINO, in float32 and in
-bfloat16 (docs/notes/performance_network.md), so no other runtime is a dependency.
+On a CPU the fused runtime is the fastest (docs/notes/performance_network.md).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ GPU_BATCH = 32  # frames
 
 
 class Decoder(Protocol):
-    """Executes a `VideoGenerator` for one source picture; several threads may call it."""
+    """Executor of a `VideoGenerator` for one source picture; thread-safe."""
 
     def __call__(
         self, vectors: torch.Tensor, warped: torch.Tensor | None, guide: torch.Tensor | None
@@ -48,8 +47,8 @@ def make_decoder(
     Args:
         video_generator (`VideoGenerator`): On the device that renders.
         source_image (`torch.Tensor` of shape `(1, 3, H, W)`): The source, in [-1, 1].
-        runtime (`str`): `"fused"`, for a CPU and `geometry="mesh"`; `"eager"`, PyTorch alone, on a GPU as a graph; or
-            `"auto"`, the fused one where it is possible.
+        runtime (`str`): `"fused"` (CPU with `geometry="mesh"`), `"eager"` (PyTorch alone, on a GPU as a graph) or
+            `"auto"` (fused if possible).
         precision (`str`): `"float32"`, `"bfloat16"`, `"float16"` (not fused) or `"auto"`: the network's own (float32
             for one in float16 on a CPU); for one in float32, float16 on a GPU and `fastest_precision` on a CPU.
 

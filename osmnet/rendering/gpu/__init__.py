@@ -1,1 +1,1 @@
-"""Parts of the GPU renderer in batched tensor operations."""
+"""Batched tensor operations of the GPU renderer."""

@@ -1,4 +1,4 @@
-"""The mouth window in batched tensor operations: `face/mouth.py` for many frames at once, on a GPU."""
+"""The mouth window in batched tensor operations, see `face/mouth.py`."""
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ class BatchedMouth:
     Args:
         source_px (`np.ndarray` of shape `(478, 2)`): The source's vertices in pixels of its own window.
         window_size (`int`): Side of the windows in pixels.
-        device (`torch.device`): Where to compute.
+        device (`torch.device`): Device of the frames.
     """
 
     def __init__(self, source_px: np.ndarray, window_size: int, device: torch.device):
@@ -35,9 +35,9 @@ class BatchedMouth:
         self._profile = to_device(_line_profile(), device)
 
     def cut(self, frames: torch.Tensor, affine: np.ndarray) -> torch.Tensor:
-        """Cut a window `(n, 3, window_size, window_size)` out of each frame `(n, 3, size, size)`, see `face/mouth.py`.
+        """Cut windows `(n, 3, window_size, window_size)` out of frames `(n, 3, size, size)`.
 
-        Pictures are float32, whole numbers in [0, 255].
+        float32, whole numbers in [0, 255].
         """
         linear = np.linalg.inv(affine[:, :, :2])
         backward = np.concatenate([linear, -linear @ affine[:, :, 2:]], -1)
@@ -46,7 +46,7 @@ class BatchedMouth:
         return windows.round_().clamp_(0, 255)
 
     def guides(self, target_px: np.ndarray) -> torch.Tensor:
-        """Draw the guides `(n, 4, window_size, window_size)` of vertices `(n, 478, 2)`, see `face/mouth.py`."""
+        """Draw the guides `(n, 4, window_size, window_size)` of vertices `(n, 478, 2)`."""
         # 1. Draw the inside of the mouth and the lips.
         frames, size = len(target_px), self.window_size
         inner, lips = self._polygons(target_px[:, INNER_LIPS]), self._polygons(target_px[:, OUTER_LIPS])
@@ -61,10 +61,9 @@ class BatchedMouth:
         return torch.stack([paint, inner, lips, self._in_source.expand(frames, -1, -1)], 1)
 
     def paint(self, frames: torch.Tensor, painted: torch.Tensor, mask: torch.Tensor, affine: np.ndarray) -> None:
-        """Blend windows into their frames `(n, 3, size, size)`, in place, see `face/mouth.py`.
+        """Blend windows into frames `(n, 3, size, size)`, in place.
 
-        `painted` is `(n, 3, window_size, window_size)`, `mask` `(n, 1, window_size, window_size)`, `affine` `(n, 2,
-        3)`.
+        `painted` is `(n, 3, window_size, window_size)`, `mask` has one channel; `affine` is `(n, 2, 3)`.
         """
         linear, window = affine[:, :, :2], self.window_size
         corners = np.array([[0, 0], [window, 0], [window, window], [0, window]], float) - affine[:, None, :, 2]
@@ -86,7 +85,7 @@ class BatchedMouth:
     def _sample(
         self, images: torch.Tensor, affine: np.ndarray, size: tuple[int, int], cubic: np.ndarray, beyond: str
     ) -> torch.Tensor:
-        """Sample images `(n, channels, s, s)` where maps from pixels of the result lead, cubically or linearly."""
+        """Sample `(n, channels, s, s)` at each result pixel's place under `affine`."""
         scale = 2 / images.shape[-1]
         a = to_device((affine * scale).astype(np.float32), self.device)[:, :, :, None, None]  # (n, 2, 3, 1, 1)
         y = torch.arange(size[0], device=self.device, dtype=torch.float32)[:, None] + 0.5
@@ -99,10 +98,8 @@ class BatchedMouth:
         return torch.where(to_device(cubic, self.device)[:, None, None, None], found[0], found[1])
 
     def _polygons(self, points: np.ndarray) -> torch.Tensor:
-        """Draw filled, smooth-edged polygons `(n, corners, 2)` px as OpenCV does: `(n, size, size)` in [0, 1].
-
-        Corners lie at sixteenths of a pixel across and at whole pixels down; pixel centres are whole numbers.
-        """
+        """Draw polygons `(n, corners, 2)` px as OpenCV does: `(n, size, size)` in [0, 1]."""
+        # OpenCV rounds corners to sixteenths of a pixel across and to whole pixels down; pixel centres are integers.
         size, frames = self.window_size, len(points)
         fixed = np.round((points - 0.5) * 16) / 16
         fixed[..., 1] = np.floor(fixed[..., 1] + 0.5)
@@ -144,18 +141,15 @@ class BatchedMouth:
 
 
 def _line_profile() -> np.ndarray:
-    """Measure how strongly OpenCV's smooth lines cover a pixel, by distance in steps of 1/32 from -1 to 2: `(96,)`.
-
-    From half a pixel before the line to the pixel. Upright lines are drawn twice, at 1/√2 of the strength of diagonal
-    ones.
-    """
+    """Measure OpenCV's line coverage by distance, -1 to 2 px in steps of 1/32: `(96,)`."""
     profile = np.empty(96, np.float32)
     for fraction in range(32):
         canvas = np.zeros((9, 9), np.uint8)
         x = 4 * 32 + fraction
         cv2.line(canvas, (x, 0), (x, 8 * 32), 255, 1, cv2.LINE_AA, 5)
         for column in range(9):
-            distance = x + 16 - 32 * column
+            distance = x + 16 - 32 * column  # from half a pixel before the line to the pixel
             if -32 <= distance < 64:
                 profile[distance + 32] = canvas[4, column] / 255
+    # Upright lines are drawn twice, at 1/√2 of the strength of diagonal ones.
     return np.sqrt(2) * (1 - np.sqrt(1 - profile))

@@ -1,8 +1,6 @@
-"""The mesh warp in batched tensor operations: `face/warp.py` for many frames at once, on a GPU.
+"""The mesh warp in batched tensor operations, see `face/warp.py`.
 
-Every triangle's bounding box is cut into rows and those into pixels. A scatter takes the smallest of keys made of
-depth and triangle number, so the nearest triangle wins in any order of execution. Numbers of rows and pixels are
-computed on the CPU, so nothing waits for the device.
+A scatter takes the smallest key of depth and triangle number, so the order of execution does not matter.
 """
 
 import numpy as np
@@ -24,9 +22,9 @@ _FINER, _FINEST = 8, 4096  # factor of the picture's resolution; px, its largest
 
 
 def lanczos_matrix(size: int, factor: int) -> np.ndarray:
-    """Return Lanczos interpolation of `size` pixels, ends repeated, as a matrix `(size · factor + 1, size)`, float32.
+    """Return Lanczos interpolation as a matrix `(size · factor + 1, size)`, float32.
 
-    Row k gives the value at `k / factor` pixels from the beginning; the first pixel's centre is 0.5.
+    Row k gives the value at `k / factor` px; the first pixel's centre is 0.5.
     """
     places = np.arange(size * factor + 1) / factor - 0.5
     taps = np.floor(places).astype(int)[:, None] + np.arange(-3, 5)
@@ -39,14 +37,11 @@ def lanczos_matrix(size: int, factor: int) -> np.ndarray:
 
 
 class BatchedWarp:
-    """Move the head of one picture, many frames at a time.
-
-    The picture is interpolated once, at eight times its resolution, which is as sharp as interpolating every frame
-    anew.
+    """Warp one picture, many frames at a time.
 
     Args:
         warp (`MeshWarp`): The warp of the picture, for its geometry.
-        device (`torch.device`): Where to draw.
+        device (`torch.device`): Device of the frames.
     """
 
     def __init__(self, warp: MeshWarp, device: torch.device):
@@ -56,16 +51,17 @@ class BatchedWarp:
         image = to_device(warp.image, device).float().permute(2, 0, 1)
         factor = max(2, min(_FINER, _FINEST // self.size // 2 * 2))  # even, so that a pixel's centre is a place
         finer = to_device(lanczos_matrix(self.size, factor), device)
+        # Interpolated once at a higher resolution, which is as sharp as interpolating every frame anew.
         self._picture = (finer @ image @ finer.T)[None]
         self._triangles = to_device(TRIANGLES.astype(np.int64), device)
 
     def __call__(self, shape: np.ndarray, similarity: Similarity) -> torch.Tensor:
-        """Draw frames `(n, 3, size, size)`, float32, whole numbers in [0, 255]; see `MeshWarp.__call__`."""
+        """Draw frames `(n, 3, size, size)`, float32, whole numbers in [0, 255]."""
         grid = self.grid(*self.warp.points(shape, similarity))
         return self._soften_outlines(self._sample(grid), grid)
 
     def grid(self, target: np.ndarray, origin: np.ndarray) -> torch.Tensor:
-        """Return every pixel's origin: `(n, points, 3)` and `(n, points, 2)` to `(n, size, size, 2)` pixels."""
+        """Return each pixel's origin: `(n, points, 3)` and `(n, points, 2)` to `(n, size, size, 2)` px."""
         # 1. Bounding boxes, on the CPU, so that all sizes are known.
         target = target.astype(np.float32)
         boxes = self._boxes(target)
@@ -82,7 +78,7 @@ class BatchedWarp:
         return self._origins(nearest, planes, first)
 
     def _boxes(self, target: np.ndarray) -> np.ndarray:
-        """Return first pixel, and width and height, of each triangle's bounding box: `(2, n, triangles, 2)` int32."""
+        """Return each triangle's first pixel and extent: `(2, n, triangles, 2)` int32."""
         boxes = np.empty((2, len(target), len(TRIANGLES), 2), np.int32)
         for axis in range(2):
             places = np.ascontiguousarray(target[..., axis])
@@ -98,7 +94,7 @@ class BatchedWarp:
     def _nearest(
         self, planes: torch.Tensor, first: torch.Tensor, extent: torch.Tensor, num_rows: int, num_pixels: int
     ) -> torch.Tensor:
-        """Return the key of the nearest triangle in each pixel, `(n, size²)` int32."""
+        """Return each pixel's smallest key: `(n, size²)` int32."""
         frames, count = extent.shape[:2]
         width, height = extent[..., 0].flatten(), extent[..., 1].flatten()
         # 1. Rows: box of each, its first pixel's u, v, z and their steps, and the offset to the pixel's place.
@@ -129,22 +125,25 @@ class BatchedWarp:
         return smallest.scatter_reduce_(0, pixel + shift[row], key, "amin").reshape(frames, -1)
 
     def _origins(self, nearest: torch.Tensor, planes: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        # 1. The triangle of each pixel.
         frames, count = planes.shape[:2]
         drawn = nearest != _NOTHING
         triangle = torch.where(drawn, nearest & _NUMBERS, 0).long()
         triangle = (triangle + count * torch.arange(frames, device=self.device)[:, None]).flatten()
+        # 2. The origin: the triangle's linear function at the pixel.
         side = torch.arange(self.size, device=self.device, dtype=torch.float32)
         pixel = torch.stack([side.expand(self.size, -1), side[:, None].expand(-1, self.size)], -1).reshape(1, -1, 2)
         plane = planes[..., 3:].flatten(0, 1)[triangle].unflatten(0, (frames, -1))  # (n, pixels, 3, 2)
         from_corner = pixel - first.flatten(0, 1)[triangle].unflatten(0, (frames, -1))
         origin = plane[:, :, 0] + from_corner[..., :1] * plane[:, :, 1] + from_corner[..., 1:] * plane[:, :, 2]
-        # The corners, which no triangle covers, stay.
+        # 3. The corners of the crop, which no triangle covers, stay.
         return torch.where(drawn[..., None], origin, pixel + 0.5).unflatten(1, (self.size, self.size))
 
     def _sample(self, grid: torch.Tensor) -> torch.Tensor:
         frames = grid.shape[0]
         places = (((grid - 0.5) * _PLACES + 0.5).floor_() / _PLACES + 0.5) * (2 / self.size) - 1
         places = places.reshape(1, frames * self.size, self.size, 2)
+        # One tall grid for all frames: (1, 3, n · size, size).
         colours = F.grid_sample(self._picture, places, "bilinear", "border", align_corners=True)
         colours = colours[0].unflatten(1, (frames, self.size)).transpose(0, 1)
         return colours.add_(0.5).floor_().clamp_(0, 255)
@@ -164,7 +163,7 @@ class BatchedWarp:
 
 
 def _planes(corners: torch.Tensor, origins: torch.Tensor) -> torch.Tensor:
-    """Return the linear functions over triangles of `corners` `(..., 3, 3)` with `origins` `(..., 3, 2)`.
+    """Return linear functions over triangles of `corners` `(..., 3, 3)`.
 
     Returns:
         `torch.Tensor` of shape `(..., 3, 5)`: Values at x = y = 0 and steps along x and y of u, v (the first two
@@ -190,7 +189,7 @@ def _planes(corners: torch.Tensor, origins: torch.Tensor) -> torch.Tensor:
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Copy an array to a device, without waiting where possible."""
+    """Copy an array to a device, without waiting if possible."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type == "cuda":  # a copy from unpinned memory would wait
         return tensor.pin_memory().to(device, non_blocking=True)

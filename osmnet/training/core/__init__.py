@@ -1,1 +1,1 @@
-"""The parts of every training run, whatever it trains."""
+"""The training loop and its parts, for any stage."""

@@ -1,4 +1,4 @@
-"""The batches of a run, made in this process or in loader processes, in the same order either way."""
+"""Batches of a run, in the same order with any `workers`."""
 
 import signal
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class _Batches(IterableDataset):
-    """Batches from step `start` to before step `stop`; each of n loader processes makes every n-th."""
+    """Each of n loader processes makes every n-th batch."""
 
     def __init__(self, stage: Stage, start: int, stop: int, micros: int, rank: int, world: int):
         self.stage, self.rank, self.world, self.micros = stage, rank, world, micros
@@ -37,20 +37,20 @@ def batches(
     """Make the batches of a run.
 
     Args:
-        stage (`Stage`): Its `batch` is called.
+        stage (`Stage`): Provides `batch`.
         start (`int`): First step.
-        stop (`int`): Step before which it ends.
-        micros (`int`): Batches a step.
-        rank (`int`): This process.
+        stop (`int`): Step after the last one.
+        micros (`int`): Batches per step.
+        rank (`int`): Index of this process.
         world (`int`): Number of training processes.
-        workers (`int`): Loader processes; the order of the batches does not depend on it.
-        pin_memory (`bool`): Whether to put them into page-locked memory, for a CUDA GPU.
+        workers (`int`): Loader processes.
+        pin_memory (`bool`): Whether to use page-locked memory, for a CUDA GPU.
 
     Yields:
         `dict[str, torch.Tensor]`: `micros` batches for each step.
 
     Raises:
-        ValueError: As the stage raised it (or `OSError`).
+        ValueError: As raised by the stage (or `OSError`).
     """
     loader = DataLoader(
         _Batches(stage, start, stop, micros, rank, world),

@@ -1,12 +1,4 @@
-"""Checkpoints: each folder is whole or absent. `Accelerator.save_state` writes it; three pieces are our own.
-
-- Naming. Accelerate's `total_limit` deletes the oldest checkpoint before it writes the next one, under its final name.
-  Here a folder gets its name by renaming, after its checksums, and only then the oldest ones go: a kill at any moment
-  leaves a whole checkpoint.
-- Networks. Accelerate's names depend on the number of processes and include frozen helpers such as VGG-19, and
-  `register_for_checkpointing` unpickles whatever it finds. Hooks of `RunState` put its own tensors there instead.
-- Errors. A process that cannot write stops all of them with one message.
-"""
+"""Checkpoints, written by `Accelerator.save_state` and complete or absent."""
 
 import json
 import random
@@ -36,7 +28,7 @@ WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)  # a full disk, as Pytho
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint.
+    """A complete checkpoint.
 
     Attributes:
         folder (`Path`): `WORK/checkpoint-000500`.
@@ -54,21 +46,24 @@ class Checkpoint:
 
 
 def save_checkpoint(accelerator: Accelerator, work: Path, step: int, about: dict[str, Any], keep: int) -> Path:
-    """Write `work/checkpoint-STEP` and delete the oldest ones; every process must call it.
+    """Write a checkpoint and delete the oldest; call in every process.
 
     Args:
         accelerator (`Accelerator`): Its optimizers, scaler, random states and hooks are saved.
         work (`Path`): Folder of the run.
         step (`int`): Steps done.
-        about (`dict`): Anything JSON can hold.
-        keep (`int`): How many checkpoints stay.
+        about (`dict`): JSON content.
+        keep (`int`): Checkpoints to keep.
 
     Returns:
-        `Path`: The folder.
+        `Path`: The folder, `work/checkpoint-STEP`.
 
     Raises:
         ValueError: If it cannot be written, e.g. because the disk is full; earlier checkpoints are unchanged.
     """
+    # Accelerate's `total_limit` deletes the oldest checkpoint before it writes the next one, under its final name.
+    # Here a kill at any moment leaves a complete one. Hooks of `RunState` write the tensors: Accelerate's names depend
+    # on the number of processes, and `register_for_checkpointing` unpickles.
     folder, temporary = work / f"{PREFIX}{step:06d}", None
     try:
         temporary = on_main(accelerator, lambda: temporary_folder_in(work))
@@ -102,13 +97,13 @@ def _publish(temporary: Path, folder: Path, about: dict[str, Any]) -> None:
 
 
 def newest_checkpoint(work: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Find the newest whole checkpoint of a run, and delete what a killed run left half-written.
+    """Find the newest complete checkpoint of a run; delete half-written ones.
 
     Args:
         work (`Path`): Folder of the run; need not exist.
 
     Returns:
-        `tuple[Checkpoint | None, list[str]]`: The checkpoint, if there is one, and a sentence for each damaged one.
+        `tuple[Checkpoint | None, list[str]]`: The checkpoint, if any, and a sentence for each damaged one.
     """
     sweep(work)
     damaged: list[str] = []
@@ -126,19 +121,20 @@ def newest_checkpoint(work: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what a killed run left half-written in a folder."""
+    """Delete half-written files of a killed run."""
     for unfinished in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def seed_all(seed: int, process: int) -> None:
-    """Seed all generators, differently in each process: dropout must not be the same in all of them."""
+    """Seed all generators, differently in each process."""
+    # Dropout must differ between processes.
     set_seed(int(np.random.SeedSequence([seed, process]).generate_state(1)[0]))
 
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Restore the generators' states at the end: validation must not change a run."""
+    """Restore all random states on exit."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
@@ -150,7 +146,6 @@ def random_state_kept() -> Iterator[None]:
 
 
 def _folders(work: Path) -> list[Path]:
-    """Checkpoints of a run, newest first."""
     return sorted((each for each in work.glob(f"{PREFIX}*") if _step(each) >= 0), key=_step, reverse=True)
 
 
@@ -160,7 +155,6 @@ def _step(folder: Path) -> int:
 
 
 def _checksum(file: Path) -> list[int]:
-    """Size and CRC-32."""
     crc = 0
     with file.open("rb") as stream:
         while block := stream.read(2**22):

@@ -1,4 +1,4 @@
-"""Settings of the stages: dataclasses, changed by a YAML file and by `--set NAME=VALUE` only."""
+"""Settings of the stages, from YAML files and `--set NAME=VALUE`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PAPER_DROP_STEP, PAPER_DROP = 300_000, 0.2  # the papers' schedule: the rate is 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """Settings of every stage; each stage derives its own and may have other defaults.
+    """Settings of every stage, which may override the defaults.
 
     Args:
         steps (`int`): Optimizer steps.
-        batch_size (`int`): Examples of one process in one forward pass.
+        batch_size (`int`): Examples per batch and process.
         learning_rate (`float`): Peak rate of Adam.
         schedule (`str`): `"cosine"` falls to `floor` at the last step, `"constant"`, or `"paper"`: a fifth after
             300,000 steps.
@@ -48,14 +48,14 @@ class StageConfig:
         validate_every (`int`): Steps between validations; 0 validates at the end only.
         sample_every (`int`): Steps between pictures; 0 draws them at the end only.
         checkpoint_every (`int`): Steps between checkpoints; 0 writes one at the end only.
-        keep_checkpoints (`int`): How many of the newest stay.
+        keep_checkpoints (`int`): Checkpoints that stay.
         init (`str`): Starting weights: `""` for random ones, `"packaged"`, a folder or a Hub id.
         split (`str`): `"speaker"` holds one speaker in eight out, `"clip"` every fifth clip (one person).
-        weights (`dict[str, float]`): Weight of each loss in the sum. A stage's defaults name all of its losses; those
-            of weight 0 are logged only.
+        weights (`dict[str, float]`): Weight of each loss in the sum. The defaults name all losses; those of weight 0
+            are logged only.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
     """
 
     steps: int = 1000
@@ -84,7 +84,7 @@ class StageConfig:
     weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
+        """Validate."""
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not '{getattr(self, name)}'.")
@@ -102,7 +102,7 @@ class StageConfig:
                 raise ValueError(f"{name} must be below 1, not {getattr(self, name)}.")
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
+        """Compute the learning rate of a step, from 0."""
         rate = self.learning_rate * min(1, (step + 1) / max(self.warm_up, 1))
         if self.schedule == "cosine":
             rate *= self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1)))
@@ -124,8 +124,8 @@ def load_config(
     """Read the settings of a stage.
 
     Args:
-        path_or_name (`str`, *optional*): A YAML file with one section a stage, or the name of one that comes with the
-            package (`"tiny"`). Not given, or without that section: the defaults of `stage_config`.
+        path_or_name (`str`, *optional*): A YAML file, or the name of one in the package (`"tiny"`). Not given, or
+            without `section`: the defaults.
         stage_config (`type`): Dataclass of the settings.
         section (`str`): Section of the file.
         overrides (`list[str]`): `NAME=VALUE` or `weights.LOSS=VALUE`; they override the file.
@@ -135,8 +135,7 @@ def load_config(
         `StageConfig`: An instance of `stage_config`.
 
     Raises:
-        ValueError: If the file cannot be read, or names a section, a setting or a loss that does not exist, or gives a
-            value of another type or out of its range.
+        ValueError: If the file cannot be read, or a section, setting, loss or value is wrong.
     """
     defaults = stage_config()
     values: dict[str, Any] = {}
@@ -156,7 +155,7 @@ def load_config(
 
 
 def find_config(path_or_name: str) -> Path:
-    """Return the file of a path or of the name of a packaged configuration."""
+    """Find a file by path or by packaged name."""
     path = Path(path_or_name)
     if path.is_file():
         return path
@@ -186,7 +185,6 @@ def _read_yaml(file: Path, known: Collection[str]) -> dict[str, dict]:
 
 
 def _take(values: dict[str, Any], defaults: StageConfig, name: str, value: Any, where: str) -> None:
-    """Check one setting and add it to `values`; weights of losses are merged with the defaults."""
     kinds = typing.get_type_hints(type(defaults))
     name, _, loss = name.partition(".")
     if name not in kinds:
@@ -209,7 +207,6 @@ def _take(values: dict[str, Any], defaults: StageConfig, name: str, value: Any, 
 
 
 def _converted(name: str, value: Any, kind: Any, where: str) -> Any:
-    """Convert a value from YAML or the command line to the type of its setting."""
     if typing.get_origin(kind) is tuple:  # tuple[int, ...]: a YAML list, or 1,2,3
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, list):

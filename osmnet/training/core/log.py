@@ -1,4 +1,4 @@
-"""The record of a run: settings, progress bar, TensorBoard, `log.jsonl`, pictures."""
+"""Log of a run: settings, progress bar, TensorBoard, `log.jsonl`, pictures."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ SMOOTHING = 0.8  # decay of the losses beside the progress bar, which are noisy
 
 
 def write_config(work: Path, about: dict[str, Any]) -> None:
-    """Write `work/config.yaml`: settings, versions and commit of a run.
+    """Write `work/config.yaml`.
 
     Raises:
         ValueError: If the folder cannot be written.
@@ -33,13 +33,13 @@ def write_config(work: Path, about: dict[str, Any]) -> None:
 
 
 class RunLog:
-    """Collects the losses of every step and writes their means; only the main process writes.
+    """Logger of mean losses; only the main process writes.
 
     Args:
-        accelerator (`Accelerator`): Knows the other processes.
+        accelerator (`Accelerator`): Of the run.
         name (`str`): Name of the stage.
         work (`Path`): Folder of the run.
-        start (`int`): Steps done before; later lines of `log.jsonl` belong to steps that are repeated.
+        start (`int`): Steps done; later lines of `log.jsonl` are dropped, their steps are repeated.
         stop (`int`): Steps of the run.
     """
 
@@ -58,13 +58,13 @@ class RunLog:
         )  # fmt: skip
 
     def take(self, losses: Mapping[str, torch.Tensor]) -> None:
-        """Add the losses of a batch; they stay on their device, which need not synchronise."""
+        """Add the losses of a batch, without synchronising devices."""
         for name, loss in losses.items():
             self._sums[name] = self._sums[name] + loss.float() if name in self._sums else loss.float()
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
-        """Average the losses since the last call over batches and processes; every process must call it."""
+        """Average the losses since the last call; call in every process."""
         if not self._sums:
             return {}
         means = torch.stack([total / self._counts[name] for name, total in self._sums.items()])
@@ -74,11 +74,11 @@ class RunLog:
         return means_by_name
 
     def step(self) -> None:
-        """Advance the progress bar by a step."""
+        """Advance the progress bar."""
         self._bar.update(1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write figures of a step to TensorBoard and `log.jsonl`, and losses beside the progress bar."""
+        """Write values to TensorBoard, `log.jsonl` and the progress bar."""
         if not self.main or not values:
             return
         line = json.dumps({"step": step, **{name: float(f"{value:.6g}") for name, value in values.items()}})
@@ -92,7 +92,7 @@ class RunLog:
         self._bar.set_postfix_str(" ".join(f"{name} {value:.3g}" for name, value in self._smooth.items()), False)
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Write pictures `(H, W, 3)`, uint8, to TensorBoard and, as PNG, to `WORK/samples`."""
+        """Write pictures `(H, W, 3)`, uint8, to TensorBoard and `WORK/samples`."""
         folder = self.work / "samples"
         for name, picture in pictures.items():
             path = folder / f"{step:06d}-{name.replace('/', '-')}.png"
@@ -105,7 +105,7 @@ class RunLog:
                 tracker.log_images({name: picture[None]}, step=step, dataformats="NHWC")
 
     def remark(self, sentence: str) -> None:
-        """Print a sentence above the progress bar, on stderr."""
+        """Print a sentence above the progress bar."""
         if self.main:
             tqdm.write(f"osmnet: {sentence}", file=sys.stderr)
 
@@ -128,7 +128,7 @@ class RunLog:
 
 
 def _truncate(log: Path, step: int) -> None:
-    """Drop the lines of a log that come after a step, and one that a killed run left unfinished."""
+    """Drop lines after a step, and an unfinished one."""
     if not log.is_file():
         return
     kept = []

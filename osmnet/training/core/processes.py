@@ -1,4 +1,4 @@
-"""Several processes of one run: work of the main process, errors that all share, and stop signals."""
+"""Work, errors and signals shared by processes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PATIENCE = timedelta(hours=3)  # for the other processes while the main one vali
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was stopped by a signal, after saving a checkpoint.
+    """A run stopped by a signal, after saving a checkpoint.
 
     Attributes:
-        status (`int`): The exit status that a shell expects: 143 for SIGTERM, 130 for Ctrl-C.
+        status (`int`): Exit status: 143 for SIGTERM, 130 for Ctrl-C.
     """
 
     def __init__(self, message: str, signal_number: int):
@@ -31,11 +31,11 @@ class Stopped(KeyboardInterrupt):
 
 
 class SharedError(ValueError):
-    """An error that all processes raise; the main one raises the original and reports it."""
+    """An error that the main process has raised and reported."""
 
 
 def join_processes() -> PartialState:
-    """Join the other processes of the launcher, if there are any.
+    """Join the launcher's other processes, if any.
 
     Raises:
         ValueError: If the launcher started several processes and Accelerate has no device for them.
@@ -51,7 +51,7 @@ def join_processes() -> PartialState:
 
 
 def on_main(processes: Accelerator | PartialState, act: Callable[[], Result]) -> Result:
-    """Call `act` in the main process while the others wait; every process returns or raises its outcome."""
+    """Call `act` in the main process and share its outcome."""
     if processes.num_processes == 1:
         return act()
     outcome: list[Any] = [None, None]
@@ -70,7 +70,7 @@ def on_main(processes: Accelerator | PartialState, act: Callable[[], Result]) ->
 
 
 def on_all(processes: Accelerator | PartialState, act: Callable[[], object]) -> None:
-    """Call `act` in every process and wait for all of them; an error of one is raised in all.
+    """Call `act` in every process; share errors.
 
     Raises:
         OSError: In the main process, with the message of another one.
@@ -91,10 +91,10 @@ def on_all(processes: Accelerator | PartialState, act: Callable[[], object]) -> 
 
 
 class StopSignals:
-    """Records SIGTERM and Ctrl-C, so that a step is finished and saved before the run stops.
+    """Recorder of SIGTERM and Ctrl-C, for a stop between steps.
 
     Args:
-        accelerator (`Accelerator`): Knows the other processes.
+        accelerator (`Accelerator`): Of the run.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -102,7 +102,7 @@ class StopSignals:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Record signals from here on; a second Ctrl-C stops at once. Does nothing outside of the main thread."""
+        """Record signals in the main thread; a second Ctrl-C stops immediately."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -120,7 +120,7 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def any_received(self) -> int:
-        """Return the signal that any process has received, or 0: all must stop after the same step."""
+        """Return the signal received by any process, or 0."""
         if self.accelerator.num_processes == 1:
             return self.received
         received = torch.tensor([self.received], device=self.accelerator.device)

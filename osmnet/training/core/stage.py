@@ -1,4 +1,4 @@
-"""A training stage as the trainer sees it: networks, batches, losses, validation, pictures."""
+"""Interface between a training stage and the trainer."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ Item = TypeVar("Item")
 
 
 class Stage(ABC):
-    """A training stage. `fit` calls it; a stage never steps an optimizer, saves or logs by itself.
+    """A training stage; its constructor sets the attributes.
 
-    A subclass sets in its constructor:
-
-    - `networks` (`dict[str, OSMNetModel]`): Trained, averaged and saved, by component folder. Build them after
-      `torch.manual_seed(config.seed)`. Parameters with `requires_grad=False` are not trained.
-    - `objective` (`nn.Module`): `forward(batch)` returns every loss as a scalar tensor by its logged name, without its
-      weight. The networks (and frozen helpers: a face model, VGG) are its submodules; DDP wraps it, so call networks
-      inside its `forward` only.
-    - `adversary` (`nn.Module`, *optional*): `forward(batch)` returns the discriminator's losses, each of weight 1. It
-      runs in float32 right after `objective` on the same batch, so it may use pictures that `objective.forward` kept
-      (detached, as float32). The discriminator may be a submodule of both: its parameters need no gradient while the
-      objective runs, those of `networks` none while the adversary runs. It has an Adam of its own.
-    - `made_for` (`dict[str, str]`, *optional*): Fingerprints of what the run depends on, e.g. the face model and the
-      dataset. A run with others is not resumed.
-    - `adversary_active` (`bool`): Whether the adversary takes part in this step; `begin_step` may switch it.
+    Attributes:
+        networks (`dict[str, OSMNetModel]`): Trained, averaged and saved, by component folder. Build them after
+            `torch.manual_seed(config.seed)`. Parameters with `requires_grad=False` are not trained.
+        objective (`nn.Module`): `forward(batch)` returns every loss as an unweighted scalar tensor by its logged name.
+            The networks (and frozen helpers: a face model, VGG) are its submodules. DDP wraps it: call networks only
+            inside its `forward`.
+        adversary (`nn.Module`, *optional*): `forward(batch)` returns the discriminator's losses, each of weight 1. It
+            runs in float32 right after `objective` on the same batch, so it may use pictures that `objective.forward`
+            kept (detached, as float32). The discriminator may be a submodule of both: its parameters are frozen while
+            the objective runs, those of `networks` while the adversary runs. It has its own Adam.
+        made_for (`dict[str, str]`, *optional*): Fingerprints of the run's dependencies, e.g. face model and dataset. A
+            run with other fingerprints is not resumed.
+        adversary_active (`bool`): Whether the adversary takes part in this step; `begin_step` may switch it.
     """
 
     name: ClassVar[str]
@@ -47,27 +46,26 @@ class Stage(ABC):
 
     @abstractmethod
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
-        """Make a batch on the CPU, as a pure function of the arguments; loader processes call it.
+        """Make a batch on the CPU; loader processes call it.
 
-        Draw from `np.random.default_rng([seed, step, micro, rank])` only, so that a resumed run gets the same batches,
-        whatever `workers` is.
+        Draw only from `np.random.default_rng([seed, step, micro, rank])`: resumed runs repeat batches.
 
         Args:
             step (`int`): Optimizer step, from 0.
-            rank (`int`): This process, from 0.
+            rank (`int`): Index of this process, from 0.
             world (`int`): Number of processes.
             micro (`int`): Batch within the step, from 0 (gradient accumulation).
 
         Returns:
-            `dict[str, torch.Tensor]`: As `objective` takes it.
+            `dict[str, torch.Tensor]`: Input of `objective`.
         """
 
     def begin_step(self, step: int) -> None:  # noqa: B027 (nothing to do for most stages)
-        """Prepare for a step, e.g. switch the adversary on; a function of `step` alone, since runs resume anywhere."""
+        """Prepare a step as a function of `step`."""
 
     @abstractmethod
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Measure the averaged networks on held-out clips; in the main process only.
+        """Validate on held-out clips, in the main process.
 
         Args:
             networks (`dict[str, OSMNetModel]`): Averages of `networks`, in evaluation mode, on their device.
@@ -78,11 +76,11 @@ class Stage(ABC):
         """
 
     def figures(self, networks: dict[str, OSMNetModel]) -> dict[str, np.ndarray]:
-        """Draw pictures `(H, W, 3)`, uint8, by name, for TensorBoard and `WORK/samples`; like `validate`."""
+        """Draw pictures `(H, W, 3)`, uint8, by name; called like `validate`."""
         return {}
 
     def finish(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Post-process after the last step, e.g. calibrate the networks in place before they are saved.
+        """Post-process the final networks in place, e.g. calibrate them.
 
         Args:
             networks (`dict[str, OSMNetModel]`): The best averages, or the last ones.
@@ -94,13 +92,13 @@ class Stage(ABC):
 
 
 class ClipPools(Generic[Item]):
-    """Pools of training clips in memory, one a process; each is filled on first use, i.e. in the loader processes.
+    """Per-process pools of training clips, filled on first use.
 
     Args:
         clips (sequence of `Clip`): All training clips.
         make (`Callable`): Prepares a clip; `None` leaves it out.
-        config (`StageConfig`): Number, turnover and seed.
-        description (`str`): Label of the progress bar while a pool is filled.
+        config (`StageConfig`): Size, turnover and seed.
+        description (`str`): Label of the progress bar.
     """
 
     def __init__(
@@ -110,7 +108,7 @@ class ClipPools(Generic[Item]):
         self._pools: dict[tuple[int, int], ClipPool[Item]] = {}
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> list[Item]:
-        """Return the pool of process `rank` of `world` at a step, see `ClipPool.at`."""
+        """Return the pool of a process at a step, see `ClipPool.at`."""
         if (rank, world) not in self._pools:
             capacity, turnover, seed = self.config.pool_clips, self.config.pool_turnover, self.config.seed
             self._pools[rank, world] = ClipPool(

@@ -26,14 +26,12 @@ DISCRIMINATOR_OPTIMIZER = "discriminator_optimizer.bin"
 
 
 class WeightedSum(nn.Module):
-    """The weighted sum of a module's losses, and the losses for the log.
-
-    Only the sum keeps its graph: DDP would wait for a loss that is returned and not used.
+    """Weighted sum of a module's losses.
 
     Args:
         losses (`nn.Module`): An objective or an adversary.
-        weights (`dict[str, float]`, *optional*): By loss; missing losses count 0. Not given: each counts 1.
-        autocast (`bool`): False computes in float32, whatever the precision of the networks is.
+        weights (`dict[str, float]`, *optional*): By loss, 0 if missing. Not given: 1 each.
+        autocast (`bool`): False computes in float32 at any precision of the networks.
     """
 
     def __init__(self, losses: nn.Module, weights: dict[str, float] | None = None, autocast: bool = True):
@@ -41,7 +39,7 @@ class WeightedSum(nn.Module):
         self.losses, self.weights, self.autocast = losses, weights, autocast
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the sum, and the losses without their graph."""
+        """Return the sum and the detached losses."""
         device = next(iter(batch.values())).device.type
         with nullcontext() if self.autocast else torch.autocast(device, enabled=False):
             losses = self.losses(batch)
@@ -49,34 +47,38 @@ class WeightedSum(nn.Module):
             counted = [weights[name] * loss for name, loss in losses.items() if weights.get(name)]
             if not counted:
                 raise ValueError(f"None of the losses {', '.join(losses)} has a weight above 0; set weights.LOSS.")
+            # Only the sum keeps its graph: DDP would wait for a loss that is returned and not used.
             return torch.stack(counted).sum(), {name: loss.detach() for name, loss in losses.items()}
 
 
 class Ema(AveragedModel):
-    """Exponential moving average of a network's weights; its buffers are copied.
+    """Exponential moving average of weights; buffers are copied.
 
-    The decay of step t is at most (t + 1) / (t + 10), so that the average forgets the initial weights.
+    The decay at step t is at most (t + 1) / (t + 10).
 
     Args:
         network (`OSMNetModel`): Copied, in evaluation mode.
-        decay (`float`): Share of the average that stays, once t is large.
+        decay (`float`): Decay at large t.
     """
 
     def __init__(self, network: OSMNetModel, decay: float):
-        super().__init__(network, multi_avg_fn=lambda *lists: get_ema_multi_avg_fn(self.decay)(*lists))
+        super().__init__(
+            cast(nn.Module, network), multi_avg_fn=lambda *lists: get_ema_multi_avg_fn(self.decay)(*lists)
+        )
         self.final_decay, self.decay = decay, 0.0
         self.n_averaged.fill_(1)  # at 0, the first update would copy the network
         self.eval().requires_grad_(False)
 
     def update(self, network: OSMNetModel, step: int) -> None:
-        """Follow the network after a step, counted from 0."""
+        """Update after a step, counted from 0."""
+        # The early average must forget the initial weights.
         self.decay = min(self.final_decay, (step + 1) / (step + 10))
-        self.update_parameters(network)
+        self.update_parameters(cast(nn.Module, network))
 
 
 @contextmanager
 def frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Switch off the gradients of parameters; gradients still flow through them."""
+    """Freeze parameters; gradients still flow through them."""
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
@@ -87,7 +89,7 @@ def frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
 
 
 class RunState:
-    """The parts of a run, wrapped by Accelerate.
+    """The state of a run, wrapped by Accelerate.
 
     Args:
         stage (`Stage`): The stage to train.
@@ -95,8 +97,8 @@ class RunState:
         accelerator (`Accelerator`): Device and processes.
 
     Attributes:
-        trained (`list[nn.Parameter]`): Parameters of `optimizer`: the networks' and others of the objective.
-        discriminators (`list[nn.Parameter]`): Parameters of `discriminator_optimizer`: the adversary's own.
+        trained (`list[nn.Parameter]`): Parameters of `optimizer`.
+        discriminators (`list[nn.Parameter]`): Parameters of `discriminator_optimizer`.
         averages (`dict[str, Ema]`): Of the networks; in the main process only.
         best_networks (`dict[str, OSMNetModel]`): The averages at the highest score, if there is a score.
         best (`dict`): Their `score`, `step` and `validation`.
@@ -155,7 +157,7 @@ class RunState:
 
     @property
     def wrapped(self) -> list[nn.Module]:
-        """The modules whose gradients are exchanged."""
+        """Modules with synchronised gradients."""
         return [module for module in (self.objective, self.adversary) if module is not None]
 
     @property
@@ -165,21 +167,21 @@ class RunState:
 
     @property
     def kept(self) -> dict[str, OSMNetModel]:
-        """The networks to use: the best averages, or the last ones."""
+        """The best averages, or the last ones."""
         return self.best_networks or self.averaged
 
     @property
     def progress(self) -> dict[str, Any]:
-        """The figures that a checkpoint keeps, as JSON."""
+        """JSON content of a checkpoint."""
         return {"best": self.best, "validation": self.validation, "losses": self.losses}
 
     def average(self, step: int) -> None:
-        """Update the averages after a step."""
+        """Update the averages."""
         for name, average in self.averages.items():
             average.update(self.stage.networks[name], step)
 
     def record_validation(self, step: int, validation: dict[str, float]) -> None:
-        """Keep a validation, and the averages if they are the best so far."""
+        """Store a validation, and the averages if best."""
         self.validation = {name: float(value) for name, value in validation.items()}
         score = self.validation.get("score", -math.inf)
         if score > self.best.get("score", -math.inf):
@@ -187,7 +189,7 @@ class RunState:
             self.best_networks = copy.deepcopy(self.averaged)
 
     def save_networks(self, out: Path) -> None:
-        """Save `kept`, each network to `out/NAME`.
+        """Save `kept` to `out/NAME`.
 
         Raises:
             ValueError: If the folder cannot be written.
@@ -202,10 +204,10 @@ class RunState:
                 ) from error
 
     def check(self, found: Checkpoint) -> None:
-        """Check that a checkpoint is of this run.
+        """Check that a checkpoint belongs to this run.
 
         Raises:
-            ValueError: If it belongs to another stage, to other settings or other networks.
+            ValueError: If stage, settings or networks differ.
         """
 
         def refuse(why: str) -> NoReturn:
@@ -228,7 +230,7 @@ class RunState:
             refuse(f"has networks of another shape ({odd[0]}); delete it")
 
     def restore(self, found: Checkpoint) -> list[str]:
-        """Load a checkpoint that has passed `check`; return remarks for the user.
+        """Load a checkpoint that passed `check`; return remarks for the user.
 
         Raises:
             ValueError: If its random states cannot be read.
@@ -249,8 +251,8 @@ class RunState:
             )
         return []
 
+    # Hooks of `save_state` and `load_state`: our own tensors in place of the wrapped modules'.
     def _write(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
-        """Hand our own tensors to `save_state`, in place of the wrapped modules'."""
         weights.clear()
         if not self.accelerator.is_main_process:
             return
@@ -260,7 +262,6 @@ class RunState:
                 torch.save(self.discriminator_optimizer.state_dict(), file)
 
     def _read(self, models: list[nn.Module], folder: str) -> None:
-        """Load what `_write` wrote, in place of the wrapped modules."""
         models.clear()
         saved = load_file(Path(folder, TENSORS))
         if self.averages and any(name.startswith("best/") for name in saved):
@@ -283,7 +284,7 @@ class RunState:
         return networks | self._others()
 
     def _others(self) -> dict[str, torch.Tensor]:
-        """Trained parameters and buffers outside of the networks: a discriminator, a temperature, running means."""
+        """Trained parameters and buffers outside the networks."""
         known = {id(tensor) for network in self.stage.networks.values() for tensor in _named(network).values()}
         trained = {id(parameter) for parameter in (*self.trained, *self.discriminators)}
         others = {}
@@ -301,7 +302,7 @@ def _named(module: nn.Module | OSMNetModel) -> dict[str, torch.Tensor]:
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON would return them, the weights of losses one by one."""
+    """Flatten settings for comparison with JSON."""
     weights = settings.get("weights", {})
     flat = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     return {**flat, "weights": None, **{f"weights.{loss}": weight for loss, weight in weights.items()}}

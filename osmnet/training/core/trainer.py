@@ -1,4 +1,4 @@
-"""The training loop of all stages, on Accelerate."""
+"""The training loop, on Accelerate."""
 
 from __future__ import annotations
 
@@ -34,25 +34,23 @@ __all__ = ["Stage", "fit"]
 
 
 def fit(stage: Stage, config: StageConfig, out: Path, work: Path) -> dict[str, float]:
-    """Train a stage, from the newest checkpoint in `work` if there is one.
+    """Train a stage, or resume it from the newest checkpoint.
 
-    A run that is stopped at any moment and resumed ends with the same weights, bit for bit, as an uninterrupted one
-    (on the same CPU, with as many processes and threads; GPU kernels need not be deterministic).
+    On the same CPU, with as many processes and threads, a resumed run equals an uninterrupted one.
 
     Args:
         stage (`Stage`): The stage to train.
         config (`StageConfig`): Its settings.
-        out (`Path`): Model folder; each network goes to `out/NAME`, at every checkpoint and at the end.
+        out (`Path`): Model folder; networks are saved to `out/NAME` at every checkpoint and at the end.
         work (`Path`): Folder of this run alone: `config.yaml`, `log.jsonl`, `tensorboard/`, `samples/`,
             `checkpoint-STEP/`.
 
     Returns:
-        `dict[str, float]`: `step`, the last losses, the last validation (the best, if the stage has a score) under
+        `dict[str, float]`: `step`, the last losses, the last validation (the best, if there is a score) under
         `val/NAME`, and the figures of `stage.finish`; the same in every process.
 
     Raises:
-        ValueError: If `work` holds a run of other settings, clips or starting weights, another run is active in it, a
-            loss is not finite, or something cannot be written.
+        ValueError: If `work` holds another run or an active one, a loss is not finite, or something cannot be written.
         Stopped: After SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
     join_processes()
@@ -76,8 +74,6 @@ def fit(stage: Stage, config: StageConfig, out: Path, work: Path) -> dict[str, f
 
 
 class _Run:
-    """One call of `fit`."""
-
     def __init__(self, stage: Stage, config: StageConfig, out: Path, work: Path, accelerator: Accelerator):
         self.stage, self.config, self.out, self.work, self.accelerator = stage, config, out, work, accelerator
         self.state = RunState(stage, config, accelerator)
@@ -129,7 +125,6 @@ class _Run:
         return found, remarks
 
     def _step(self, step: int, stream: Iterator[Batch], log: RunLog) -> None:
-        """One step of the optimizers."""
         config, accelerator, state = self.config, self.accelerator, self.state
         self.stage.begin_step(step)
         discriminator_optimizer = state.discriminator_optimizer if self.stage.adversary_active else None
@@ -160,7 +155,6 @@ class _Run:
         log.step()
 
     def _after(self, done: int, log: RunLog) -> None:
-        """Log, validate, draw and save, where it is due."""
         config, last = self.config, done == self.config.steps
         stop_signal = self.signals.any_received()
         validate, draw, save = (
@@ -192,7 +186,6 @@ class _Run:
 
     @torch.no_grad()
     def _finish(self, done: int) -> dict[str, float]:
-        """Let the stage finish, save the networks, and report."""
         state = self.state
         with random_state_kept():
             figures = self.stage.finish(state.kept)

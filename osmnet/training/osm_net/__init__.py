@@ -1,1 +1,1 @@
-"""The training stages of OSM-Net."""
+"""Training stages of OSM-Net."""

@@ -1,9 +1,4 @@
-"""`osmnet evaluate --ablate`: Table V of the paper and further choices, each trained with the same small budget.
-
-A variant is the full model with some settings of some stages changed. Those stages are trained anew with as many
-steps; the others are taken from the full model. All variants are measured by the protocol of `osmnet evaluate` on the
-same held-out clips.
-"""
+"""`osmnet evaluate --ablate`: variants trained and measured alike."""
 
 from __future__ import annotations
 
@@ -48,9 +43,10 @@ class Variant:
 
     Attributes:
         name (`str`): Folder and key.
-        title (`str`): In the table.
+        title (`str`): Label in the table.
         sampling (`str`): `"span"` or `"ball"`.
-        changes (`dict[str, dict]`): Section to the settings that differ from the shared ones.
+        changes (`dict[str, dict]`): Section to the settings that differ from the shared ones; the stages of these
+            sections are trained anew, the others taken from the full model.
     """
 
     name: str
@@ -60,13 +56,13 @@ class Variant:
 
     @property
     def stages(self) -> list[str]:
-        """Stages that are trained for this variant only."""
+        """Stages trained for this variant only."""
         return [stage for stage in STAGES if ENTRIES[stage].settings.keys() & self.changes.keys()]
 
 
 @dataclass(frozen=True)
 class AblationConfig:
-    """The variants and their training and evaluation.
+    """Variants, their training and evaluation.
 
     Attributes:
         shared (`dict[str, dict]`): Section to the settings of all variants, i.e. the budget.
@@ -74,7 +70,7 @@ class AblationConfig:
         clips (`int`): Held-out clips to render.
         quick (`bool`): Only the first four seconds of each.
         takes (`int`): Takes of each clip for the figures of head motion.
-        split (`str`): `"speaker"` holds out one speaker in eight, `"clip"` every fifth clip.
+        split (`str`): As in `StageConfig`.
     """
 
     shared: dict[str, dict[str, Any]]
@@ -86,7 +82,7 @@ class AblationConfig:
 
 
 def load_ablation(path_or_name: str) -> AblationConfig:
-    """Read `configs/ablation.yaml` or another of its form.
+    """Read a file like `configs/ablation.yaml`.
 
     Args:
         path_or_name (`str`): A YAML file, or the name of one in the package.
@@ -95,7 +91,7 @@ def load_ablation(path_or_name: str) -> AblationConfig:
         `AblationConfig`: Checked, except for the settings of the stages, which `ablate` checks first.
 
     Raises:
-        ValueError: If it cannot be read or names something unknown.
+        ValueError: If it cannot be read or has an unknown name.
     """
     path = find_config(path_or_name)
     try:
@@ -134,7 +130,7 @@ def load_ablation(path_or_name: str) -> AblationConfig:
 def ablate(
     data: str | Path, out: Path, config: AblationConfig, *, model: str | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Train and measure the variants that are not done yet, and write the table.
+    """Train and measure the unfinished variants, and write the table.
 
     Args:
         data (`str` or `Path`): Made by `osmnet prepare`.
@@ -167,7 +163,6 @@ def ablate(
 
 
 def _stage_configs(config: AblationConfig, variant: Variant) -> dict[str, dict[str, Any]]:
-    """Settings of every stage of a variant, by section."""
     configs = {}
     for stage in STAGES:
         overrides = {}
@@ -183,7 +178,6 @@ def _stage_configs(config: AblationConfig, variant: Variant) -> dict[str, dict[s
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Flatten `weights: {ldmk: 0}` to `weights.ldmk: 0`."""
     weights = {f"weights.{name}": value for name, value in (settings.get("weights") or {}).items()}
     return {name: value for name, value in settings.items() if name != "weights"} | weights
 
@@ -195,7 +189,6 @@ def _text(value: Any) -> str:
 def _train(
     dataset: Any, base: Any, variant: Variant, configs: dict[str, dict[str, Any]], folder: Path, full: Path
 ) -> None:
-    """Make the model of a variant, unless it exists; the trainer resumes a stopped run."""
     model, training = folder / "model", folder / "training"
     done = folder / "trained.json"
     wanted = _described(variant, configs)
@@ -218,7 +211,6 @@ def _train(
 
 
 def _described(variant: Variant, configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Settings of the stages that were trained for a variant, as JSON returns them."""
     trained = list(STAGES) if variant.name == FULL else variant.stages
     described = {stage: [dataclasses.asdict(config) for config in configs[stage].values()] for stage in trained}
     return json.loads(json.dumps(described))
@@ -227,7 +219,7 @@ def _described(variant: Variant, configs: dict[str, dict[str, Any]]) -> dict[str
 def _evaluated(
     data: str | Path, out: Path, model: Path, variant: Variant, config: AblationConfig, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the report of a variant, made unless it exists."""
+    """Measure a variant, or read its report."""
     wanted: dict[str, Any] = {
         "takes": config.takes, "sampling": variant.sampling, "quick": config.quick, "clips": config.clips,
         "split_by": config.split,
@@ -274,7 +266,6 @@ def _result(data: str | Path, config: AblationConfig, rows: list[dict[str, Any]]
 
 
 def _table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and cells of the table."""
     metrics: dict[str, Metric] = {metric.name: metric for metric in METRICS}
     shown = [
         (f"{method}.{name}", f"{metrics[name].label}{TRUE_MOTION[method]} {metrics[name].arrow}", metrics[name].digits)

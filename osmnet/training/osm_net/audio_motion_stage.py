@@ -1,4 +1,4 @@
-"""Second half of stage `motion`: the audio motion encoder, and the unit of ε."""
+"""Second half of stage `motion`: audio motion encoder and unit of ε."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CALIBRATED = 0.95  # share of real stretches within ε = 1
 
 @dataclass(frozen=True)
 class AudioMotionConfig(StageConfig):
-    """Settings of the audio motion encoder, besides those of `StageConfig`.
+    """Settings, besides those of `StageConfig`.
 
     Args:
         hidden_dim (`int`): Width of the network; with `init`, the network's own.
@@ -50,9 +50,7 @@ class AudioMotionConfig(StageConfig):
 
 
 class AudioMotionStage(Stage):
-    """Trains the audio motion encoder on the weights of the motion encoder (Eq. 4), then sets the unit of ε.
-
-    The other networks of the motion space are unchanged until `finish` scales them.
+    """Training stage of the audio motion encoder (Eq. 4).
 
     Args:
         config (`AudioMotionConfig`): Settings.
@@ -61,7 +59,7 @@ class AudioMotionStage(Stage):
         rescale (`bool`): Whether to set the unit of ε and the prior from these clips; false keeps both.
 
     Raises:
-        ValueError: If no clip can be used, an earlier stage is missing, or networks do not fit each other.
+        ValueError: If no clip can be used, a component is missing, or networks do not fit each other.
     """
 
     name: ClassVar[str] = "audio-motion"
@@ -100,7 +98,7 @@ class AudioMotionStage(Stage):
         return pose_clip if len(pose_clip.starts) else None
 
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
-        """Draw stretches with their sound: `head_pose` (B, T, 6) and `mel` (B, T, 16, 16)."""
+        """Draw stretches: `head_pose` (B, T, 6) and `mel` (B, T, 16, 16)."""
         rng = np.random.default_rng([self.config.seed, step, micro, rank])
         drawn = draw(self._pools.at(step, rank, world), self.config.batch_size, rng)
         poses = np.concatenate([clip.poses(index) for clip, index in drawn])
@@ -110,7 +108,7 @@ class AudioMotionStage(Stage):
         return {"head_pose": torch.from_numpy(poses), "mel": torch.from_numpy(mel)}
 
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Return `kl` (Eq. 4) on held-out clips, and `kl_constant`, that of the training clips' mean weights."""
+        """Compute `kl` on held-out clips, and `kl_constant` of the mean weights."""
         weights, predicted = _weights(networks, self._validation_clips())
         if self._mean_weights is None:  # not of the pool, whose clips change
             clips = self._made(self._training, "training tracks")
@@ -130,21 +128,19 @@ class AudioMotionStage(Stage):
         return self._validation
 
     def figures(self, networks: dict[str, OSMNetModel]) -> dict[str, np.ndarray]:
-        """Plot the weights of a held-out clip from its motion and from its sound."""
+        """Plot weights of a held-out clip, from motion and from sound."""
         clip = max(self._validation_clips(), key=lambda clip: len(clip.starts))
         weights, predicted = (each.exp().cpu().numpy() for each in _weights(networks, [clip]))
         return {"weights": plot_weights(clip.name, weights, predicted)}
 
     def finish(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Set the unit of ε and the prior of takes.
-
-        The features are scaled so that 95 % of real stretches lie within ε = 1 of the centre from their own sound: of
-        the training clips in memory and of the held-out ones, which the encoder predicts less well.
+        """Set the unit of ε (95 % of real stretches within ε = 1) and the prior.
 
         Returns:
-            `dict[str, float]`: `epsilon_of_95_percent`, the radius of 95 % of these clips in the old unit; with
-            `rescale` also `prior_learned`, 0 if these clips are too few or too short for the prior.
+            `dict[str, float]`: `epsilon_of_95_percent`, the radius in the old unit; with `rescale` also
+            `prior_learned`, 0 if the clips are too few or too short for the prior.
         """
+        # The centre is predicted from sound, less well on held-out clips: both kinds count.
         clips = [*self._pools.at(self.config.steps - 1), *self._validation_clips()]
         distance = torch.cat([_distance(networks, [clip]) for clip in clips])
         unit = distance.quantile(CALIBRATED).clamp(min=1e-6)
@@ -161,14 +157,14 @@ class AudioMotionStage(Stage):
 
 
 class AudioMotionLoss(nn.Module):
-    """The loss `kl` (Eq. 4) between the weights from motion and those from its sound."""
+    """Loss `kl` (Eq. 4) between the weights from motion and from sound."""
 
     def __init__(self, audio_motion_encoder: AudioMotionEncoder, motion_encoder: MotionEncoder, space: MotionSpace):
         super().__init__()
         self.audio, self.encoder, self.space = audio_motion_encoder, motion_encoder, space
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the loss of a batch."""
+        """Compute the loss."""
         predicted = self.audio(batch["mel"]).float()  # (B, S)
         with torch.no_grad(), torch.autocast(predicted.device.type, enabled=False):
             target = self.space.log_attention(self.encoder(batch["head_pose"]))  # (B, S)
@@ -177,7 +173,7 @@ class AudioMotionLoss(nn.Module):
 
 @torch.no_grad()
 def _weights(networks: dict[str, OSMNetModel], clips: list[PoseClip]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-weights `(stretches, S)` from the motion of clips, and from their sound."""
+    """Log-weights `(stretches, S)` from motion and from sound."""
     device = networks["motion_space"].motion_bases.device
     rows = []
     for clip in clips:
@@ -189,7 +185,7 @@ def _weights(networks: dict[str, OSMNetModel], clips: list[PoseClip]) -> tuple[t
 
 @torch.no_grad()
 def _distance(networks: dict[str, OSMNetModel], clips: list[PoseClip]) -> torch.Tensor:
-    """Distance of each stretch, as the bases represent it, from the centre of its own sound."""
+    """Distance of each reconstructed stretch from the centre of its sound."""
     space = networks["motion_space"]
     weights, predicted = _weights(networks, clips)
     return (space.reconstruct(weights.exp()) - space.reconstruct(predicted.exp())).norm(dim=1)
@@ -197,7 +193,7 @@ def _distance(networks: dict[str, OSMNetModel], clips: list[PoseClip]) -> torch.
 
 @torch.no_grad()
 def _walks(networks: dict[str, OSMNetModel], clip: PoseClip) -> list[np.ndarray]:
-    """Offsets of consecutive clips from the centre, and of their mirror images: each `(clips, C)`."""
+    """Offsets `(clips, C)` of consecutive clips from the centre, also mirrored."""
     space = networks["motion_space"]
     poses, mel = (torch.from_numpy(each).to(space.motion_bases.device) for each in (clip.poses(), clip.mel()))
     center = space.reconstruct(networks["audio_motion_encoder"](mel).exp().mean(0))  # (C,)

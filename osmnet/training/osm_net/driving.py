@@ -1,4 +1,4 @@
-"""Head poses that drive a generated frame in training: measured, or decoded from motion features."""
+"""Head poses that drive training frames: measured or decoded."""
 
 from __future__ import annotations
 
@@ -24,15 +24,11 @@ KINDS = ("measured", "motion", "center")
 
 
 class Driving:
-    """Computes the pose tracks of clips, one for each kind.
-
-    - `measured`: from the landmarks.
-    - `motion`: the head's own motion through the motion space, F̃_m of Eq. 1-2 decoded and composed.
-    - `center`: from the clip's own sound, F_c decoded and composed as in the pipeline (without its mean, pulled to
-      rest, smoothed).
+    """Pose tracks of clips, one for each kind.
 
     Args:
-        kinds (sequence of `str`): Of the above.
+        kinds (sequence of `str`): `"measured"`, from the landmarks; `"motion"`, the head's own motion through the
+            motion space (F̃_m of Eq. 1-2); `"center"`, from the clip's own sound (F_c), as in the pipeline.
         model (`Path`): Folder with the networks of stage `motion`, unless all poses are measured.
 
     Raises:
@@ -64,8 +60,8 @@ class Driving:
         """Compute the pose tracks of a clip.
 
         Args:
-            clip (`Clip`): With speech, if `needs_speech`.
-            head_pose (`np.ndarray` of shape `(frames, 6)`): Measured poses.
+            clip (`Clip`): The clip.
+            head_pose (`np.ndarray` of shape `(frames, 6)`): Its measured poses.
 
         Returns:
             `np.ndarray` of shape `(kinds, frames, 6)`: float32; all begin with the first measured pose.
@@ -89,12 +85,12 @@ class Driving:
 
 
 def window(tracks: np.ndarray, expression: np.ndarray, source: int, target: int, context: int) -> np.ndarray:
-    """Cut the driving numbers around a frame: poses relative to the source's, and expression.
+    """Cut relative poses and expression around a frame.
 
     Args:
         tracks (`np.ndarray` of shape `(kinds, frames, 6)`): From `Driving`.
         expression (`np.ndarray` of shape `(frames, 64)`): β.
-        source (`int`): Frame of the source picture.
+        source (`int`): Source frame.
         target (`int`): Target frame.
         context (`int`): Frames on either side.
 

@@ -1,4 +1,4 @@
-"""Stage `export`: trained components as a folder that `OSMNetPipeline.from_pretrained` loads."""
+"""Stage `export`: a pipeline folder from trained components."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from osmnet.training.osm_net.trained_components import load_components
 
 
 def export(model: Path, landmarker: Path, out: Path) -> dict[str, int]:
-    """Assemble trained components to a pipeline, in full and in half precision.
+    """Assemble a pipeline in full and half precision.
 
     Args:
         model (`Path`): Folder with a folder for each component.

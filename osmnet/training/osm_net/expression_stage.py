@@ -1,4 +1,4 @@
-"""Stage `expression`: the expression extractor, from the sound of a clip to the expression of its face."""
+"""Stage `expression`: the expression extractor, from sound."""
 
 from __future__ import annotations
 
@@ -108,7 +108,6 @@ class ExpressionConfig(StageConfig):
     sound_speed: tuple[float, float] = SOUND["speed"]
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
         super().__post_init__()
         if self.frames < 2:
             raise ValueError(f"frames must be at least 2, not {self.frames}.")
@@ -121,15 +120,12 @@ class ExpressionConfig(StageConfig):
 
     @property
     def sound(self) -> dict[str, tuple[float, float]]:
-        """The ranges of all six augmentations."""
+        """Ranges of the six augmentations."""
         return {name: getattr(self, setting) for name, setting in SOUND_FIELDS.items()}
 
 
 class ExpressionStage(Stage):
-    """Trains the expression extractor.
-
-    Three groups of speakers: most train it; some are set aside to choose the best step and the amplitude; the held-out
-    ones of the dataset are measured at the end only.
+    """Training stage of the expression extractor.
 
     Args:
         config (`ExpressionConfig`): Settings.
@@ -137,7 +133,7 @@ class ExpressionStage(Stage):
         model (`Path`): Folder with `face_model`.
 
     Raises:
-        ValueError: If no clip can be used, or an earlier stage is missing.
+        ValueError: If no clip can be used, or a component is missing.
     """
 
     name: ClassVar[str] = "expression"
@@ -187,7 +183,7 @@ class ExpressionStage(Stage):
         return made
 
     def _standardise(self, network: ExpressionExtractor) -> None:
-        """Set mean and spread of the speech features, from the same clips in all processes."""
+        """Set mean and spread of the speech features."""
         encoder, some = cast(SpeechEncoder, self._encoder), evenly(self._training, MAX_VALIDATION_CLIPS)
         features = []
         for clip in tqdm(some, desc="speech", unit="clip", leave=False):
@@ -225,7 +221,7 @@ class ExpressionStage(Stage):
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Measure on the clips that are set aside; `score` is the sum of both correlations."""
+        """Measure on clips set aside; `score` sums both correlations."""
         result = lips.measure(_extractor(networks), self.face_model, self._validation_clips())
         return {**result, "score": result["opening"] + result["width"]}
 
@@ -237,19 +233,20 @@ class ExpressionStage(Stage):
         return self._validation
 
     def figures(self, networks: dict[str, OSMNetModel]) -> dict[str, np.ndarray]:
-        """Plot opening and width of mouths of clips set aside, predicted and true."""
+        """Plot mouth openings and widths, predicted and true."""
         clips = self._validation_clips()[:NUM_FIGURES]
         network = _extractor(networks)
         return {"lips": lips.plot_curves({clip.name: lips.curves(network, self.face_model, clip) for clip in clips})}
 
     def finish(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Set the amplitude, then measure on the held-out clips, which chose nothing.
+        """Set the amplitude, then measure on held-out clips.
 
         Returns:
             `dict[str, float]`: `lips.measure` of held-out clips; `gain`, the factor of the output; and `misfits`, the
             number of training clips in memory whose sound hardly fits their lips (named on stderr).
         """
         network = _extractor(networks)
+        # Clips set aside choose the amplitude, held-out ones nothing.
         gain = 1.0
         aside = self._validation_clips()
         if self.config.amplitude:
@@ -279,7 +276,7 @@ def _extractor(networks: dict[str, OSMNetModel]) -> ExpressionExtractor:
 
 
 class ExpressionLosses(nn.Module):
-    """The paper's losses (Eq. 7-9), and two of the mouth's opening and width."""
+    """The paper's losses (Eq. 7-9), and two of the mouth."""
 
     component_weights: torch.Tensor
     landmark_weights: torch.Tensor
@@ -295,8 +292,8 @@ class ExpressionLosses(nn.Module):
         self.register_buffer("landmark_weights", weights / weights.mean(), persistent=False)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the losses `l2`, `ldmk`, `mouth` and `concordance` of a batch."""
-        expression = self.network(batch["mel"], batch["known_identity"], batch.get("speech")).float()
+        """Compute `l2`, `ldmk`, `mouth` and `concordance`."""
+        expression = self.network(batch["mel"], batch["known_identity"], batch.get("speech")).float()  # (B, F, 64)
         with torch.autocast(expression.device.type, enabled=False):  # half precision would move vertices by pixels
             return self._losses(expression, batch["expression"], batch["identity"][:, None])
 
@@ -305,8 +302,8 @@ class ExpressionLosses(nn.Module):
     ) -> dict[str, torch.Tensor]:
         # Sound does not determine a speaker's habitual expression, so its mean has a small weight.
         expression = expression - (1 - self.own_mean) * (expression - truth).mean(1, keepdim=True)
-        shape, true_shape = (self.face_model(identity, beta) for beta in (expression, truth))
-        mouth, true_mouth = lips.mouth(shape), lips.mouth(true_shape)
+        shape, true_shape = (self.face_model(identity, beta) for beta in (expression, truth))  # (B, F, 478, 3)
+        mouth, true_mouth = lips.mouth(shape), lips.mouth(true_shape)  # (B, F, 2)
         change = F.l1_loss(mouth.diff(dim=1), true_mouth.diff(dim=1))
         pixels, true_pixels = shape * PIXELS_PER_HEAD_UNIT, true_shape * PIXELS_PER_HEAD_UNIT
         return {
@@ -318,5 +315,5 @@ class ExpressionLosses(nn.Module):
 
 
 def train(dataset: Dataset, model: Path, config: ExpressionConfig, work: Path) -> dict[str, float]:
-    """Train `expression_extractor`, and save the speech encoder it uses beside it; see `stages.train_stage`."""
+    """Train `expression_extractor` and save its speech encoder; see `stages.train_stage`."""
     return fit(ExpressionStage(config, dataset, model), config, model, work)

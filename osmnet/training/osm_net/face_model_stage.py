@@ -1,4 +1,4 @@
-"""Stage `face-model`: mean face, identity and expression bases from the tracks of a dataset."""
+"""Stage `face-model`: mean face, identity and expression bases."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,14 +32,14 @@ NECK_JOINT = np.array([0.0, 0.35, 0.8])
 
 
 def mirror_vertices(mean: np.ndarray) -> np.ndarray:
-    """Find the opposite vertex of each vertex of a nearly symmetric shape `(478, 3)`."""
+    """Find the opposite of each vertex of a nearly symmetric shape `(478, 3)`."""
     flipped = mean * (-1, 1, 1)
     cost = np.linalg.norm(mean[:, None] - flipped[None], axis=-1)
     return linear_sum_assignment(cost)[1]
 
 
 def _upright(mean: np.ndarray) -> np.ndarray:
-    """Rotate and scale a mean shape to the head's axes: outer eye corners one unit apart on x, forehead above chin."""
+    """Move a shape to the head's axes and units."""
     across = mean[LEFT_OUTER_CORNER] - mean[RIGHT_OUTER_CORNER]
     x = across / np.linalg.norm(across)
     down = mean[CHIN] - mean[FOREHEAD]
@@ -51,7 +51,7 @@ def _upright(mean: np.ndarray) -> np.ndarray:
 
 
 def fit_mean(neutrals: np.ndarray, rounds: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the generalised Procrustes mean of neutral faces, made symmetric.
+    """Compute the symmetric generalised Procrustes mean of neutral faces.
 
     Args:
         neutrals (`np.ndarray` of shape `(clips, 478, 3)`): In any unit and pose.
@@ -70,22 +70,19 @@ def fit_mean(neutrals: np.ndarray, rounds: int = 4) -> tuple[np.ndarray, np.ndar
 
 
 class _Moments:
-    """Weighted second moments of flattened shapes and of their mirror images, in one matrix."""
-
     def __init__(self, mirror: np.ndarray):
         self.mirror = mirror
         self.sum = np.zeros((3 * NUM_VERTICES, 3 * NUM_VERTICES))
         self.weight, self.count = 0.0, 0
 
     def add(self, shapes: np.ndarray, weights: np.ndarray) -> None:
-        """Add shapes `(samples, 478, 3)` and their mirror images."""
         both = np.concatenate([shapes, shapes[:, self.mirror] * (-1, 1, 1)]).reshape(2 * len(shapes), -1)
         scaled = both * np.sqrt(np.tile(weights, 2))[:, None]
         self.sum += scaled.T @ scaled
         self.weight, self.count = self.weight + 2 * weights.sum(), self.count + len(both)
 
     def components(self, most: int) -> tuple[np.ndarray, float]:
-        """Principal components times their standard deviation `(count, 1434)`, and their share of the variance."""
+        """Principal components times standard deviation `(count, 1434)`, and their share."""
         variance, axes = np.linalg.eigh(self.sum / self.weight)
         variance, axes = variance[::-1], axes.T[::-1]
         largest = np.abs(axes).argmax(1)
@@ -98,7 +95,7 @@ class _Moments:
 def fit_face_model(
     tracks: Sequence[np.ndarray], identity_dim: int = 40, expression_dim: int = 64
 ) -> tuple[FaceModel, dict[str, float]]:
-    """Fit S̄, B_id and B_exp (OSM-Net, Eq. 6) to tracked clips.
+    """Fit S̄, B_id and B_exp (OSM-Net, Eq. 6) to clips.
 
     Args:
         tracks (sequence of `np.ndarray`): Landmarks `(frames, 478, 3)` in pixels, one person each; iterated twice, one
@@ -109,12 +106,14 @@ def fit_face_model(
     Returns:
         `tuple[FaceModel, dict[str, float]]`: The model, and the bases' shares of the variance.
     """
+    # 1. Mean face.
     resting = []
     for track in tqdm(tracks, desc="mean face", unit="clip", mininterval=5):
         rest = neutral_frames(track / np.ptp(track[:, :, 1], axis=1).mean())
         resting.append(track[rest].mean(0))
     mean, mirror = fit_mean(np.stack(resting))
 
+    # 2. Moments of identities and expressions.
     identities, changes, blinks = _Moments(mirror), _Moments(mirror), _Blinks()
     for track in tqdm(tracks, desc="bases", unit="clip", mininterval=5):
         shape = fit_similarity(mean[STABLE], track[:, STABLE]).unplace(track)
@@ -125,9 +124,11 @@ def fit_face_model(
         changes.add(shape[chosen] - neutral, weight)
         opening = eye_opening(shape)
         blinks.add(shape[chosen] - neutral, (opening - np.median(opening))[chosen], weight)
+    # 3. Bases.
     identity_basis, identity_share = identities.components(identity_dim)
     expression_basis, expression_share = changes.components(expression_dim)
 
+    # 4. Component.
     model = FaceModel(identity_dim, expression_dim)
     geometry = {
         "mean_shape": mean,
@@ -143,14 +144,14 @@ def fit_face_model(
 
 
 class _Blinks:
-    """Regression of the eyes' surroundings on how far the lids are closed."""
+    """Regression of the eye regions on lid closing."""
 
     def __init__(self) -> None:
         self.moved = np.zeros((NUM_VERTICES, 3))
         self.closed = 0.0
 
     def add(self, change: np.ndarray, opening: np.ndarray, weight: np.ndarray) -> None:
-        """Add a clip: changes `(frames, 478, 3)` and openings relative to the median `(frames,)`, head units."""
+        """Add changes `(frames, 478, 3)` and relative openings `(frames,)`, head units."""
         closed = np.minimum(opening, 0)  # blinks, not eyes wide open
         self.moved += np.tensordot(weight * closed, change, 1)
         self.closed += (weight * closed**2).sum()
@@ -169,8 +170,6 @@ class _Blinks:
 
 
 class _Tracks(Sequence):
-    """Landmarks of clips, read on access."""
-
     def __init__(self, clips: Sequence[Clip]):
         self.clips = clips
 
@@ -182,7 +181,7 @@ class _Tracks(Sequence):
 
 
 def train(dataset: Dataset, out: Path) -> dict[str, float]:
-    """Fit a face model to a dataset and save it.
+    """Fit and save a face model.
 
     Args:
         dataset (`Dataset`): At most `MAX_CLIPS` clips of it are used, evenly by name.

@@ -1,4 +1,4 @@
-"""Pairs of whole faces of the same clip, for `geometry="none"`, the paper's."""
+"""Pairs of whole faces, for `geometry="none"` (the paper's)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,7 @@ AROUND = 0.03  # of the side; margin around the outlines of mouth and eyes
 
 
 class FaceClip:
-    """A clip's pictures at the network's size, memory-mapped from disk, and their driving numbers.
-
-    Args:
-        clip (`Clip`): A prepared clip.
-        face_model (`FaceModel`): The linear face model.
-        driving (`Driving`): The poses that drive.
-        size (`int`): Side of the network's pictures in pixels.
-        folder (`Path`): Cache of the pictures while this object lives.
-    """
+    """Memory-mapped pictures of a clip and their driving numbers."""
 
     def __init__(self, clip: Clip, face_model: FaceModel, driving: Driving, size: int, folder: Path):
         fit = clip.fit(face_model)
@@ -49,17 +41,11 @@ class FaceClip:
         return len(self.expression)
 
     def pair(self, source: int, target: int, context: int, affine: np.ndarray = AS_IT_IS) -> Pair:
-        """Make the inputs of the network and the truth from two frames.
-
-        Args:
-            source (`int`): Frame of the source picture.
-            target (`int`): Target frame.
-            context (`int`): Frames of driving numbers on either side.
-            affine (`np.ndarray` of shape `(2, 3)`): Augmentation of both pictures, see `random_view`.
+        """Make network inputs and truth from two frames, see `Pairs.make`.
 
         Returns:
-            `dict[str, np.ndarray]`: Pictures `source` and `target`, uint8; `driving`; `guide` `(2, size, size)` in
-            [0, 1]: the inside of the mouth, and the surroundings of mouth and eyes.
+            `dict[str, np.ndarray]`: Pictures `source` and `target`, uint8; `driving`; `guide` `(2, size, size)` in [0,
+            1]: the inside of the mouth, and the surroundings of mouth and eyes.
         """
         inner, *around = (apply_affine(affine[None], loop[target][None])[0] for loop in self.outlines)
         return {
@@ -71,7 +57,7 @@ class FaceClip:
 
 
 def _filled(outlines: Sequence[np.ndarray], size: int, margin: float) -> np.ndarray:
-    """Fill polygons `(n, 2)` px, dilated by `margin` pixels: `(size, size)` float32 in [0, 1]."""
+    """Fill polygons `(n, 2)`, dilated by `margin`, px: float32 in [0, 1]."""
     canvas: np.ndarray = np.zeros((size, size), np.uint8)
     for outline in outlines:
         fixed = np.round((outline - 0.5) * 16).astype(np.int32)  # OpenCV's sub-pixel coordinates: 4 fractional bits
@@ -82,7 +68,7 @@ def _filled(outlines: Sequence[np.ndarray], size: int, margin: float) -> np.ndar
 
 
 class FacePairs(Pairs):
-    """Draws pairs of whole faces; `guide` has 2 channels."""
+    """Sampler of whole faces; `guide` has 2 channels."""
 
     zoom_out = False  # beyond the square there is nothing
 

@@ -1,13 +1,4 @@
-"""`osmnet train finetune`: adapt finished weights to one speaker or a few clips, and report what changed.
-
-1. Every fifth clip is held out; the model given is measured on these clips by the protocol of `osmnet evaluate`.
-2. The stages named in the configuration train from that model, with small steps.
-3. After each stage, its own figure on the held-out clips decides: if it got worse, the old components stay.
-4. The result is exported, measured again, and reported: better and worse figures, and a model card.
-
-Under `accelerate launch`, all processes train; the main one does the rest while the others wait.
-docs/fine_tuning.md starts from raw clips.
-"""
+"""`osmnet train finetune`: adapt a model to a few clips."""
 
 from __future__ import annotations
 
@@ -22,7 +13,7 @@ from typing import Any, cast
 
 from tqdm import tqdm
 
-from osmnet.data.dataset import Dataset
+from osmnet.data.dataset import Clip, Dataset
 from osmnet.evaluation.protocol import ClipResult, MetricNetworks, evaluate_clip
 from osmnet.face.morphable import FaceModel
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
@@ -49,16 +40,16 @@ MEASURED_BY = {  # the figure that decides whether a stage is kept, and whether 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Settings of the whole, section `finetune`; each stage has a section of its own.
+    """Settings of section `finetune`; each stage has its own section.
 
     Args:
-        stages (`tuple[str, ...]`): Which, of motion, expression and video.
+        stages (`tuple[str, ...]`): Any of motion, expression and video.
         split (`str`): `"clip"` holds out every fifth clip (one person), `"speaker"` one speaker in eight.
-        evaluate_clips (`int`): How many of the held-out clips are rendered and measured before and after.
-        evaluate_seconds (`float`): How much of each.
+        evaluate_clips (`int`): Held-out clips to measure before and after.
+        evaluate_seconds (`float`): Seconds of each.
 
     Raises:
-        ValueError: If a stage is unknown, or a number out of its range.
+        ValueError: If a stage is unknown, or a number out of range.
     """
 
     stages: tuple[str, ...] = ("expression", "video")
@@ -67,7 +58,6 @@ class FinetuneConfig:
     evaluate_seconds: float = 6.0
 
     def __post_init__(self) -> None:
-        """Refuse what no run can use."""
         known = ", ".join(MEASURED_BY)
         for stage in self.stages:
             if stage not in MEASURED_BY:
@@ -86,22 +76,23 @@ def finetune(
 ) -> dict[str, Any]:  # fmt: skip
     """Adapt a model to the clips of a dataset.
 
+    Under `accelerate launch`, all processes train; the main one measures and exports.
+
     Args:
         dataset (`Dataset`): Made by `osmnet prepare`; at least two clips with speech.
         model (`str`, *optional*): Starting model: a folder or a Hub id; the weights in the package if not given.
-        out (`Path`): Folder of the adapted model, which `OSMNetPipeline.from_pretrained` loads; also receives
-            `finetune.json`, `finetune.md`, `finetune.png` and a model card.
-        work (`Path`): For checkpoints, curves and pictures; a run that was stopped resumes from there.
+        out (`Path`): Folder of the adapted model, its model card, `finetune.json`, `finetune.md` and `finetune.png`.
+        work (`Path`): For checkpoints, curves and pictures; a stopped run resumes from there.
         config (`FinetuneConfig`): Settings of the whole.
-        stage_configs (`dict[str, dict[str, StageConfig]]`): Settings of each stage of `config.stages` by section;
-            `init` and `split` are set here.
+        stage_configs (`dict[str, dict[str, StageConfig]]`): Settings of each stage by section; `init` and `split` are
+            set here.
 
     Returns:
         `dict`: The content of `finetune.json`, in every process.
 
     Raises:
-        ValueError: If the clips or the model cannot be used, `work` is of a run with others or another run is active
-            in it, or something cannot be written.
+        ValueError: If the clips or the model cannot be used, `work` holds another run or an active one, or something
+            cannot be written.
     """
     training, held_out = dataset.split(speech=True, by=cast(Any, config.split))
     if {clip.name for clip in training} & {clip.name for clip in held_out}:
@@ -113,7 +104,9 @@ def finetune(
     run = _Finetuning(dataset, out, work, config)
     with ExitStack() as held:
         on_main(processes, lambda: held.enter_context(only_run_in(work)))
+        # 1. Measure the starting model on held-out clips.
         on_main(processes, lambda: run.begin(model))
+        # 2. Train each stage; keep it if its own figure improved.
         for stage in config.stages:
             configs = {
                 section: dataclasses.replace(each, init=str(run.before), split=config.split)
@@ -122,6 +115,7 @@ def finetune(
             on_main(processes, lambda: run.prepare(stage, configs))  # noqa: B023 (called at once)
             train_stage(stage, dataset, run.trained, configs, work / stage)
             on_main(processes, lambda: run.decide(stage, configs))  # noqa: B023
+        # 3. Export, measure again, report.
         return on_main(processes, run.report)
 
 
@@ -135,24 +129,21 @@ class _Finetuning:
         self.measured: dict[str, list[ClipResult]] = {}
 
     def begin(self, model: str | None) -> None:
-        """Load and measure the starting model."""
         pipe = OSMNetPipeline.from_pretrained(model)
         self.model, self.name, self.card = model, pipe.name, find_card(model)
         pipe.save_pretrained(self.before)
-        self.clips = evenly(self.dataset.split(speech=True, by=self.config.split)[1], self.config.evaluate_clips)
+        self.clips = evenly(self._split()[1], self.config.evaluate_clips)
         self.metric_networks = MetricNetworks.load()
         self._measure(pipe, "before")
         for component in pipe.components:
             self._reset(component)
 
     def prepare(self, stage: str, configs: Mapping[str, StageConfig]) -> None:
-        """Put the starting components in place, and take the figure of a stage."""
         for component in COMPONENTS[stage]:
             self._reset(component)  # a stopped run may have left its own; its checkpoint has them, too
         self.figure = self._figure(stage, configs)
 
     def decide(self, stage: str, configs: Mapping[str, StageConfig]) -> None:
-        """Keep the trained components if they are better."""
         after = self._figure(stage, configs)
         figure, higher = MEASURED_BY[stage]
         kept = after > self.figure if higher else after < self.figure
@@ -165,7 +156,6 @@ class _Finetuning:
         }  # fmt: skip
 
     def report(self) -> dict[str, Any]:
-        """Export and measure the result; write the report and the card."""
         export(self.trained, self.before / "face_landmarker.task", self.out)
         self._measure(OSMNetPipeline.from_pretrained(self.out), "after")
         report = {
@@ -178,12 +168,14 @@ class _Finetuning:
             "figures": finetune_report.compare(self.measured["before"], self.measured["after"]),
         }
         finetune_report.write(report, self.measured, self.out)
-        training, held_out = self.dataset.split(speech=True, by=self.config.split)
+        training, held_out = self._split()
         write_card(self.out, report, self.model, self.card, training, held_out)
         return report
 
+    def _split(self) -> tuple[list[Clip], list[Clip]]:
+        return self.dataset.split(speech=True, by=cast(Any, self.config.split))
+
     def _reset(self, component: str) -> None:
-        """Put a component of the starting model in place."""
         target = self.trained / component
         try:
             shutil.copytree(self.before / component, target, dirs_exist_ok=True)
@@ -191,7 +183,6 @@ class _Finetuning:
             raise ValueError(f"'{target}' cannot be written ({error}); free space, or give another --work.") from error
 
     def _measure(self, pipe: OSMNetPipeline, when: str) -> None:
-        """Apply the protocol to the clips that can be measured."""
         results, reason = [], ""
         for clip in tqdm(self.clips, desc=f"evaluation {when}", unit="clip", leave=False):
             try:
@@ -204,13 +195,12 @@ class _Finetuning:
         self.measured[when] = results
 
     def _figure(self, stage: str, configs: Mapping[str, Any]) -> float:
-        """The stage's own figure on held-out clips, see `MEASURED_BY`."""
-        dataset, model, config = self.dataset, self.trained, configs.get(stage)
+        dataset, model, config = self.dataset, self.trained, configs[stage]
         networks = load_components(model, COMPONENTS[stage])
         if stage == "expression":
             # Not the stage's own `validate`: that measures the clips by which it chose its best step.
             face_model = load_component(FaceModel, model, "face_model")
-            held_out = dataset.split(speech=True, by=self.config.split)[1]
+            held_out = self._split()[1]
             encoder = speech_encoder_for(networks["expression_extractor"], model)
             speech_clips = (encoded_clip(clip, face_model, encoder) for clip in held_out)
             result = lips.measure(networks["expression_extractor"], face_model, speech_clips)
@@ -228,7 +218,7 @@ class _Finetuning:
 
 
 def load_configs(path_or_name: str, settings: list[str]) -> tuple[FinetuneConfig, dict[str, dict[str, StageConfig]]]:
-    """Read the settings of the whole and of each of its stages.
+    """Read the settings of fine-tuning and its stages.
 
     Args:
         path_or_name (`str`): A YAML file, or the name of one in the package.

@@ -1,4 +1,4 @@
-"""The model card of a fine-tuned model, with which `osmnet push` accepts its folder."""
+"""Model card of a fine-tuned model, for `osmnet push`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MADE = "<!-- made by osmnet train finetune; remove this line to keep your own ch
 
 
 def find_card(model: str | None) -> Path:
-    """Return the folder with the card and the terms of a starting model, as far as it has them.
+    """Return the folder with a starting model's card and terms, if any.
 
     Args:
         model (`str`, *optional*): A folder or a Hub id; the weights in the package if not given.
@@ -40,18 +40,15 @@ def write_card(
     training: Sequence[Clip],
     held_out: Sequence[Clip],
 ) -> None:
-    """Write `out/README.md`, unless somebody has changed it, and copy the terms of the starting model.
-
-    The licence is the starting model's. Without one the card names none, and `osmnet push` asks for it. Clips are
-    counted, not named: their names may be people's.
+    """Write `out/README.md` unless edited by hand, and copy the terms.
 
     Args:
         out (`Path`): Folder of the fine-tuned model.
         report (`dict`): The content of `finetune.json`.
         model (`str`, *optional*): The starting model, as given on the command line.
         start (`Path`): Folder with its card and terms, from `find_card`.
-        training (`Sequence[Clip]`): Clips that were trained on.
-        held_out (`Sequence[Clip]`): Clips that were measured.
+        training (`Sequence[Clip]`): Clips trained on; counted, not named.
+        held_out (`Sequence[Clip]`): Held-out clips; likewise.
 
     Raises:
         ValueError: If the folder cannot be written.
@@ -71,7 +68,7 @@ def write_card(
     write_whole(card, text.encode())
 
 
-def _license(start: Path) -> dict[str, str]:
+def _license(start: Path) -> dict[str, Any]:
     card = start / CARD
     try:
         metadata = (metadata_load(card) if card.is_file() else None) or {}
@@ -136,7 +133,6 @@ the protocol of `osmnet evaluate`: the first frame is the portrait, the clip's o
 
 
 def _base_name(where: str) -> str:
-    """A name without the folders of this machine; addresses and Hub ids as they are."""
     return Path(where).resolve().name if Path(where).exists() else where
 
 

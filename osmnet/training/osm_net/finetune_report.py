@@ -1,4 +1,4 @@
-"""The report of fine-tuning: figures before and after as JSON, Markdown and a picture."""
+"""Report of fine-tuning as JSON, Markdown and a picture."""
 
 from __future__ import annotations
 
@@ -62,7 +62,6 @@ def compare(before: Sequence[ClipResult], after: Sequence[ClipResult]) -> list[d
 
 
 def _error(metric: Metric, value: float, real: float) -> float:
-    """Distance of a figure from its ideal; less is better."""
     if metric.better in ("higher", "lower"):
         return -value if metric.better == "higher" else value
     if metric.better == "one":
@@ -75,7 +74,7 @@ def _change(before: float, after: float) -> str:
 
 
 def text(report: dict[str, Any]) -> str:
-    """Describe what was done and what it changed, as Markdown that reads well in a terminal.
+    """Format a report as Markdown.
 
     Args:
         report (`dict`): The content of `finetune.json`.
@@ -87,7 +86,7 @@ def text(report: dict[str, Any]) -> str:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The same without its heading, for a page that has one."""
+    """Format a report without its heading."""
     clips, seconds = report["held_out"], report["seconds"]
     lines = [
         f"Measured on {len(clips)} held-out clip{'s' * (len(clips) > 1)} ({', '.join(clips)}; at most {seconds:g} s "
@@ -109,7 +108,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def stage_lines(report: dict[str, Any]) -> str:
-    """A Markdown list of the stages and their own figures."""
+    """List the stages and their own figures in Markdown."""
     lines = []
     for stage, row in report["stages"].items():
         outcome = "kept" if row["kept"] else "NOT BETTER: the components from before stay"
@@ -119,7 +118,7 @@ def stage_lines(report: dict[str, Any]) -> str:
 
 
 def figure_table(report: dict[str, Any]) -> str:
-    """A Markdown table of the figures before and after."""
+    """Format the figures as a Markdown table."""
     width = max((len(row["label"]) for row in report["figures"]), default=6)
     lines = [f"| {'figure':{width}} | better | before | after | |", f"|{'-' * (width + 2)}|---|---|---|---|"]
     for row in report["figures"]:
@@ -130,7 +129,7 @@ def figure_table(report: dict[str, Any]) -> str:
 
 
 def write(report: dict[str, Any], measured: Mapping[str, Sequence[ClipResult]], out: Path) -> None:
-    """Write `finetune.json`, `finetune.md` and `finetune.png`: frames of the held-out clips, real, before and after.
+    """Write `finetune.json`, `finetune.md` and `finetune.png` (frames: real, before, after).
 
     Args:
         report (`dict`): Content of `finetune.json`.

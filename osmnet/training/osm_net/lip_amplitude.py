@@ -1,4 +1,4 @@
-"""Agreement of predicted with true lips, and the amplitude of their motion."""
+"""Accuracy and amplitude of predicted lip motion."""
 
 from collections.abc import Iterable
 
@@ -21,14 +21,14 @@ LARGEST_GAIN, SMALLEST_GAIN = 2.5, 0.5
 
 
 def mouth(shape: torch.Tensor) -> torch.Tensor:
-    """Compute opening and width of the mouth, `(..., 478, 3)` to `(..., 2)` head units."""
+    """Compute mouth opening and width, `(..., 478, 3)` to `(..., 2)` head units."""
     opening = torch.linalg.vector_norm(shape[..., UPPER_LIP, :] - shape[..., LOWER_LIP, :] + 1e-6, dim=-1)
     width = torch.linalg.vector_norm(shape[..., RIGHT_MOUTH_CORNER, :] - shape[..., LEFT_MOUTH_CORNER, :], dim=-1)
     return torch.stack([opening, width], -1)
 
 
 def concordance_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Compute 1 - Lin's concordance over the frames, without its term for the means.
+    """Compute 1 - Lin's concordance without its term for the means.
 
     Args:
         prediction (`torch.Tensor` of shape `(batch, frames, signals)`): Any unit.
@@ -44,7 +44,7 @@ def concordance_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Te
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Compute Pearson's correlation; 0 if one of the two does not vary."""
+    """Compute Pearson's correlation; 0 for a constant."""
     a, b = a - a.mean(), b - b.mean()
     return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-12))
 
@@ -56,23 +56,23 @@ def agreement(predicted: np.ndarray, true: np.ndarray) -> float:
 
 @torch.no_grad()
 def shapes(network: ExpressionExtractor, face_model: FaceModel, clip: SpeechClip) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the faces `(frames, 478, 3)` of a clip, predicted and true."""
+    """Compute predicted and true faces `(frames, 478, 3)`."""
     identity = torch.from_numpy(clip.identity)
     return face_model(identity, clip.predict(network)), face_model(identity, torch.from_numpy(clip.expression))
 
 
 def curves(network: ExpressionExtractor, face_model: FaceModel, clip: SpeechClip) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the mouth's opening and width `(frames, 2)`, predicted and true."""
+    """Compute predicted and true opening and width `(frames, 2)`."""
     predicted, true = shapes(network, face_model, clip)
     return mouth(predicted).numpy(), mouth(true).numpy()
 
 
 def measure(network: ExpressionExtractor, face_model: FaceModel, clips: Iterable[SpeechClip]) -> dict[str, float]:
-    """Measure how clips' own sound moves their mouths.
+    """Measure lips predicted from the clips' own sound.
 
     Args:
         network (`ExpressionExtractor`): In evaluation mode.
-        face_model (`FaceModel`): The linear face model, on the CPU.
+        face_model (`FaceModel`): On the CPU.
         clips (iterable of `SpeechClip`): At least one, weighted by length; iterated once.
 
     Returns:
@@ -98,7 +98,7 @@ def measure(network: ExpressionExtractor, face_model: FaceModel, clips: Iterable
 
 @torch.no_grad()
 def usual_spread(face_model: FaceModel, clips: Iterable[SpeechClip]) -> float:
-    """Compute the standard deviation of a real mouth's opening, head units: the median over clips."""
+    """Compute the median standard deviation of real mouth openings, head units."""
     spreads = []
     for clip in clips:
         shape = face_model(torch.from_numpy(clip.identity), torch.from_numpy(clip.expression))
@@ -110,33 +110,35 @@ def usual_spread(face_model: FaceModel, clips: Iterable[SpeechClip]) -> float:
 def set_amplitude(
     network: ExpressionExtractor, face_model: FaceModel, clips: list[SpeechClip], spread: float
 ) -> float:
-    """Scale the network's output so that mouths open as far as real ones: regression shrinks it.
-
-    The nearly shut mouth is the fixed point: scaled around its mean, the mouth would be pressed shut half of the time.
+    """Scale the output to real mouth openings, since regression shrinks it.
 
     Args:
         network (`ExpressionExtractor`): Its `output_scale` and `output_bias` are changed.
-        face_model (`FaceModel`): The linear face model, on the CPU.
-        clips (`list[SpeechClip]`): Clips that it was not trained on: on those its output is larger.
+        face_model (`FaceModel`): On the CPU.
+        clips (`list[SpeechClip]`): Not trained on: there the output is smaller.
         spread (`float`): Target of the opening's standard deviation, head units: the median over the clips.
 
     Returns:
         `float`: The factor, in [0.5, 2.5].
     """
+    # The fixed point is the nearly shut mouth: scaling around the mean would press it shut half of the time.
+    # 1. Factor.
     openings = [curves(network, face_model, clip)[0][:, 0] for clip in clips]
     gain = float(
         np.clip(spread / max(np.median([each.std() for each in openings]), 1e-6), SMALLEST_GAIN, LARGEST_GAIN)
     )
+    # 2. Fixed point.
     expression = torch.cat([clip.predict(network) for clip in clips])
     opening = np.concatenate(openings)
     nearly_shut = expression[torch.from_numpy(opening <= np.quantile(opening, NEARLY_SHUT))].mean(0)
+    # 3. Output layer.
     network.output_scale.mul_(gain)
     network.output_bias.mul_(gain).add_((1 - gain) * nearly_shut.to(network.output_bias.device))
     return gain
 
 
 def plot_curves(mouths: dict[str, tuple[np.ndarray, np.ndarray]], seconds: float = 8.0) -> np.ndarray:
-    """Plot predicted over true openings and widths.
+    """Plot predicted and true openings and widths.
 
     Args:
         mouths (`dict`): Clip's name to its two `curves`.
@@ -160,7 +162,7 @@ def plot_curves(mouths: dict[str, tuple[np.ndarray, np.ndarray]], seconds: float
 
 
 def as_picture(figure: plt.Figure) -> np.ndarray:
-    """Render a figure as `(height, width, 3)` uint8 and close it."""
+    """Render and close a figure: `(height, width, 3)`, uint8."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()

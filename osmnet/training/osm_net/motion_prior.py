@@ -1,4 +1,4 @@
-"""The prior of takes: how one clip of head motion follows another, from real sequences of clips."""
+"""Prior of takes: transitions between clips of head motion."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ SAMPLES_PER_NUMBER = 4  # of the regression; with fewer it overfits
 
 @torch.no_grad()
 def fit_prior(space: MotionSpace, sequences: Sequence[np.ndarray]) -> bool:
-    """Fit the prior of a space (see `MotionSpace`): a vector autoregression of real clips around their centre.
+    """Fit the prior of a `MotionSpace` by vector autoregression.
 
     Args:
         space (`MotionSpace`): Its bases are unchanged.
@@ -55,7 +55,7 @@ def fit_prior(space: MotionSpace, sequences: Sequence[np.ndarray]) -> bool:
 
 
 def _forgetting(transitions: np.ndarray) -> np.ndarray:
-    """Shrink transitions `(P, D, D)`, if necessary, so that no movement lasts for ever."""
+    """Shrink transitions `(P, D, D)`, if necessary, so that motion decays."""
     order, width, _ = transitions.shape
     companion = np.eye(order * width, k=-width)
     companion[:width] = np.concatenate(transitions, 1)

@@ -1,4 +1,4 @@
-"""Stage `motion`: motion encoder, motion space and decoder from pose tracks, then the audio motion encoder."""
+"""Stage `motion`: motion encoder, space and decoder, then the audio motion encoder."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class MotionConfig(StageConfig):
 
 
 class MotionStage(Stage):
-    """Trains motion encoder, bases and decoder on relative poses; Eq. 1-3.
+    """Training stage of motion encoder, bases and decoder (Eq. 1-3).
 
     Args:
         config (`MotionConfig`): Settings.
@@ -73,7 +73,7 @@ class MotionStage(Stage):
         model (`Path`): Folder with `face_model`.
 
     Raises:
-        ValueError: If no clip can be used, or an earlier stage is missing.
+        ValueError: If no clip can be used, or a component is missing.
     """
 
     name: ClassVar[str] = "motion"
@@ -102,7 +102,6 @@ class MotionStage(Stage):
         self.objective = MotionLosses(**networks)
 
     def _pose_scale(self) -> torch.Tensor:
-        """Standard deviation of the poses of stretches and their mirror images."""
         poses = [
             clip.poses()
             for each in tqdm(evenly(self._training, MAX_SCALE_CLIPS), desc="pose spread", unit="clip", leave=False)
@@ -121,7 +120,7 @@ class MotionStage(Stage):
         return pose_clip if len(pose_clip.starts) else None
 
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
-        """Draw stretches, half of them mirrored: `head_pose` (B, T, 6)."""
+        """Draw stretches `head_pose` (B, T, 6), half of them mirrored."""
         rng = np.random.default_rng([self.config.seed, step, micro, rank])
         drawn = draw(self._pools.at(step, rank, world), self.config.batch_size, rng)
         poses = np.concatenate([clip.poses(index) for clip, index in drawn])
@@ -130,13 +129,11 @@ class MotionStage(Stage):
         return {"head_pose": torch.from_numpy(poses)}
 
     def validate(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Return the losses on held-out clips, and the number of bases these use.
-
-        There is no score, so the last weights are kept: held-out clips choose nothing.
-        """
+        """Compute held-out losses and count the bases in use."""
         poses = torch.cat([torch.from_numpy(clip.poses()) for clip in self._validation_clips()])
         losses = MotionLosses(**_motion_networks(networks))({"head_pose": poses.to(_device(networks))})
         report = {name: float(losses[name]) for name in ("pose", "pose_mixed", "basis")}
+        # Without a score the last weights are kept: held-out clips choose nothing.
         return {**report, "bases_in_use": _bases_in_use(networks, poses)}
 
     def _validation_clips(self) -> list[PoseClip]:
@@ -149,33 +146,33 @@ class MotionStage(Stage):
         return self._validation
 
     def figures(self, networks: dict[str, OSMNetModel]) -> dict[str, np.ndarray]:
-        """Plot held-out tracks, real and decoded stretch by stretch."""
+        """Plot held-out tracks, real and decoded."""
         return {"tracks": plot_tracks(self._validation_clips(), **_motion_networks(networks))}
 
     def finish(self, networks: dict[str, OSMNetModel]) -> dict[str, float]:
-        """Count the bases that the training clips in memory use: `bases_in_use`."""
+        """Count the bases used by training clips: `bases_in_use`."""
         clips = self._pools.at(self.config.steps - 1)
         poses = torch.cat([torch.from_numpy(clip.poses()) for clip in clips])
         return {"bases_in_use": _bases_in_use(networks, poses)}
 
 
 class MotionLosses(nn.Module):
-    """Losses of the motion space: reconstruction of poses, Eq. 3, and the usage of all bases."""
+    """Losses of poses, bases (Eq. 3) and usage of bases."""
 
     def __init__(self, motion_encoder: MotionEncoder, motion_space: MotionSpace, motion_decoder: MotionDecoder):
         super().__init__()
         self.encoder, self.space, self.decoder = motion_encoder, motion_space, motion_decoder
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the losses `pose`, `pose_mixed`, `basis` and `usage` of a batch."""
+        """Compute `pose`, `pose_mixed`, `basis` and `usage`."""
         with torch.autocast(batch["head_pose"].device.type, enabled=False):  # half precision would move the bases
             return self._losses(batch["head_pose"])
 
     def _losses(self, poses: torch.Tensor) -> dict[str, torch.Tensor]:
         scale = self.decoder.pose_scale
-        feature = self.encoder(poses).float()
-        mixed, weights = self.space(feature)
-        usage = weights.mean(0)
+        feature = self.encoder(poses).float()  # (B, C)
+        mixed, weights = self.space(feature)  # (B, C), (B, S)
+        usage = weights.mean(0)  # (S,)
         return {
             "pose": F.l1_loss(self.decoder(feature) / scale, poses / scale),
             "pose_mixed": F.l1_loss(self.decoder(mixed) / scale, poses / scale),
@@ -189,18 +186,7 @@ class MotionLosses(nn.Module):
 def train(
     dataset: Dataset, model: Path, config: MotionConfig, work: Path, audio_config: AudioMotionConfig | None = None
 ) -> dict[str, dict]:
-    """Train the motion space, then `audio_motion_encoder`; see `stages.train_stage`.
-
-    Args:
-        dataset (`Dataset`): Made by `osmnet prepare`.
-        model (`Path`): Model folder with `face_model`.
-        config (`MotionConfig`): Settings of the motion space.
-        work (`Path`): Gets the folders `motion` and `audio-motion`.
-        audio_config (`AudioMotionConfig`, *optional*): Settings of the audio motion encoder.
-
-    Returns:
-        `dict[str, dict]`: The trainer's reports of `motion` (if it was trained) and of `audio-motion`.
-    """
+    """Train the motion space, unless `keep_space`, then `audio_motion_encoder`; see `stages.train_stage`."""
     audio_config = audio_config or AudioMotionConfig(init=config.init, split=config.split)
     dataset.split(speech=True, by=cast(Any, audio_config.split))  # refuses clips without speech before the first half
     reports = {}

@@ -1,4 +1,4 @@
-"""Pairs of mouth windows of the same clip, one warped to the other, for `geometry="mesh"`."""
+"""Pairs of warped mouth windows, for `geometry="mesh"`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,7 @@ CONTEXT = 1.5  # width of the windows on disk relative to the network's; warping
 
 
 class MouthClip:
-    """A clip's mouth windows, memory-mapped from disk, and the geometry of its frames.
-
-    Args:
-        clip (`Clip`): A prepared clip.
-        face_model (`FaceModel`): The linear face model.
-        driving (`Driving`): The poses that drive.
-        window_size (`int`): Side of the network's window in pixels.
-        folder (`Path`): Cache of the windows while this object lives.
-    """
+    """Memory-mapped mouth windows of a clip and their geometry."""
 
     def __init__(self, clip: Clip, face_model: FaceModel, driving: Driving, window_size: int, folder: Path):
         fit = clip.fit(face_model)
@@ -61,29 +53,27 @@ class MouthClip:
         return len(self.expression)
 
     def pair(self, source: int, target: int, context: int, affine: np.ndarray = AS_IT_IS) -> Pair:
-        """Make the inputs of the network and the truth, by warping one frame to another.
-
-        Args:
-            source (`int`): Frame of the source picture.
-            target (`int`): Target frame.
-            context (`int`): Frames of driving numbers on either side.
-            affine (`np.ndarray` of shape `(2, 3)`): Augmentation of the windows, see `random_view`.
+        """Warp one frame to another, see `Pairs.make`.
 
         Returns:
             `dict[str, np.ndarray]`: Pictures `source`, `target`, `warped`, uint8; `guide`; `driving`.
         """
+        # 1. Warp of the source to the target.
         at = lambda i: Similarity(*(part[i] for part in self.similarity))  # noqa: E731
         warp = MeshWarp(np.empty((self.size, self.size, 3), np.uint8), self.shape[source], at(source))
         target_px, origin = warp.points(self.shape[target][None], at(slice(target, target + 1)))
+        # 2. The same with the view applied.
         to_target, to_source = joined(affine, self.affine[target]), joined(affine, self.affine[source])
         placed = target_px[0].copy()
         placed[:, :2] = apply_affine(to_target[None], target_px[..., :2])[0]
         placed[:, 2] *= np.sqrt(np.linalg.det(to_target[:, :2]))
         origin = apply_affine(self.wide_affine[source][None], origin)[0]
+        # 3. Warped picture.
         warp.size = self.window_size
         grid = warp.grid(placed, origin).astype(np.float32) - np.float32(0.5)
         wide = np.ascontiguousarray(self.windows[source])
         warped = cv2.remap(wide, grid[..., 0], grid[..., 1], cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
+        # 4. Guide, and views of source and target.
         source_px = apply_affine(to_source[None], warp.source_points[None, :478, :2])[0]
         edge = (self.wide_size - self.window_size) // 2
         inner = joined(affine, np.array([[1.0, 0, -edge], [0, 1, -edge]]))
@@ -97,17 +87,18 @@ class MouthClip:
 
 
 class MouthPairs(Pairs):
-    """Draws pairs of mouth windows, `size` the window's; `guide` has 4 channels."""
+    """Sampler of mouth windows; `guide` has 4 channels."""
 
     def make(self, clip: Clip) -> MouthClip:
         """Prepare a clip."""
         return MouthClip(clip, self.face_model, self.driving, self.size, self.folder)
 
     def share(self, clip: MouthClip) -> float:
-        """Weight a clip by length and, much more, by sharpness: soft teeth are easily learnt."""
+        """Weight a clip by length and, much more, by sharpness."""
+        # Soft teeth are easily learnt.
         return np.sqrt(len(clip)) * clip.size**2 * (0.4 + clip.widest)
 
     def draw(self, clip: MouthClip, rng: np.random.Generator) -> tuple[int, int]:
-        """Draw a source, shut half of the time, and a target, preferably open."""
+        """Draw a source, shut half the time, and a target, preferably open."""
         source = rng.choice(clip.shut) if rng.random() < 0.5 else rng.integers(len(clip))
         return int(source), int(rng.choice(len(clip), p=clip.open_weight))

@@ -1,4 +1,4 @@
-"""Pairs of frames, of mouths or of whole faces: pictures cached on disk, augmentation, batches."""
+"""Pairs of frames: disk cache, augmentation, batches."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def frames_on_disk(
     """Cache the pictures of a clip in a memory-mapped file.
 
     Args:
-        owner (`object`): The file is deleted with it, but kept when the process ends, for a resumed run.
-        folder (`Path`): Made if necessary.
-        name (`str`): Name of the file. An existing one is used.
+        owner (`object`): Its garbage collection deletes the file; the end of the process does not, for a resumed run.
+        folder (`Path`): Created if necessary.
+        name (`str`): File name. An existing file is used.
         frames (iterable of `np.ndarray`): Pictures `(size, size, 3)`, uint8; not iterated if the file exists.
         count (`int`): Number of pictures.
-        size (`int`): Their side in pixels.
+        size (`int`): Side, pixels.
 
     Returns:
         `np.ndarray` of shape `(count, size, size, 3)`: uint8, read-only.
@@ -91,15 +91,14 @@ def _delete(path: Path) -> None:
 
 
 def random_view(size: int, rng: np.random.Generator, zoom_out: bool = True) -> np.ndarray:
-    """Draw a small shift or zoom of a picture, as an affine map `(2, 3)` of its pixels.
-
-    Half of the views are unchanged; of the others, half are shifted by whole pixels, which does not blur.
+    """Draw a shift or zoom, as an affine map `(2, 3)` of pixels.
 
     Args:
         size (`int`): Side of the picture.
         rng (`np.random.Generator`): Random numbers.
         zoom_out (`bool`): Whether the view may exceed the picture; otherwise each shift has a sufficient zoom.
     """
+    # Half are unchanged; of the others half are shifted by whole pixels, which does not blur.
     changed, zoomed = rng.random(2) < 0.5
     shift = rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * size
     zoom = 1 + rng.uniform(-MAX_ZOOM if zoom_out else 0, MAX_ZOOM)
@@ -113,7 +112,7 @@ def random_view(size: int, rng: np.random.Generator, zoom_out: bool = True) -> n
 
 
 def view(picture: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
-    """Cut `(size, size, 3)` from a larger picture by a map of its pixels (the first one's centre is 0.5)."""
+    """Cut `(size, size, 3)` by an affine map; the first pixel's centre is 0.5."""
     offset = affine[:, 2]
     if np.array_equal(affine[:, :2], np.eye(2)) and np.array_equal(offset, np.round(offset)):
         left, top = (-offset).astype(int)
@@ -146,7 +145,7 @@ def flipped(pair: Pair, mirror: np.ndarray) -> Pair:
 
 
 def tinted(pair: Pair, rng: np.random.Generator) -> Pair:
-    """Change light and colour of all pictures of a pair alike, to floats in [-1, 1]."""
+    """Change light and colour of a pair, to floats in [-1, 1]."""
     gain = rng.uniform(0.75, 1.2) * rng.uniform(0.93, 1.07, 3).astype(np.float32)
     gamma = rng.uniform(0.8, 1.25)
     table = 2 * np.clip((np.arange(256)[:, None] / 255) ** gamma * gain, 0, 1).astype(np.float32) - 1
@@ -158,7 +157,7 @@ def tinted(pair: Pair, rng: np.random.Generator) -> Pair:
 
 
 def plain(pair: Pair) -> Pair:
-    """Convert the pictures of a pair to floats in [-1, 1]."""
+    """Convert pictures to floats in [-1, 1]."""
     return {**pair, **{key: pair[key] / np.float32(127.5) - 1 for key in PICTURES if key in pair}}
 
 
@@ -172,12 +171,12 @@ def stacked(pairs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, torch.Tensor
 
 
 class Pairs(ABC):
-    """Draws pairs of frames of the same clip.
+    """Sampler of pairs of frames of the same clip.
 
     Args:
         face_model (`FaceModel`): The linear face model.
-        driving (`Driving`): The poses that drive.
-        size (`int`): Side of the network's pictures in pixels.
+        driving (`Driving`): Driving poses.
+        size (`int`): Side of the network's pictures, pixels.
         context (`int`): Frames of driving numbers on either side.
         folder (`Path`): Cache of the pictures.
     """
@@ -191,11 +190,11 @@ class Pairs(ABC):
 
     @abstractmethod
     def make(self, clip: Clip) -> Any:
-        """Prepare a clip: an object with a length and a method `pair`."""
+        """Prepare a clip: an object with a length and `pair(source, target, context, affine)`."""
 
     @abstractmethod
     def share(self, clip: Any) -> float:
-        """Return the relative weight of a clip in drawing."""
+        """Weight a clip in drawing."""
 
     @abstractmethod
     def draw(self, clip: Any, rng: np.random.Generator) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Perceptual and style loss on the features of VGG-19 (OSM-Net, Eq. 13 and 14), and loading of its weights."""
+"""Perceptual and style losses on VGG-19 (OSM-Net, Eq. 13 and 14)."""
 
 from __future__ import annotations
 
@@ -30,16 +30,13 @@ HUB_ID, HUB_FILE = "timm/vgg19.tv_in1k", "model.safetensors"  # torchvision's we
 
 
 class VGG19(nn.Module):
-    """The convolutions of VGG-19 up to relu5_2, with frozen weights.
-
-    The tensors are named as in torchvision's `vgg19`: `features.0.weight`, `features.0.bias`, `features.2.weight` …
-    """
+    """Frozen convolutions of VGG-19 up to relu5_2, named as in torchvision."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(self) -> None:
-        """Build the network with random weights."""
+        """Build with random weights."""
         super().__init__()
         self.features = nn.ModuleDict(
             {str(index): nn.Conv2d(*channels, 3, padding=1) for index, channels in CONVOLUTIONS.items()}
@@ -76,13 +73,10 @@ class VGG19(nn.Module):
 
 
 def gram(features: torch.Tensor) -> torch.Tensor:
-    """Return Gram matrices in float32: `(batch, C, h, w)` to `(batch, C, C)`, sums over the pixels / (C·h·w).
-
-    The paper gives no divisor. This common one makes the matrix independent of the picture's size; λ_style = 1000 is
-    usual with it.
-    """
+    """Compute Gram matrices `(batch, C, C)` in float32, divided by C·h·w."""
+    # The paper gives no divisor; with this common one, which removes the picture's size, λ_style = 1000 is usual.
     batch, channels, height, width = features.shape
-    flat = features.float().flatten(2)
+    flat = features.float().flatten(2)  # (B, C, h·w)
     with torch.autocast(
         features.device.type, enabled=False
     ):  # sums of thousands of squares overflow in half precision
@@ -90,7 +84,7 @@ def gram(features: torch.Tensor) -> torch.Tensor:
 
 
 def perceptual_losses(vgg: VGG19, sample: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Compare generated pictures with true ones through VGG-19.
+    """Compare generated with true pictures through VGG-19.
 
     Args:
         vgg (`VGG19`): With pretrained weights.
@@ -98,8 +92,8 @@ def perceptual_losses(vgg: VGG19, sample: torch.Tensor, target: torch.Tensor) ->
         target (`torch.Tensor` of the same shape): The truth.
 
     Returns:
-        `dict[str, torch.Tensor]`: `per`, the mean L1 distances of the maps relu1_1, 2_1, 3_1, 4_1 and 5_1, summed; and
-        `style`, those of the Gram matrices of relu2_2, 3_4, 4_4 and 5_2, summed.
+        `dict[str, torch.Tensor]`: `per`, the mean L1 distances of `PERCEPTUAL_LAYERS`, summed; and `style`, those of
+        the Gram matrices of `STYLE_LAYERS`, summed.
 
     Source:
         arXiv 2309.16148, Eq. 13 and 14, one of their two terms. The paper does not name the layers.

@@ -1,4 +1,4 @@
-"""Head motion of a clip, as short stretches relative to their first frame."""
+"""Head motion of a clip, in short stretches."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def smooth_track(head_pose: np.ndarray) -> np.ndarray:
 
 
 def unbroken_starts(head_pose: np.ndarray, length: int) -> np.ndarray:
-    """Find the frames at which a stretch of `length` frames without a cut begins."""
+    """Find the starts of all stretches without a cut."""
     turn = np.abs(np.diff(head_pose[:, :3], axis=0)).max(1)
     breaks = np.flatnonzero(turn > np.deg2rad(CUT_DEG))
     starts = np.arange(len(head_pose) - length + 1)
@@ -32,7 +32,7 @@ def unbroken_starts(head_pose: np.ndarray, length: int) -> np.ndarray:
 
 
 class PoseClip:
-    """Head motion of a prepared clip, optionally with its sound.
+    """Head motion of a clip, optionally with sound.
 
     Args:
         clip (`Clip`): A prepared clip, with speech if `sound`.
@@ -52,12 +52,12 @@ class PoseClip:
             self._mel = np.pad(mel, silence, constant_values=SILENCE)
 
     def poses(self, index: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Return stretches relative to their first frame `(clips, length, 6)`: all, or those of some of the starts."""
+        """Return stretches relative to their first frame `(clips, length, 6)`."""
         clips = self.track[self.starts[index][:, None] + np.arange(self.length)]
         return clips - clips[:, :1]
 
     def mel(self, index: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Return mel windows `(clips, length, 16, 16)` of the frames of the same stretches."""
+        """Return mel windows `(clips, length, 16, 16)` of stretches."""
         return windows_of(self._mel)[self.starts[index][:, None] + np.arange(self.length)]
 
 
@@ -66,7 +66,7 @@ def draw(clips: Sequence[PoseClip], count: int, rng: np.random.Generator) -> lis
 
     Args:
         clips (sequence of `PoseClip`): Clips with at least one stretch each.
-        count (`int`): How many.
+        count (`int`): Number of stretches.
         rng (`np.random.Generator`): Random numbers.
 
     Returns:
@@ -80,5 +80,6 @@ def draw(clips: Sequence[PoseClip], count: int, rng: np.random.Generator) -> lis
 
 
 def evenly(clips: Sequence[Clip], most: int) -> list[Clip]:
-    """Choose at most so many clips, evenly: memory must not grow with the dataset."""
+    """Choose at most `most` clips, evenly."""
+    # Memory must not grow with the dataset.
     return list(clips[:: -(-len(clips) // most)])

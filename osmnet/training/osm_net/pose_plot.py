@@ -24,7 +24,7 @@ SECONDS = 10
 def plot_tracks(
     clips: Sequence[PoseClip], motion_encoder: MotionEncoder, motion_space: MotionSpace, motion_decoder: MotionDecoder
 ) -> np.ndarray:
-    """Plot the angles of tracks over those encoded and decoded stretch by stretch.
+    """Plot angles of real and decoded tracks.
 
     Args:
         clips (sequence of `PoseClip`): The longest few without a cut are plotted.
@@ -59,7 +59,7 @@ def plot_tracks(
 
 
 def plot_weights(name: str, from_motion: np.ndarray, from_sound: np.ndarray) -> np.ndarray:
-    """Plot weights `(stretches, bases)` of a clip from its motion (w_m) and from its sound (w_a).
+    """Plot weights `(stretches, bases)` from motion (w_m) and sound (w_a).
 
     Returns:
         `np.ndarray` of shape `(height, width, 3)`: uint8.

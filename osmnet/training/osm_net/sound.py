@@ -1,9 +1,4 @@
-"""Sound augmentation: a stretch of speech with another microphone, room and voice, as mel steps.
-
-Gain, equaliser, noise, reverberation, pitch and speed change, each within a range. The first four work on the
-waveform; pitch and speed only change where the spectrogram is sampled, as if the sound were resampled and stretched.
-2.5 s of speech take about 2 ms.
-"""
+"""Sound augmentation: another microphone, room and voice, as mel steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -64,7 +59,7 @@ class SoundAugmentation:
 
     @classmethod
     def draw(cls, ranges: Mapping[str, Sequence[float]], rng: np.random.Generator) -> "SoundAugmentation":
-        """Draw one; kinds missing in `ranges` do not change."""
+        """Draw one; kinds missing in `ranges` are off."""
         change: dict[str, Any] = {"seed": int(rng.integers(2**31))}
         for name, share in SHARE.items():  # in this order whatever the order of the ranges
             if name in ranges and rng.random() < share:
@@ -74,12 +69,12 @@ class SoundAugmentation:
         return cls(**change)
 
     def at_speed(self, speed: float) -> "SoundAugmentation":
-        """Return the same at another speed."""
+        """Copy with another speed."""
         return replace(self, speed=speed)
 
 
 def check_ranges(ranges: Mapping[str, Sequence[float]]) -> None:
-    """Raise `ValueError` for an unknown kind of augmentation or an invalid range."""
+    """Raise `ValueError` for an unknown kind or invalid range."""
     for name, given in ranges.items():
         if name not in SOUND:
             raise ValueError(f"There is no sound augmentation '{name}'; there are {', '.join(SOUND)}.")
@@ -92,7 +87,7 @@ def check_ranges(ranges: Mapping[str, Sequence[float]]) -> None:
 
 
 def loudness(waveform: np.ndarray) -> float:
-    """Measure the level to which a spectrogram is relative (as in `mel_spectrogram`).
+    """Measure the reference level of `mel_spectrogram`.
 
     Args:
         waveform (`np.ndarray` of shape `(samples,)`): Mono speech at 16 kHz.
@@ -106,7 +101,7 @@ def loudness(waveform: np.ndarray) -> float:
 
 
 def mel_steps(waveform: np.ndarray, level: float, start: float, frames: int, change: SoundAugmentation) -> np.ndarray:
-    """Compute the spectrogram of an augmented stretch of speech.
+    """Compute the spectrogram of an augmented stretch.
 
     Args:
         waveform (`np.ndarray` of shape `(samples,)`): A clip's sound, mono at 16 kHz, silent beyond its ends.
@@ -130,13 +125,14 @@ def mel_steps(waveform: np.ndarray, level: float, start: float, frames: int, cha
     piece[inside.start - first : inside.stop - first] = waveform[inside]
     if change.equaliser is not None or change.noise is not None or tail:
         piece, level = _rerecord(piece, level, change)
+    # Pitch and speed only change where the spectrogram is sampled.
     power = _band_power(piece, np.rint(centres).astype(int) - first, mel_filters(2 ** (change.pitch / 12)))
     power *= np.float32(10 ** (change.gain / 10) / level if level > 0 else 1)
     return np.maximum((np.log10(power + np.float32(MEL_FLOOR)) + 3) / 3, np.float32(SILENCE))
 
 
 def rerecorded(waveform: np.ndarray, level: float, change: SoundAugmentation) -> np.ndarray:
-    """Augment a waveform, for a network that takes waveforms.
+    """Augment a waveform.
 
     Args:
         waveform (`np.ndarray` of shape `(samples,)`): Mono at 16 kHz.
@@ -154,7 +150,7 @@ def rerecorded(waveform: np.ndarray, level: float, change: SoundAugmentation) ->
 
 
 def _rerecord(piece: np.ndarray, level: float, change: SoundAugmentation) -> tuple[np.ndarray, float]:
-    """Apply equaliser, room and noise in the frequency domain; return the sound and its new level."""
+    """Apply equaliser, room and noise; return sound and new level."""
     rng = np.random.default_rng(change.seed)
     size = scipy.fft.next_fast_len(len(piece) + round(change.reverberation * SAMPLING_RATE), real=True)
     spectrum = scipy.fft.rfft(piece, size)
@@ -184,7 +180,7 @@ def _rerecord(piece: np.ndarray, level: float, change: SoundAugmentation) -> tup
 
 
 def _room(seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """Make the impulse response of a room: the direct sound, then noise that fades by 60 dB in `seconds`."""
+    """Impulse response: direct sound, then noise fading by 60 dB."""
     length = round(seconds * SAMPLING_RATE)
     echoes = rng.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
     echoes[: round(min(rng.uniform(*ROOM_DELAY), seconds / 2) * SAMPLING_RATE)] = 0
@@ -194,7 +190,7 @@ def _room(seconds: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _band_power(waveform: np.ndarray, centres: np.ndarray, filters: np.ndarray) -> np.ndarray:
-    """Power in each band around samples: float32 `(steps, bands)`; the sound is silent beyond its ends."""
+    """Power of bands around samples: float32 `(steps, bands)`."""
     padded = np.pad(waveform, WINDOW_LENGTH)
     spans = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_LENGTH)[centres + WINDOW_LENGTH // 2]
     spectrum = scipy.fft.rfft(spans * HANN, N_FFT)  # (steps, 257)

@@ -1,4 +1,4 @@
-"""Sound and expression of a clip, and augmented stretches of them."""
+"""Sound and expression of a clip."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ FULL_SCALE = 32767  # of 16-bit sound
 
 
 class ClipSound:
-    """The sound of a clip or of a part of it, in 16 bits as in the file.
+    """Sound of a clip or of a part, in 16 bits.
 
     Args:
         waveform (`np.ndarray` of shape `(samples,)`): 16 kHz mono, in [-1, 1].
@@ -35,7 +35,7 @@ class ClipSound:
 
     @property
     def waveform(self) -> np.ndarray:
-        """The sound `(samples,)`, 16 kHz mono, float32."""
+        """Sound `(samples,)`, 16 kHz mono, float32."""
         return self._sound.astype(np.float32) / FULL_SCALE
 
     def cut(self, frames: int, change: SoundAugmentation, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +58,7 @@ class ClipSound:
 
 
 class SpeechClip:
-    """Sound and expression of one clip, or of a part of it.
+    """Sound and expression of a clip or of a part.
 
     Args:
         clip (`Clip`): A prepared clip with speech.
@@ -112,7 +112,7 @@ class SpeechClip:
         return mel, _interpolate(self.expression, at), *features
 
     def encode(self, encoder: SpeechEncoder, ranges: Mapping[str, Sequence[float]], copies: int, seed: int) -> None:
-        """Set `speech_features`: of the clip itself and of augmented recordings of it.
+        """Set `speech_features` of the clip and of augmented recordings.
 
         Args:
             encoder (`SpeechEncoder`): In evaluation mode.
@@ -134,7 +134,7 @@ class SpeechClip:
 def encoded_clip(
     clip: Clip, face_model: FaceModel, encoder: SpeechEncoder | None, part: tuple[float, float] = (0.0, 1.0)
 ) -> SpeechClip:
-    """Make a `SpeechClip` without augmentation, encoded if there is a speech encoder."""
+    """Make an encoded `SpeechClip` without augmentation."""
     made = SpeechClip(clip, face_model, part)
     if encoder is not None:
         made.encode(encoder, {}, copies=0, seed=0)
@@ -142,14 +142,14 @@ def encoded_clip(
 
 
 def windows_of(mel: np.ndarray) -> np.ndarray:
-    """Cut a spectrogram with its context into windows: `(4 frames + 16, 16)` to `(frames, 16, 16)`."""
+    """Cut mel windows, `(4 frames + 16, 16)` to `(frames, 16, 16)`."""
     frames = (len(mel) - MEL_WINDOW) // STEPS_PER_FRAME
     index = STEPS_PER_FRAME * np.arange(frames)[:, None] + np.arange(MEL_WINDOW)
     return mel[index]
 
 
 def draw_shares(clips: Sequence[Any]) -> np.ndarray:
-    """Compute how often each clip is drawn: by the square root of its length, and of its speaker's total."""
+    """Compute sampling weights: square roots of a clip's and its speaker's length."""
     share = np.sqrt([len(clip) for clip in clips])
     _, speaker = np.unique([clip.speaker for clip in clips], return_inverse=True)
     share /= np.sqrt(np.bincount(speaker, share))[speaker]
@@ -157,7 +157,7 @@ def draw_shares(clips: Sequence[Any]) -> np.ndarray:
 
 
 def set_aside(clips: Sequence[Clip], share: float) -> tuple[list[Clip], list[Clip], float]:
-    """Split training clips into those to train on and those to validate on: by speaker, else by clip, else in time.
+    """Split training clips for validation: by speaker, else by clip, else in time.
 
     Args:
         clips (sequence of `Clip`): The training clips.
@@ -181,7 +181,6 @@ def set_aside(clips: Sequence[Clip], share: float) -> tuple[list[Clip], list[Cli
 
 
 def _interpolate(rows: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Interpolate rows `(n, dim)` at positions `(m,)` to `(m, dim)`."""
     below = np.minimum(at.astype(int), max(len(rows) - 2, 0))
     part = (at - below)[:, None].astype(np.float32)
     return rows[below] * (1 - part) + rows[np.minimum(below + 1, len(rows) - 1)] * part

@@ -1,4 +1,4 @@
-"""The components of a model by stage, and loading of those that a stage does not train."""
+"""Components by stage, and their loading."""
 
 from collections.abc import Iterable
 from importlib import import_module
@@ -45,7 +45,7 @@ def load_component(network: type[Network], model: Path, name: str) -> Network:
 
 
 def load_components(model: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Load components of a pipeline by name, each as `load_component` does."""
+    """Load components of a pipeline by name, see `load_component`."""
     components = {}
     for name in names:
         module, _, class_name = OSMNetPipeline.components_classes[name].partition(":")
@@ -54,7 +54,7 @@ def load_components(model: Path, names: Iterable[str]) -> dict[str, Any]:
 
 
 def speech_encoder_for(network: ExpressionExtractor, source: str | Path) -> SpeechEncoder | None:
-    """Load the speech encoder of an expression extractor from its model, if it uses one."""
+    """Load the speech encoder of an expression extractor, if used."""
     if not network.config.speech_dim:
         return None
     return load_initial(SpeechEncoder, str(source), "speech_encoder")

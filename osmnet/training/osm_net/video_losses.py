@@ -1,4 +1,4 @@
-"""The losses of the video generator and of its discriminator."""
+"""Losses of the video generator and its discriminator."""
 
 from __future__ import annotations
 
@@ -19,19 +19,16 @@ Batch = dict[str, torch.Tensor]
 
 
 class VideoAdversary(nn.Module):
-    """The patch discriminator and its own loss, on the last pictures of the objective.
-
-    A fourth channel masks the inside of the mouth or, of a whole face, the surroundings of mouth and eyes.
-    """
+    """Patch discriminator on pictures and a mask of the mouth (and eyes)."""
 
     def __init__(self) -> None:
-        """Build a discriminator with random weights."""
+        """Build with random weights."""
         super().__init__()
         self.discriminator = PatchDiscriminator(in_channels=4)
         self.pictures: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None  # real, fake, weight
 
     def forward(self, batch: Batch) -> Batch:
-        """Return `d`, the hinge loss."""
+        """Compute `d`, the hinge loss, on the kept pictures."""
         if self.pictures is None:
             raise RuntimeError("The objective has left no pictures; begin_step switches both on.")
         real, fake, weight = self.pictures
@@ -42,13 +39,13 @@ class VideoAdversary(nn.Module):
         return {"d": d_loss(real_logits, fake_logits, patches)}
 
     def generator_losses(self, real: torch.Tensor, fake: torch.Tensor, weight: torch.Tensor, weighted: bool) -> Batch:
-        """Compute the generator's losses, and keep the pictures for `forward`.
+        """Compute the generator's losses and keep the pictures.
 
         Args:
             real (`torch.Tensor` of shape `(batch, 4, H, W)`): True pictures and their masks.
             fake (`torch.Tensor` of the same shape): Generated ones.
             weight (`torch.Tensor` of shape `(batch, 1, H, W)`): Weight of each pixel.
-            weighted (`bool`): Whether it weights the feature loss, too.
+            weighted (`bool`): Whether to weight the feature loss, too.
 
         Returns:
             `dict[str, torch.Tensor]`: `g` and `feature`.
@@ -63,7 +60,7 @@ class VideoAdversary(nn.Module):
 
 
 class VideoLosses(nn.Module):
-    """All losses of a batch, summed over the kinds of driving (the paper has F_m and F_c).
+    """All losses of a batch, summed over the kinds of driving.
 
     Args:
         network (`VideoGenerator`): The network to train.
@@ -78,7 +75,7 @@ class VideoLosses(nn.Module):
         self.adversarial = False
 
     def forward(self, batch: Batch) -> Batch:
-        """Generate the frames and compare them with the truth.
+        """Generate frames and compare them with the truth.
 
         Args:
             batch (`dict[str, torch.Tensor]`): From `MouthPairs` or `FacePairs`.
@@ -95,7 +92,7 @@ class VideoLosses(nn.Module):
         if self.mesh:
             losses, sample, map_, weight = self._mesh(driving, batch)
         else:
-            sample = self.network(batch["source"], driving).sample.float()
+            sample = self.network(batch["source"], driving).sample.float()  # (kinds·B, 3, H, W)
             losses = self._whole(sample, batch["target"])
             map_ = batch["guide"][:, 1:2]
             weight = map_.clamp(min=ELSEWHERE)
@@ -108,7 +105,7 @@ class VideoLosses(nn.Module):
         return {name: kinds * loss for name, loss in losses.items()}
 
     def _mesh(self, driving: torch.Tensor, batch: Batch) -> tuple[Batch, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Losses within the painted area, and the frames with the truth everywhere else."""
+        """Losses within the painted area, and frames with the truth elsewhere."""
         target, guide = batch["target"], batch["guide"]
         output: VideoGeneratorOutput = self.network(batch["source"], driving, batch["warped"], guide)
         sample, paint, inside = output.sample.float(), guide[:, :1], guide[:, 1:2]

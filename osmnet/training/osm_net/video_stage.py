@@ -1,4 +1,4 @@
-"""Stage `video`: the video generator, on mouth windows of a warped picture or, as in the paper, on whole faces."""
+"""Stage `video`: the video generator, on mouth windows or whole faces."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class VideoConfig(StageConfig):
         max_channels (`int`): up to this one.
         stem_stride (`int`): 2 works at half the resolution. With `init`, these six are the initial network's.
         min_size (`int`): Smallest crop, pixels; teeth in smaller ones are too soft.
-        driving (`tuple[str, ...]`): `measured` poses; for `"none"` also `motion` and `center`, decoded from F̃_m of the
-            clip's motion and F_c of its sound. Each generates a frame; their losses are summed.
+        driving (`tuple[str, ...]`): `measured` poses; for `"none"` also `motion` and `center`, decoded from F̃_m of
+            the clip's motion and F_c of its sound. Each generates a frame; their losses are summed.
         vgg (`str`): Weights of VGG-19 for `per` and `style`: a file, a Hub id (`ID:FILE`), or `""` for none. `"auto"`
             asks the Hub and, if it has none, trains with the discriminator instead.
         adversarial_from (`int`): First step of the discriminator, if `g` or `feature` has a weight.
@@ -80,7 +80,6 @@ class VideoConfig(StageConfig):
     adversarial_from: int = 1500
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
         super().__post_init__()
         if self.geometry not in GEOMETRIES:
             raise ValueError(f"geometry must be one of {', '.join(GEOMETRIES)}, not '{self.geometry}'.")
@@ -89,7 +88,7 @@ class VideoConfig(StageConfig):
 
 
 class VideoStage(Stage):
-    """Trains the video generator on pairs of frames of the same clip.
+    """Training stage of the video generator.
 
     Args:
         config (`VideoConfig`): Settings; `self.config` has the sizes of the initial network, and weights for the
@@ -99,8 +98,7 @@ class VideoStage(Stage):
         work (`Path`): Folder of the run; `frames` in it caches the pictures of the clips in memory.
 
     Raises:
-        ValueError: If no clip can be used, an earlier stage is missing, or VGG-19 or the initial network cannot be
-            loaded.
+        ValueError: If no clip can be used, a component is missing, or VGG-19 cannot be loaded.
     """
 
     name: ClassVar[str] = "video"
@@ -133,7 +131,7 @@ class VideoStage(Stage):
         cast(VideoLosses, self.objective).adversarial = self.adversary_active
 
     def batch(self, step: int, rank: int, world: int, micro: int) -> dict[str, torch.Tensor]:
-        """Draw pairs of frames, augmented."""
+        """Draw augmented pairs of frames."""
         config = self.config
         clips = self._pools.at(step, rank, world)
         rng = np.random.default_rng([config.seed, step, micro, rank])
@@ -162,7 +160,7 @@ class VideoStage(Stage):
         return {name: float(error / max(pixels, 1e-6)) for name, (error, pixels) in sums.items()}
 
     def figures(self, networks: dict[str, OSMNetModel]) -> dict[str, np.ndarray]:
-        """Draw a sheet of held-out pairs, one a row: source, warp (with a mesh), network, truth."""
+        """Draw held-out rows: source, warp (with a mesh), network, truth."""
         network = cast(VideoGenerator, networks["video_generator"])
         batch = {name: value[:SHEET_ROWS] for name, value in self._held_out_batches(network.device)[0].items()}
         with_mesh = [batch["warped"]] if "warped" in batch else []
@@ -176,7 +174,6 @@ class VideoStage(Stage):
         return {}
 
     def _held_out_batches(self, device: torch.device) -> list[dict[str, torch.Tensor]]:
-        """Return the same pairs at every validation."""
         if not self._validation:
             clips = [self._unseen.make(clip) for clip in evenly(self._held_out, VALIDATION_CLIPS)]
             rng = np.random.default_rng(1)
@@ -188,13 +185,12 @@ class VideoStage(Stage):
 
 @torch.no_grad()
 def _sampled(network: VideoGenerator, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Generate frames with the first kind of driving."""
     with_mesh = (batch["warped"], batch["guide"]) if "warped" in batch else ()
     return network(batch["source"], batch["driving"][:, 0], *with_mesh).sample
 
 
 def _initial_network(config: VideoConfig, face_model: FaceModel) -> tuple[VideoGenerator, VideoConfig]:
-    """Build or load the initial network; return the settings with its sizes, too."""
+    """Build or load the network; return settings with its sizes."""
     mesh = config.geometry == "mesh"
     if not config.init:
         network = VideoGenerator(
@@ -220,7 +216,7 @@ def _initial_network(config: VideoConfig, face_model: FaceModel) -> tuple[VideoG
 
 
 def _with_vgg(config: VideoConfig) -> tuple[VideoConfig, VGG19 | None]:
-    """Load VGG-19 if it is configured; return the settings to use with it or without."""
+    """Load VGG-19 if configured; adapt the settings if unavailable."""
     if not config.vgg:
         return config, None
     try:

@@ -52,7 +52,7 @@ def test_file_then_overrides_change_what_they_name_and_nothing_else(tmp_path: Pa
         ("motion: {weights: 3}", "weights must name losses"),
         ("motion: [steps]", "one section a stage"),
         ("steps: 3", "one section a stage"),
-        ("motion: {steps: 3", "not readable YAML"),
+        ("motion: {steps: 3", "is not valid YAML .* Fix the file"),
     ],
 )
 def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, message: str):

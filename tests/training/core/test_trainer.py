@@ -260,6 +260,7 @@ def test_errors_of_batches_arrive_as_they_are(tmp_path: Path, workers: int):
         run(tmp_path, ToyConfig(workers=workers), Damaged)
 
 
+@pytest.mark.integration
 def test_loader_processes_read_addresses(tmp_path: Path):
     """fsspec reads addresses in a thread of its own, which a forked process does not have."""
 

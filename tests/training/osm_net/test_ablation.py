@@ -92,6 +92,7 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(a[k].shape == b[k].shape and (a[k] == b[k]).all() for k in a)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("variant", [name for name in TRAINED if name != "full"])
 def test_a_variant_differs_from_the_full_model_in_what_it_changes_alone(ablated, variant):
     out, _ = ablated
@@ -99,6 +100,7 @@ def test_a_variant_differs_from_the_full_model_in_what_it_changes_alone(ablated,
     assert different == TRAINED[variant]
 
 
+@pytest.mark.integration
 def test_the_variants_are_those_of_the_configuration(ablated):
     out, calls = ablated
     load = lambda name: OSMNetPipeline.from_pretrained(out / "variants" / name / "model")  # noqa: E731
@@ -113,7 +115,8 @@ def test_the_variants_are_those_of_the_configuration(ablated):
     assert all(wanted.items() <= options.items() for *_, options in calls)
 
 
-def test_the_table_has_a_row_for_each_and_says_the_budget(ablated):
+@pytest.mark.integration
+def test_the_table_has_a_row_for_each_variant_and_the_budget(ablated):
     out, _ = ablated
     result = read_json(out / "ablation.json")
     assert [row["variant"] for row in result["rows"]] == list(TRAINED) and result["missing"] == []
@@ -133,12 +136,14 @@ def test_the_table_has_a_row_for_each_and_says_the_budget(ablated):
     assert html.count("<tr>") == len(TRAINED) + 1
 
 
+@pytest.mark.integration
 def test_the_table_is_put_into_a_page(ablated):
     out, _ = ablated
     assert read_marked(out.with_name("page.md"), "ablation") == (out / "ablation.md").read_text().strip()
     assert read_json(out.with_name("ablation.json")) == read_json(out / "ablation.json")
 
 
+@pytest.mark.integration
 def test_what_is_done_is_not_done_again_and_what_is_missing_is(ablated, dataset_folder, config, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(ablated[0], out)
@@ -153,6 +158,7 @@ def test_what_is_done_is_not_done_again_and_what_is_missing_is(ablated, dataset_
     assert result == read_json(ablated[0] / "ablation.json")
 
 
+@pytest.mark.integration
 def test_a_folder_of_another_budget_is_refused(ablated, dataset_folder, config, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     shutil.copytree(ablated[0], out)
@@ -183,7 +189,7 @@ def test_a_dataset_without_anyone_to_train_on_is_refused_before_anything_is_made
         (("clips: 1", "clips: many"), "evaluation takes"),
         (("clips: 1", "split: half"), "speaker or clip"),
         (("shared:", "common:"), "must hold the sections"),
-        (("shared:", "shared: [", ), "not readable YAML"),
+        (("shared:", "shared: [", ), "not valid YAML"),
     ],
 )  # fmt: skip
 def test_a_wrong_configuration_is_refused_before_anything_is_trained(

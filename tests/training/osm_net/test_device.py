@@ -1,4 +1,4 @@
-"""What stages compute happens where their batch and networks are: on a GPU as well as on the CPU."""
+"""Stages compute on the device of their batch and networks, on a pretended GPU as on the CPU."""
 
 import shutil
 from pathlib import Path
@@ -48,6 +48,7 @@ def made(kind: str, dataset: Dataset, model: Path, work: Path) -> Stage:
     return stage
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", ["motion", "audio-motion", "expression", "mesh", "none", "sync"])
 def test_a_stage_computes_where_its_networks_are(kind: str, dataset_folder: Path, model: Path, tmp_path: Path):
     stage = made(kind, Dataset.open(dataset_folder), model, tmp_path)

@@ -73,7 +73,7 @@ def power(mel: np.ndarray) -> np.ndarray:
     return 10 ** (3 * mel - 3)
 
 
-def test_undisturbed_sound_is_the_spectrogram_of_run_time():
+def test_sound_without_augmentation_is_the_spectrogram_of_inference():
     voice = speech(2.0)
     whole = np.pad(mel_spectrogram(voice), ((6, 10), (0, 0)), constant_values=-1)
     level = loudness(voice)
@@ -84,7 +84,7 @@ def test_undisturbed_sound_is_the_spectrogram_of_run_time():
     np.testing.assert_array_equal(windows[3], whole[12:28])
 
 
-def test_pitch_moves_the_spectrum_as_far_as_it_says():
+def test_pitch_moves_the_spectrum_by_its_semitones():
     low, high = tone(600), tone(600 * 2 ** (2.4 / 12))
     moved = middle(low, SoundAugmentation(pitch=2.4))
     # Compared as powers: near the floor of the logarithm lie the window's skirts.
@@ -111,7 +111,7 @@ def test_equaliser_changes_what_lies_at_its_knots_and_keeps_the_loudness():
     np.testing.assert_allclose(flat, plain, atol=0.01)  # louder everywhere is not louder after the gate
 
 
-def test_noise_lies_as_far_below_the_speech_as_it_says():
+def test_noise_has_its_signal_to_noise_ratio():
     voice = speech(2.0)
     voice[16_000:] = 0
     level = loudness(voice)
@@ -249,6 +249,7 @@ def test_speech_features_stay_with_the_mouth_in_every_recording(shipped: FaceMod
     assert np.corrcoef(features[:, 0], opening)[0, 1] > 0.9
 
 
+@pytest.mark.integration
 def test_the_network_is_trained_with_the_speech_encoder_and_leaves_it_as_it_is(
     dataset: Dataset, model: Path, tmp_path: Path
 ):
@@ -379,6 +380,7 @@ def test_batches_depend_on_their_arguments_only(dataset: Dataset, model: Path):
         assert torch.equal(start, two.networks["expression_extractor"].state_dict()[name])
 
 
+@pytest.mark.integration
 def test_held_out_clips_choose_nothing(
     tmp_path: Path, dataset: Dataset, model: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
@@ -404,6 +406,7 @@ def test_held_out_clips_choose_nothing(
     assert float(first["output_scale"][0]) == pytest.approx(reports[0]["gain"])
 
 
+@pytest.mark.integration
 def test_finish_names_clips_whose_sound_does_not_fit(dataset: Dataset, model: Path, capsys):
     stage = ExpressionStage(TINY, dataset, model)
     deaf = stage.networks["expression_extractor"].eval()
@@ -450,6 +453,7 @@ def test_fine_tuning_starts_from_the_networks_it_is_given(dataset: Dataset, mode
         ExpressionStage(config, dataset, tmp_path)
 
 
+@pytest.mark.integration
 def test_figures_draw_both_curves(dataset: Dataset, model: Path):
     stage = ExpressionStage(TINY, dataset, model)
     for network in stage.networks.values():

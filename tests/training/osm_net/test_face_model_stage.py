@@ -31,6 +31,7 @@ def test_face_model_stage_reports_and_saves(dataset_folder: Path, tmp_path: Path
     assert np.abs(rebuilt - landmarks)[..., :2].mean() < 0.5  # pixels
 
 
+@pytest.mark.integration
 def test_face_model_holds_one_track_at_a_time():
     class Tracks(Sequence):
         def __len__(self):
@@ -56,6 +57,7 @@ def test_face_model_holds_one_track_at_a_time():
     np.testing.assert_allclose(basis @ basis.T, np.diag(sizes**2), atol=1e-4 * sizes[0] ** 2)
 
 
+@pytest.mark.integration
 def test_face_model_takes_clips_evenly_from_a_large_dataset(
     dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from osmnet import OSMNetPipeline
 from osmnet.cli import main
-from osmnet.cli.push import check_model, choose_files
+from osmnet.cli.push import check_card, choose_files
 from osmnet.evaluation.protocol import STRIP_SIDE, ClipResult
 from osmnet.loading.model import WEIGHTS_NAME
 from osmnet.loading.packaged import packaged_weights
@@ -97,7 +97,7 @@ def test_a_stage_that_helps_is_kept_and_one_that_does_not_is_undone(tuned, start
 
 
 @pytest.mark.integration
-def test_the_result_is_a_pipeline_and_the_report_says_what_changed(tuned, start):
+def test_the_result_is_a_pipeline_with_a_report_of_the_changes(tuned, start):
     out, report = tuned
     assert OSMNetPipeline.from_pretrained(out).name == str(out)
     text = (out / "finetune.md").read_text(encoding="utf-8")
@@ -133,7 +133,7 @@ def test_the_result_has_a_model_card_and_can_be_pushed(tuned, start, capsys):
     assert str(start.parent) not in card and report["held_out"][0] not in card  # no paths, no names of people
     for name in ("LICENSE", "NOTICE"):
         assert (out / name).read_bytes() == (start / name).read_bytes()
-    check_model(out)
+    check_card(out)
     sent, kept = (set(map(str, files)) for files in choose_files(out))
     assert {"README.md", "LICENSE", "NOTICE", "model_index.json", "face_landmarker.task"} < sent
     assert "finetune.png" in kept  # frames of the clips
@@ -205,6 +205,7 @@ def test_only_clips_and_figures_that_are_there_both_times_count():
     assert (row["metric"], row["before"], row["after"]) == ("ssim", 0.5, 0.6)
 
 
+@pytest.mark.integration
 def test_a_finished_run_that_is_started_again_ends_with_the_same_weights(
     dataset_folder, start, tmp_path, quick_protocol
 ):
@@ -247,6 +248,7 @@ def test_wrong_settings_are_refused_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.integration
 def test_a_run_resumes_with_its_own_clips_and_weights_alone(
     talking, dataset_folder, start, tmp_path, capsys, quick_protocol
 ):
@@ -275,6 +277,7 @@ def test_a_run_resumes_with_its_own_clips_and_weights_alone(
     assert status == 2 and "Another run is at work" in said
 
 
+@pytest.mark.integration
 def test_a_split_that_holds_nobody_out_is_refused(talking, tiny_folder, tmp_path, capsys):
     data = dataset_of(talking, tmp_path / "set", ("ann-voice", "bob-voice"))
     assert finetune(data, tiny_folder, tmp_path / "out", "split=speaker") == 2
@@ -282,6 +285,7 @@ def test_a_split_that_holds_nobody_out_is_refused(talking, tiny_folder, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.integration
 def test_one_clip_is_not_enough(talking, tiny_folder, tmp_path, capsys):
     data = dataset_of(talking, tmp_path / "set", ("ann-voice",))
     assert finetune(data, tiny_folder, tmp_path / "out") == 2

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import metadata_load
 
-from osmnet.cli.push import check_model
+from osmnet.cli.push import check_card
 from osmnet.loading.packaged import packaged_weights
 from osmnet.training.osm_net import finetune_card
 from osmnet.training.osm_net.finetune_card import find_card, write_card
@@ -42,7 +42,7 @@ def test_the_packages_terms_go_along(out: Path):
     assert "2 clips with speech of 1 person, 2.0 minutes;\n1 clip held out" in text
     assert "| SSIM | ↑ | 0.70 | 0.80 | better |" in text and "- video, 6 steps: L1 (↓) 0.200 → 0.100" in text
     assert "non-commercial-research (`LICENSE`)" in text and "ann-at-home" not in text
-    check_model(out)
+    check_card(out)
 
 
 def test_a_model_on_the_hub_is_the_base_model(out: Path, monkeypatch: pytest.MonkeyPatch):
@@ -67,7 +67,7 @@ def test_a_licence_is_never_made_up(out: Path, tmp_path: Path, card: str | None)
     metadata, text = written(out, start, str(start))
     assert "license" not in metadata and "names no licence. State one" in text
     with pytest.raises(ValueError, match="license"):
-        check_model(out)
+        check_card(out)
 
 
 def test_a_card_that_somebody_changed_stays(out: Path):

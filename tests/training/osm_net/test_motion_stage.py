@@ -1,4 +1,4 @@
-"""The motion stage: stretches of motion, what a run learns, what ε = 1 means, and what fine-tuning leaves alone."""
+"""The motion stage: stretches of motion, learning, the unit of ε, and fine-tuning."""
 
 import shutil
 from dataclasses import replace
@@ -123,6 +123,7 @@ def test_batches_depend_on_their_arguments_only_and_hold_mirror_images(dataset: 
     assert all(a or b for a, b in zip(is_real, is_mirrored, strict=True)) and 6 < sum(is_mirrored) < 26
 
 
+@pytest.mark.integration
 def test_a_run_learns_to_give_poses_back(trained: tuple[Path, dict], dataset: Dataset, bare: Path):
     _, reports = trained
     start = MotionStage(TINY, dataset, bare)
@@ -139,6 +140,7 @@ def test_a_run_learns_to_give_poses_back(trained: tuple[Path, dict], dataset: Da
     np.testing.assert_allclose(start.networks["motion_encoder"].pose_scale, both.std(0), rtol=1e-4)
 
 
+@pytest.mark.integration
 def test_epsilon_1_holds_95_percent_of_real_stretches(trained: tuple[Path, dict], dataset: Dataset):
     encoder, space, decoder, audio = (load_component(kind, trained[0], name) for name, kind in KINDS.items())
     face_model = load_component(FaceModel, trained[0], "face_model")
@@ -190,9 +192,8 @@ def test_a_prior_forgets_even_if_what_it_is_learned_from_grew():
     assert MotionWalk(space, torch.Generator().manual_seed(0)).advance(5000).abs().max() < 1000
 
 
-def test_calibration_changes_nothing_but_the_unit_and_how_takes_go_on(
-    trained: tuple[Path, dict], dataset: Dataset, monkeypatch
-):
+@pytest.mark.integration
+def test_calibration_changes_only_the_unit_and_the_prior(trained: tuple[Path, dict], dataset: Dataset, monkeypatch):
     assert trained[1]["audio-motion"]["prior_learned"] == 0  # of so few seconds
     monkeypatch.setattr(motion_prior, "SAMPLES_PER_NUMBER", 0)
     stage = AudioMotionStage(AUDIO, dataset, trained[0])
@@ -219,6 +220,7 @@ def test_calibration_changes_nothing_but_the_unit_and_how_takes_go_on(
         assert stage.finish(stage.networks)["epsilon_of_95_percent"] == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.integration
 def test_a_run_repeats_bit_for_bit(trained: tuple[Path, dict], dataset: Dataset, bare: Path, tmp_path: Path):
     folder = shutil.copytree(bare, tmp_path / "model")
     torch.manual_seed(123)  # whatever happened before
@@ -228,6 +230,7 @@ def test_a_run_repeats_bit_for_bit(trained: tuple[Path, dict], dataset: Dataset,
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.integration
 def test_the_audio_encoder_learns_and_leaves_the_space_alone(trained: tuple[Path, dict], dataset: Dataset):
     stage = AudioMotionStage(replace(AUDIO, steps=40, learning_rate=3e-3), dataset, trained[0])
     frozen = [p for name in list(KINDS)[:3] for p in stage.networks[name].parameters()]
@@ -247,7 +250,8 @@ def test_the_audio_encoder_learns_and_leaves_the_space_alone(trained: tuple[Path
     assert after["kl"] < after["kl_constant"]
 
 
-def test_fine_tuning_keeps_the_space_and_says_how_lively_the_speaker_is(dataset: Dataset, bare: Path, tmp_path: Path):
+@pytest.mark.integration
+def test_fine_tuning_keeps_the_space_and_reports_the_speakers_radius(dataset: Dataset, bare: Path, tmp_path: Path):
     folder = shutil.copytree(bare, tmp_path / "model")
     config = MotionConfig(init="packaged", split="clip", **QUIET)
     audio = AudioMotionConfig(init="packaged", split="clip", steps=2, batch_size=8, **QUIET)
@@ -264,6 +268,7 @@ def test_fine_tuning_keeps_the_space_and_says_how_lively_the_speaker_is(dataset:
     assert torch.equal(stage.networks["motion_space"].motion_bases, weights(packaged, "motion_space")["motion_bases"])
 
 
+@pytest.mark.integration
 def test_networks_must_fit_each_other(trained: tuple[Path, dict], dataset: Dataset):
     with pytest.raises(ValueError, match="has num_bases=48, the motion space in .* 6; start both from one model"):
         AudioMotionStage(replace(AUDIO, init="packaged"), dataset, trained[0])
@@ -282,6 +287,7 @@ def test_bad_data_is_named_before_anything_is_trained(
         AudioMotionStage(AUDIO, dataset, bare)
 
 
+@pytest.mark.integration
 def test_figures_show_tracks_and_weights(trained: tuple[Path, dict], dataset: Dataset):
     for stage in (MotionStage(TINY, dataset, trained[0]), AudioMotionStage(AUDIO, dataset, trained[0])):
         for network in stage.networks.values():

@@ -123,6 +123,7 @@ def test_losses_by_hand_and_where_their_gradients_go(vgg: VGG19, published: Publ
 # Files
 
 
+@pytest.mark.integration
 def test_pickles_of_tensors_and_half_precision_load_too(tmp_path: Path, published: Published, vgg: VGG19):
     half = {name: tensor.half() for name, tensor in published.state_dict().items()}
     torch.save(half, tmp_path / "vgg.pth")
@@ -191,6 +192,7 @@ print(json.dumps(results))
 """
 
 
+@pytest.mark.integration
 @pytest.mark.hub
 def test_hub_gives_the_file_or_training_goes_without(tmp_path: Path, dataset_folder: Path):
     from tests.support.dummies import FACE_MODEL

@@ -1,4 +1,4 @@
-"""The video stage: pairs that show what they say, losses by hand, networks that train, resume, export and render."""
+"""The video stage: pairs, losses by hand, and networks that train, resume, export and render."""
 
 import gc
 import json
@@ -68,6 +68,7 @@ def face(dataset: Dataset, shipped: FaceModel, model: Path, tmp_path_factory: py
 # Pictures on disk and changes at random
 
 
+@pytest.mark.integration
 def test_frames_are_kept_while_their_owner_lives(tmp_path: Path):
     class Owner:
         pass
@@ -255,7 +256,7 @@ def test_windows_are_relative_to_the_source_and_repeat_the_ends():
     assert window(tracks, beta, 0, 2, 0).shape == (2, 1, 70)
 
 
-def test_driving_says_what_it_lacks(tmp_path: Path, model: Path, talking: Path):
+def test_driving_names_missing_components(tmp_path: Path, model: Path, talking: Path):
     with pytest.raises(ValueError, match="driving must be of measured, motion, center, not 'sound'"):
         Driving(("sound",), model)
     with pytest.raises(ValueError, match="name each kind once"):
@@ -385,7 +386,8 @@ def test_the_stage_gives_the_same_batches_again_and_calls_the_discriminator_in(c
         assert {"g", "feature"} <= set(stages[0].objective(late)) or not active
 
 
-def test_validation_measures_what_it_says(dataset: Dataset, model: Path, tmp_path: Path):
+@pytest.mark.integration
+def test_validation_measures_l1_by_area(dataset: Dataset, model: Path, tmp_path: Path):
     stage = VideoStage(NONE, dataset, model, tmp_path)
 
     class Still(VideoGenerator):
@@ -405,6 +407,7 @@ def test_validation_measures_what_it_says(dataset: Dataset, model: Path, tmp_pat
     assert mesh.figures(mesh.networks)["sheet"].shape == (8 * 32, 4 * 32, 3)
 
 
+@pytest.mark.integration
 def test_init_takes_the_network_as_it_is(dataset: Dataset, model: Path, tmp_path: Path):
     stage = VideoStage(VideoConfig(init="packaged", base_channels=4, image_size=32), dataset, model, tmp_path)
     shipped = VideoGenerator.from_pretrained(packaged_weights() / "video_generator")
@@ -416,6 +419,7 @@ def test_init_takes_the_network_as_it_is(dataset: Dataset, model: Path, tmp_path
         VideoStage(VideoConfig(init="packaged", geometry="none"), dataset, model, tmp_path)
 
 
+@pytest.mark.integration
 def test_a_run_that_was_stopped_ends_with_the_same_weights(dataset: Dataset, model: Path, tmp_path: Path):
     def run(name: str, steps: int):
         folder = tmp_path / name
@@ -436,6 +440,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(dataset: Dataset, mod
     assert {"rec", "d"} <= set().union(*(json.loads(line) for line in lines))
 
 
+@pytest.mark.integration
 def test_whole_faces_are_learnt(dataset: Dataset, model: Path, tmp_path: Path):
     folder = tmp_path / "model"
     shutil.copytree(model, folder)
@@ -448,6 +453,7 @@ def test_whole_faces_are_learnt(dataset: Dataset, model: Path, tmp_path: Path):
     assert report["val/l1_whole"] < 0.5 * before and "g" not in report
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "settings",
     [
