@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ class Guard:
         _take_turns(page._queue, self)
         for block in page.blocks.values():
             _download_nothing(block)
-        _say_errors(page)
+        _say_errors(page, self)
         return page
 
     def middleware(self) -> Middleware:
@@ -252,7 +253,9 @@ def _take_turns(queue: Any, guard: Guard) -> None:
         running = _running(queue)
         for each in queue.event_queue_per_concurrency_id.values():
             if len(each.queue) > 1:
-                each.queue[:] = fair_order(each.queue, event_address, lambda event: event.session_hash, running)
+                each.queue[:] = fair_order(
+                    each.queue, event_address, lambda event: event.session_hash, running, guard.budgets.turns
+                )
         return get_events()
 
     queue.push, queue.get_events = fair_push, fair_events
@@ -275,8 +278,8 @@ def _download_nothing(block: Any) -> None:
     block.async_move_resource_to_block_cache = move_file
 
 
-def _say_errors(page: Any) -> None:
-    """Answer every request with a sentence; Gradio says nothing but `null` about errors that it did not expect."""
+def _say_errors(page: Any, guard: Guard) -> None:
+    """Answer every request with a sentence, and count its time; Gradio says `null` about errors it did not expect."""
     preprocess, process = page.preprocess_data, page.process_api
 
     async def checked_inputs(*args: Any, **options: Any) -> Any:
@@ -290,6 +293,7 @@ def _say_errors(page: Any) -> None:
             raise gr.Error(WRONG_TYPE, print_exception=False) from None
 
     async def said(*args: Any, **options: Any) -> Any:
+        began = time.monotonic()
         try:
             return await process(*args, **options)
         except gr.Error:
@@ -297,5 +301,7 @@ def _say_errors(page: Any) -> None:
         except Exception as error:
             log.exception("A request failed.")
             raise gr.Error(FAILED, print_exception=False) from error
+        finally:
+            guard.budgets.work(_said_address(options.get("request")), time.monotonic() - began)
 
     page.preprocess_data, page.process_api = checked_inputs, said

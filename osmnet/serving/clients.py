@@ -14,6 +14,9 @@ from osmnet.serving.inputs import RefusedInputError
 from osmnet.serving.settings import Settings
 
 IPV6_PREFIX = 64  # bits; a network of this size belongs to one subscriber
+SECONDS_PER_TURN = 2.0  # s of work
+HALF_LIFE = 60.0  # s
+MAX_ADDRESSES = 10_000  # whose work is remembered
 FILE_KB = 64  # least that a file counts, so that a million empty ones are not free
 Item = TypeVar("Item")
 
@@ -47,6 +50,7 @@ def fair_order(
     address_of: Callable[[Item], Hashable],
     session_of: Callable[[Item], Hashable],
     running: Iterable[Item] = (),
+    turns_of: Callable[[Hashable], float] = lambda address: 0,
 ) -> list[Item]:
     """Order requests so that addresses take turns, and in each address its sessions.
 
@@ -55,21 +59,24 @@ def fair_order(
         address_of (`Callable`): Address of a request.
         session_of (`Callable`): Session of a request.
         running (iterable): Requests that are being served; they count as turns taken.
+        turns_of (`Callable`): Turns that an address has taken before.
 
     Returns:
         `list`: The waiting requests, next one first.
     """
     running = list(running)
 
-    def in_turns(items: Sequence[Item], key: Callable[[Item], Hashable]) -> list[Item]:
+    def in_turns(
+        items: Sequence[Item], key: Callable[[Item], Hashable], turns_of: Callable[[Hashable], float]
+    ) -> list[Item]:
         taken = Counter(map(key, running))
         turns = []
         for item in items:
-            turns.append(taken[key(item)])
+            turns.append(taken[key(item)] + turns_of(key(item)))
             taken[key(item)] += 1
         return [items[index] for index in sorted(range(len(items)), key=lambda index: turns[index])]
 
-    return in_turns(in_turns(waiting, session_of), address_of)
+    return in_turns(in_turns(waiting, session_of, lambda session: 0), address_of, turns_of)
 
 
 class ClientBudgets:
@@ -82,6 +89,7 @@ class ClientBudgets:
     def __init__(self, settings: Settings):
         self.settings = settings
         self._stored: defaultdict[str, deque[tuple[float, int]]] = defaultdict(deque)
+        self._worked: dict[Hashable, tuple[float, float]] = {}  # by address: when it was counted, and turns then
         self._lock = threading.Lock()
 
     def check_requests(self, of_session: int, of_address: int) -> None:
@@ -100,6 +108,24 @@ class ClientBudgets:
         ):
             if count >= most:
                 raise RefusedInputError("takes", f"{count} requests of yours are not done yet; wait for one of them.")
+
+    def work(self, address: str, seconds: float) -> None:
+        """Count time that a request of an address took, s."""
+        with self._lock:
+            now = time.monotonic()
+            if len(self._worked) > MAX_ADDRESSES:
+                self._worked = {each: (then, turns) for each, (then, turns) in self._worked.items()
+                                if now - then < 10 * HALF_LIFE}  # fmt: skip
+            self._worked[address] = (now, self._turns(address, now) + seconds / SECONDS_PER_TURN)
+
+    def turns(self, address: Hashable) -> float:
+        """Turns that an address has taken lately, by the time of its requests; half of them are forgotten a minute."""
+        with self._lock:
+            return self._turns(address, time.monotonic())
+
+    def _turns(self, address: Hashable, now: float) -> float:
+        then, turns = self._worked.get(address, (now, 0.0))
+        return float(turns * 0.5 ** ((now - then) / HALF_LIFE))
 
     def stored(self, address: str) -> int:
         """Bytes that an address has stored within `keep_seconds`."""

@@ -249,6 +249,7 @@ def test_clients_take_turns(fresh, sent, monkeypatch):
     finally:
         release.set()
         drain(fresh)
+    assert fresh.guard.budgets.turns("127.0.0.6") > 0  # its time counts, too
     assert order[:2] == ["127.0.0.6"] * 2 and sorted(order[2:4]) == ["127.0.0.7", "127.0.0.8"]
 
 

@@ -43,6 +43,26 @@ def test_addresses_take_turns_and_so_do_their_sessions(waiting, running, order):
     assert ordered == order.split()
 
 
+def test_long_requests_cost_more_turns(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(clients.time, "monotonic", lambda: now[0])
+    budgets = ClientBudgets(Settings())
+    budgets.work("a", 7.0)
+
+    def ordered() -> list[str]:
+        waiting = ["a1", "b1", "b1", "b1", "b1", "b1"]
+        return fair_order(waiting, lambda each: each[0], lambda each: each, turns_of=budgets.turns)
+
+    assert ordered().index("a1") == 4
+    now[0] = 600.0
+    assert ordered().index("a1") == 1  # forgotten
+    monkeypatch.setattr(clients, "MAX_ADDRESSES", 5)
+    for number in range(100):
+        now[0] += 1000
+        budgets.work(f"address {number}", 1.0)
+    assert len(budgets._worked) <= 7
+
+
 def test_a_client_cannot_fill_the_disk(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(clients.time, "monotonic", lambda: now[0])
