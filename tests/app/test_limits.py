@@ -220,14 +220,14 @@ def test_places_of_a_session_an_address_and_all_are_limited(fresh, sent, monkeyp
         assert "The page is busy" in told[-1].json()["detail"]
     finally:
         release.set()
-        drain(fresh)
+        wait_until(lambda: fresh.at().get(f"{fresh.url}/queue/status").json()["queue_size"] == 0)
 
 
-def drain(page) -> None:
-    """Wait until the queue is empty."""
+def wait_until(is_so) -> None:
     end = time.monotonic() + PATIENCE
-    while page.at().get(f"{page.url}/queue/status").json()["queue_size"] and time.monotonic() < end:
-        time.sleep(0.05)
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_clients_take_turns(fresh, sent, monkeypatch):
@@ -244,12 +244,13 @@ def test_clients_take_turns(fresh, sent, monkeypatch):
     try:
         for number in range(3):
             assert join(fresh, "127.0.0.6", f"first{number}", sent).status_code == 200
+        wait_until(lambda: len(order) == 2)
         assert join(fresh, "127.0.0.7", "second", sent).status_code == 200
         assert join(fresh, "127.0.0.8", "third", sent).status_code == 200
     finally:
         release.set()
-        drain(fresh)
-    assert fresh.guard.budgets.turns("127.0.0.6") > 0  # its time counts, too
+        wait_until(lambda: len(order) == 5)
+    wait_until(lambda: fresh.guard.budgets.turns("127.0.0.6") > 0)  # its time counts, too
     assert order[:2] == ["127.0.0.6"] * 2 and sorted(order[2:4]) == ["127.0.0.7", "127.0.0.8"]
 
 
@@ -295,14 +296,11 @@ def test_unanswered_requests_of_an_address_are_limited(fresh):
     for _ in range(2 * SETTINGS.max_address_requests):
         sockets.append(socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.11", 0)))
         sockets[-1].sendall(f"{head}Content-Length: 1000\r\n\r\n--x\r\n".encode())
-    end = time.monotonic() + PATIENCE
-    while fresh.guard._posts.get("127.0.0.11", 0) < len(sockets) and time.monotonic() < end:
-        time.sleep(0.02)
+    wait_until(lambda: fresh.guard._posts.get("127.0.0.11", 0) == len(sockets))
     assert fresh.upload(b"x", address="127.0.0.11").status_code == 429
     for each in sockets:
         each.close()
-    while "127.0.0.11" in fresh.guard._posts and time.monotonic() < end:
-        time.sleep(0.02)
+    wait_until(lambda: "127.0.0.11" not in fresh.guard._posts)
     assert fresh.upload(b"x", address="127.0.0.11").status_code == 200
 
 
