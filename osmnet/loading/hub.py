@@ -27,6 +27,7 @@ from huggingface_hub.hf_api import RepoFile
 HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 HUB_ERRORS: tuple[type[Exception], ...] = (HTTP_ERROR, HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError)
 READ_BYTES = 2**20
+MAX_REASON = 300  # characters of another library's message
 CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -131,6 +132,8 @@ def explained(error: BaseException, repo_id: str, revision: str | None = None) -
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, else its class name."""
+    """Return the first line of an error's message, cut to `MAX_REASON`, else its class name."""
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[0].rstrip(".") if len(lines[0]) <= MAX_REASON else f"{lines[0][:MAX_REASON]}…"

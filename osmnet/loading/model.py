@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,13 +16,27 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 
-from osmnet.loading.hub import find_folder
+from osmnet.loading.hub import find_folder, first_line
+from osmnet.utils.checks import short
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+# Bounds for files of strangers. Those of the package stay far below.
+MAX_JSON = 2**20  # bytes
+MAX_DEPTH = 16  # of nested JSON
+MAX_DIGITS = 20  # of a whole number in JSON
+MAX_HEADER = 2**20  # bytes of a safetensors header: some ten thousand tensors
+MAX_BYTES = 2**32  # of a network's tensors
+MAX_NUMBER = 2**14  # in a configuration: sizes, counts and scales
+# Calls of PyTorch while a network is built: our networks need at most 7 a tensor.
+CALLS, CALLS_PER_TENSOR = 500, 20
+FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names
+KINDS = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 
 def weights_name(variant: str | None = None) -> str:
@@ -118,41 +135,55 @@ class OSMNetModel(ModelMixin, ConfigMixin):
             revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only,
         )  # fmt: skip
         config_path, path = (_file_in(folder, name, pretrained_model_name_or_path) for name in names)
-        # 2. Build the network.
+        # 2. Compare configuration and weights before anything large is allocated.
         config = cls._checked_config(config_path)
+        with _safetensors_errors(path):
+            found = _read_header(path)
+        with _CallLimit(CALLS + CALLS_PER_TENSOR * len(found)), torch.device("meta"):
+            expected = cls._built(config, path).state_dict()
+        _check_state(cls.__name__, path, expected, found)
+        # 3. Build the network and load the weights.
+        model = cls._built(config, path)
+        with _safetensors_errors(path):
+            model.load_state_dict(load_file(path))
+        model = model.to(dtype=dtype)
+        _check_finite(path, model.state_dict(), dtype)
+        return model.to(device=device).eval()
+
+    @classmethod
+    def _built(cls, config: dict[str, Any], path: Path) -> Self:
         try:
             with torch.random.fork_rng(devices=[]):  # building draws initial weights: leave the caller's seed alone
-                model = cls.from_config(config)
-        except (TypeError, RuntimeError, ValueError) as error:
+                model: Self = cls.from_config(config)
+                return model
+        except Exception as error:  # a constructor may fail in any way with a stranger's numbers
             raise ValueError(
-                f"The configuration beside {path} does not describe a {cls.__name__} ({error}); restore its "
-                f"{cls.config_name} or download the model again."
+                f"The configuration beside {path} does not describe a {cls.__name__} ({first_line(error)}); restore "
+                f"its {cls.config_name} or download the model again."
             ) from error
-        # 3. Load the weights.
-        try:
-            state = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{path} is not a whole safetensors file ({error}); download it again or save the model again with "
-                "save_pretrained. Pickled weights are never loaded."
-            ) from error
-        _check_state(cls.__name__, path, model.state_dict(), state)
-        model.load_state_dict(state)
-        return model.to(device=device, dtype=dtype).eval()
 
     @classmethod
     def _checked_config(cls, path: Path) -> dict[str, Any]:
         config = read_json(path)
         if not isinstance(config, dict) or config.get("_class_name", cls.__name__) != cls.__name__:
             name = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
-            raise ValueError(f"{path} describes a {name}, not a {cls.__name__}; load it with its own class.")
-        known = cls._get_init_keys(cls)
-        unknown = [key for key in config if not key.startswith("_") and key not in known]
-        if unknown:
-            raise ValueError(
-                f"{path} has the unknown argument {unknown[0]!r} for {cls.__name__}; update osmnet or remove it."
-            )
-        return config
+            raise ValueError(f"{path} describes a {shown(name)}, not a {cls.__name__}; load it with its own class.")
+        arguments = {key: value for key, value in config.items() if not key.startswith("_")}
+        known = inspect.signature(cls.__init__).parameters
+        for key, value in arguments.items():
+            if key not in known:
+                raise ValueError(
+                    f"{path} has the unknown argument {short(key)} for {cls.__name__}; update osmnet or remove it."
+                )
+            annotation = known[key].annotation
+            kind = getattr(annotation, "__name__", annotation)
+            if kind in KINDS and type(value) not in KINDS[kind]:
+                raise ValueError(f"{path} gives {key} as {short(value)}, which is no {kind}; restore it.")
+            if any(isinstance(number, int | float) and abs(number) > MAX_NUMBER for number, _ in _leaves(value)):
+                raise ValueError(
+                    f"{path} gives {key} as {short(value)}, which is beyond the limit of {MAX_NUMBER}; restore it."
+                )
+        return arguments
 
     @property
     def config(self) -> Any:
@@ -201,11 +232,65 @@ class OSMNetModel(ModelMixin, ConfigMixin):
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file, or raise `ValueError`."""
+    """Read a JSON file of bounded size, depth and numbers, or raise `ValueError`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not readable JSON ({error}); restore it or download it again.") from error
+        with open(path, "rb") as file:
+            content = file.read(MAX_JSON + 1)
+        if len(content) > MAX_JSON:
+            raise ValueError(f"more than {MAX_JSON} bytes")
+        value = json.loads(
+            content.decode("utf-8"), parse_int=_whole_number, parse_float=_number, parse_constant=_number
+        )
+        if any(depth > MAX_DEPTH for _, depth in _leaves(value)):
+            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not readable JSON ({first_line(error)}); restore it or download it again."
+        ) from error
+    return value
+
+
+def shown(name: Any) -> str:
+    """Return a name from a file for a message: as it is if it is harmless, else quoted and cut."""
+    return name if isinstance(name, str) and re.fullmatch(r"[\w.:-]{1,100}", name, re.ASCII) else short(name)
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"the number {short(text)}")
+    return number
+
+
+def _leaves(value: Any) -> Iterator[tuple[Any, int]]:
+    """Yield what a JSON value consists of, with its depth, down to just beyond `MAX_DEPTH`."""
+    stack = [(value, 0)]
+    while stack:
+        value, depth = stack.pop()
+        children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+        if children is None or depth > MAX_DEPTH:
+            yield value, depth
+        else:
+            stack.extend((child, depth + 1) for child in children)
+
+
+class _CallLimit(TorchFunctionMode):
+    """Raise `ValueError` when this thread calls PyTorch more than `limit` times."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._left = limit
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("it has far more tensors than the weights")
+        return func(*args, **(kwargs or {}))
 
 
 def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
@@ -215,16 +300,54 @@ def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
     return dtype
 
 
+@contextmanager
+def _safetensors_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, MemoryError) as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({first_line(error)}); download it again or save the model again "
+            "with save_pretrained. Pickled weights are never loaded."
+        ) from error
+
+
+def _read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Return the shapes and dtypes of the tensors in a safetensors file, whose length they match."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > MAX_HEADER:
+        raise SafetensorError(f"its header would have {length} bytes")
+    with safe_open(path, framework="np") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {name: (tuple(piece.get_shape()), piece.get_dtype()) for name, piece in slices.items()}
+
+
+def _check_finite(path: Path, state: dict[str, torch.Tensor], dtype: torch.dtype | None) -> None:
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            cast = f" as {dtype}" if dtype else ""
+            raise ValueError(
+                f"{path} has values in tensor {name} that are NaN or infinite{cast}; download the model "
+                "again or train it again."
+            )
+
+
 def _check_state(
-    class_name: str, path: Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]
+    class_name: str, path: Path, expected: dict[str, torch.Tensor], found: dict[str, tuple[tuple[int, ...], str]]
 ) -> None:
+    """Compare the tensors of a network on the meta device with those of a file."""
     problems = {
         "lacks": [name for name in expected if name not in found],
-        "has the surplus": [name for name in found if name not in expected],
+        "has the surplus": [shown(name) for name in found if name not in expected],
         "has a wrong shape for": [
-            f"{name} ({tuple(found[name].shape)} instead of {tuple(tensor.shape)})"
+            f"{name} ({short(found[name][0])} instead of {short(tuple(tensor.shape))})"
             for name, tensor in expected.items()
-            if name in found and found[name].shape != tensor.shape
+            if name in found and found[name][0] != tuple(tensor.shape)
+        ],
+        "has a wrong dtype for": [
+            f"{name} ({found[name][1]})"
+            for name, tensor in expected.items()
+            if name in found and tensor.is_floating_point() and found[name][1] not in FLOATS
         ],
     }
     for what, names in problems.items():
@@ -234,6 +357,11 @@ def _check_state(
                 f"{path} {what} tensor {', '.join(names[:3])}{more}, so it is no {class_name} with this "
                 "configuration; download the model again or load the weights that belong to it."
             )
+    size = sum(tensor.nbytes for tensor in expected.values())
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"{path} holds {size} bytes of tensors, beyond the limit of {MAX_BYTES}; give a smaller model."
+        )
 
 
 def _file_in(folder: Path, name: str, source: str | os.PathLike[str]) -> Path:

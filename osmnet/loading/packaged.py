@@ -1,9 +1,14 @@
 """Files that come with the package, inside it or beside it in a checkout."""
 
+import hashlib
 from pathlib import Path
 
 INDEX_NAME = "model_index.json"
 LANDMARKER_NAME = "face_landmarker.task"
+# SHA-256 of the bundles that load without being named: MediaPipe crashes on some damaged ones. They are:
+# scripts/build_landmarker.py's.
+KNOWN_LANDMARKERS = ("86ebb386a043e884008c6d0b803cf15922aa02c532732b4ec3b507009e6a33cc",)
+MAX_LANDMARKER = 2**26  # bytes
 
 
 def packaged_weights() -> Path:
@@ -32,6 +37,14 @@ def packaged_landmarker() -> Path:
             f"This installation of osmnet has no {LANDMARKER_NAME}; make one with scripts/build_landmarker.py."
         )
     return landmarker
+
+
+def is_known_landmarker(path: Path) -> bool:
+    """Return whether a bundle is one of `KNOWN_LANDMARKERS`."""
+    if path.stat().st_size > MAX_LANDMARKER:
+        return False
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() in KNOWN_LANDMARKERS
 
 
 def _find(name: str) -> Path | None:

@@ -14,8 +14,9 @@ import torch
 
 import osmnet
 from osmnet.loading.hub import find_folder, first_line
-from osmnet.loading.model import OSMNetModel, check_dtype, read_json, weights_name, written_whole
-from osmnet.loading.packaged import INDEX_NAME, LANDMARKER_NAME, packaged_weights
+from osmnet.loading.model import OSMNetModel, check_dtype, read_json, shown, weights_name, written_whole
+from osmnet.loading.packaged import INDEX_NAME, LANDMARKER_NAME, is_known_landmarker, packaged_weights
+from osmnet.utils.checks import short
 
 FORMAT_VERSION = 1
 BEST_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -95,7 +96,8 @@ class PipelineLoader:
             cache_dir (`str` or `os.PathLike`, *optional*): Download cache; the Hub client's own by default.
             token (`str` or `bool`, *optional*): Access token for private repositories.
             local_files_only (`bool`): Never contact the Hub.
-            face_landmarker (`str` or `os.PathLike`, *optional*): Your own `.task` file in place of the model's.
+            face_landmarker (`str` or `os.PathLike`, *optional*): Your own `.task` file in place of the model's. A file
+                in the model other than the package's is used only if it is given here.
 
         Returns:
             `PipelineLoader`: An instance of this class, or of the one in `pipeline_classes` that the index names, in
@@ -131,6 +133,11 @@ class PipelineLoader:
                     f"{folder} has no {LANDMARKER_NAME}; download the model again or give face_landmarker= the path "
                     "of a .task file."
                 )
+            if face_landmarker is not None and not is_known_landmarker(saved):
+                raise ValueError(
+                    f"{saved} is another face landmarker than the package's, and a damaged one can crash; download "
+                    "the model again or, if you trust the file, give its path as face_landmarker=."
+                )
         # 2. Load the components.
         components = {}
         for name in names:
@@ -147,7 +154,7 @@ class PipelineLoader:
         name = _read_index(path).get("_class_name")
         if not isinstance(name, str) or name not in cls.pipeline_classes:
             raise ValueError(
-                f"{path} describes a {name}, but this osmnet ({osmnet.__version__}) knows "
+                f"{path} describes a {shown(name)}, but this osmnet ({osmnet.__version__}) knows "
                 f"{', '.join(cls.pipeline_classes)}; update osmnet or give the folder of one of these."
             )
         return _import_class(cls.pipeline_classes[name])
@@ -158,21 +165,25 @@ class PipelineLoader:
         index = _read_index(path)
         if index.get("_class_name") != cls.__name__:
             raise ValueError(
-                f"{path} describes a {index.get('_class_name')}, not a {cls.__name__}; give the folder of one."
+                f"{path} describes a {shown(index.get('_class_name'))}, not a {cls.__name__}; give the folder of one."
             )
         version = index.get("format_version")
         if version != FORMAT_VERSION:
             raise ValueError(
-                f"{path} has format version {version!r}, but this osmnet ({osmnet.__version__}) reads version "
+                f"{path} has format version {short(version)}, but this osmnet ({osmnet.__version__}) reads version "
                 f"{FORMAT_VERSION}; update osmnet or save the model again."
             )
         found = {key: entry for key, entry in index.items() if not key.startswith("_") and key != "format_version"}
         for name, entry in found.items():
             if name not in cls.components_classes:
-                raise ValueError(f"{path} names the unknown component {name!r}; update osmnet or remove the entry.")
+                raise ValueError(
+                    f"{path} names the unknown component {short(name)}; update osmnet or remove the entry."
+                )
             expected = ["osmnet", cls.components_classes[name].rpartition(":")[2]]
             if entry != expected:
-                raise ValueError(f"{path} says that {name} is {entry!r}, but it must be {expected!r}; restore it.")
+                raise ValueError(
+                    f"{path} says that {name} is {short(entry)}, but it must be {expected!r}; restore it."
+                )
         for name in cls.components_classes:
             if name not in found and name not in cls.optional_components:
                 raise ValueError(f"{path} lacks the component {name!r}; download the model again.")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from PIL import Image
 
 import osmnet
 from osmnet.provenance.key import TIMESTAMP, signing_credential
@@ -56,6 +59,18 @@ def sign(path: str | os.PathLike[str], consent: bool | None = None) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_signing() -> None:
+    """Sign a picture of one pixel in memory, so that a fault shows before anything is rendered.
+
+    Raises:
+        ValueError: If the key, its certificate or the time stamp service cannot be used.
+    """
+    picture = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(picture, "png")
+    with ThreadPoolExecutor(1, "osmnet sign") as pool:  # as in `sign`
+        pool.submit(_sign_stream, "A picture", "image/png", picture, io.BytesIO(), len(picture.getvalue())).result()
+
+
 def check_consent(consent: Any) -> None:
     """Raise `ValueError` unless consent is `True` or `None`."""
     if consent is not None and consent is not True:
@@ -82,11 +97,18 @@ def media_type(path: Path) -> str | None:
 
 
 def _sign(path: Path, signed: Path, consent: bool | None) -> None:
-    import c2pa  # a library of 23 MB, which only signing and verifying need
-
     kind = media_type(path)
     if kind is None:
         raise ValueError(f"'{path}' cannot be signed: it is no MP4, MOV, PNG, JPEG, WebP or GIF file.")
+    with open(path, "rb") as source, open(signed, "x+b") as target:
+        _sign_stream(f"'{path}'", kind, source, target, path.stat().st_size, consent)
+
+
+def _sign_stream(
+    name: str, kind: str, source: BinaryIO, target: BinaryIO, length: int, consent: bool | None = None
+) -> None:
+    import c2pa  # a library of 23 MB, which only signing and verifying need
+
     credential = signing_credential()
     record = {"consent": DECLARED if consent else NOT_DECLARED} | ({"statement": STATEMENT} if consent else {})
     definition = {
@@ -94,20 +116,18 @@ def _sign(path: Path, signed: Path, consent: bool | None) -> None:
         "assertions": [{"label": ASSERTION, "data": record, "created": True}],
     }
     address = os.environ.get(TIMESTAMP) or None
-    settings = SETTINGS | (FOR_LARGE if path.stat().st_size > LARGE else {})
+    settings = SETTINGS | (FOR_LARGE if length > LARGE else {})
     try:
         info = c2pa.C2paSignerInfo(credential.algorithm, credential.certificates, credential.key, address)
         with (
             c2pa.Signer.from_info(info) as signer,
             c2pa.Context.from_dict(settings) as context,
             c2pa.Builder(definition, context=context) as builder,
-            open(path, "rb") as source,
-            open(signed, "x+b") as target,
         ):
             builder.set_intent(c2pa.C2paBuilderIntent.CREATE, c2pa.C2paDigitalSourceType.TRAINED_ALGORITHMIC_MEDIA)
             builder.sign(signer, kind, source, target)
     except c2pa.C2paError as error:
         at = f", or the time stamp service {address} (unset {TIMESTAMP})" if address else ""
         raise ValueError(
-            f"'{path}' cannot be signed ({str(error).splitlines()[0]}); check the certificate and the disk{at}."
+            f"{name} cannot be signed ({str(error).splitlines()[0]}); check the certificate and the disk{at}."
         ) from error

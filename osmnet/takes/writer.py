@@ -25,7 +25,7 @@ from osmnet.media.audio import FPS
 from osmnet.media.video_reader import count_pictures
 from osmnet.media.video_writer import VideoWriter, best_codec, join_videos
 from osmnet.provenance.label import TEXT, Label, label_for
-from osmnet.provenance.manifest import check_consent, sign
+from osmnet.provenance.manifest import check_consent, check_signing, sign
 from osmnet.rendering.chunks import chunk_length
 from osmnet.takes.background import BackgroundWriter
 from osmnet.takes.files import TakeFiles, free_folder
@@ -83,6 +83,7 @@ class TakeWriter:
 
     def write(self, progress: Progress | None = None) -> list[Path]:
         """Write all files."""
+        check_signing()  # a key or service that fails must not cost a rendering
         is_new = not self.files.folder.exists()
         self._begin()
         count, frames = len(self.output), self.output.num_frames

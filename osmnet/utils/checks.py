@@ -9,7 +9,7 @@ def check_range(name: str, value: Any, low: float, high: float, whole: bool = Fa
     number = isinstance(value, Integral if whole else Real)  # NumPy's scalars are registered as these, too
     if isinstance(value, bool) or not number or not low <= value <= high:
         kind = "whole" if whole else "finite"
-        raise ValueError(f"{name} must be a {kind} number from {low:g} to {high:g}, not {_short(value)}.")
+        raise ValueError(f"{name} must be a {kind} number from {low:g} to {high:g}, not {short(value)}.")
 
 
 def check_kind(name: str, value: Any, kind: type, maker: str) -> None:
@@ -25,7 +25,8 @@ def check_positive(**sizes: Any) -> None:
             raise ValueError(f"{name} must be a positive number, not {size!r}.")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """Return the representation of a value for a message, at most 80 characters."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python prints

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from osmnet.loading.model import WEIGHTS_NAME
-from osmnet.loading.packaged import INDEX_NAME
+from osmnet.loading.packaged import INDEX_NAME, packaged_landmarker
 from tests.support.dummies import read_json, tiny_pipeline
 from tests.support.hub_server import Hub, run_client
 from tests.support.loadable import REPO_ID, TinyPipeline, digest, loadable_pipeline
@@ -136,10 +136,9 @@ def hub(model, tmp_path_factory):
     """Results and stderr of the client, the server, and the digests of all models."""
     folder, own = model
     root = tmp_path_factory.mktemp("hub")
-    (root / "a.task").write_bytes(b"a landmarker")
     revisions, digests = {}, {}
     for seed, (revision, commit) in enumerate(COMMITS.items()):
-        pipeline = loadable_pipeline(root / "a.task", seed)
+        pipeline = loadable_pipeline(packaged_landmarker(), seed)
         pipeline.save_pretrained(root / revision)
         (root / revision / "motion_space" / "pytorch_model.bin").write_bytes(b"a pickle")
         (root / revision / "README.md").write_text("a card")
@@ -147,13 +146,13 @@ def hub(model, tmp_path_factory):
         revisions[revision], digests[revision] = (commit, root / revision), digest(pipeline)
     index = read_json(root / "other" / INDEX_NAME) | {"_class_name": "OtherPipeline"}
     (root / "other" / INDEX_NAME).write_text(json.dumps(index))
-    served = loadable_pipeline(root / "a.task", seed=9)
+    served = loadable_pipeline(packaged_landmarker(), seed=9)
     served.save_pretrained(root / "served")
     names = ("cut", "broken", "flipped", "wrong", "no-links")
     models = {f"someone/{name}": {"main": (str(i) * 40, root / "served")} for i, name in enumerate(names, 1)}
     server = Hub(models | {REPO_ID: revisions}, root, {key: list(faults) for key, faults in FAULTS.items()})
     results, stderr = run_client(CLIENT, server, root, folder)
-    space_sum = loadable_pipeline(root / "a.task", 0).motion_space.motion_bases.sum().item()
+    space_sum = loadable_pipeline(packaged_landmarker(), 0).motion_space.motion_bases.sum().item()
     return results | {
         "server": server, "stderr": stderr, "digests": digests, "space_sum": space_sum, "own": digest(served),
         "sent model": own,

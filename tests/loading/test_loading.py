@@ -1,5 +1,6 @@
 """Loading and saving in a folder: what fits loads bit for bit, the rest is refused."""
 
+import hashlib
 import json
 import pickle
 import sys
@@ -11,17 +12,15 @@ from safetensors.torch import load_file, save_file
 
 import osmnet.loading.packaged
 from osmnet.loading.model import WEIGHTS_NAME, OSMNetModel
-from osmnet.loading.packaged import INDEX_NAME, LANDMARKER_NAME
+from osmnet.loading.packaged import INDEX_NAME, KNOWN_LANDMARKERS, LANDMARKER_NAME, MAX_LANDMARKER, packaged_landmarker
 from osmnet.loading.pipeline import resolve_device
 from osmnet.models.osm_net.motion_space import MotionSpace
 from tests.support.loadable import AnyPipeline, SpacePipeline, TinyPipeline, digest, loadable_pipeline
 
 
 @pytest.fixture(scope="module")
-def landmarker(tmp_path_factory):
-    path = tmp_path_factory.mktemp("landmarker") / "own.task"
-    path.write_bytes(b"a landmarker")
-    return path
+def landmarker():
+    return packaged_landmarker()
 
 
 @pytest.fixture
@@ -230,6 +229,13 @@ def test_the_index_is_checked(folder):
         refused(folder, word, str(index))
         index.write_text(original)
     assert "antigravity" not in sys.modules
+    long = "a\nb" * 10_000
+    for change in ({"_class_name": long}, {"format_version": long}, {long: 1}, {"motion_space": [long]}):
+        edit_json(index, **change)
+        with pytest.raises(ValueError) as caught:
+            TinyPipeline.from_pretrained(folder)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 600
+        index.write_text(original)
     index.write_text("[]")
     refused(folder, "describes a list")
     index.unlink()
@@ -264,6 +270,25 @@ def test_the_landmarker_comes_along_or_is_given(folder, tmp_path):
     (folder / LANDMARKER_NAME).unlink()
     refused(folder, LANDMARKER_NAME)
     assert TinyPipeline.from_pretrained(folder, face_landmarker=own).face_landmarker_path == own
+
+
+@pytest.mark.parametrize("base", [TinyPipeline, AnyPipeline])
+def test_a_landmarker_of_a_stranger_must_be_named(folder, base):
+    inside = folder / LANDMARKER_NAME
+    assert hashlib.sha256(inside.read_bytes()).hexdigest() in KNOWN_LANDMARKERS
+    content = bytearray(inside.read_bytes())
+    content[len(content) // 2] ^= 1
+    inside.write_bytes(content)
+    with pytest.raises(ValueError, match="another face landmarker than the package's.* face_landmarker=") as error:
+        base.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+    pipeline = base.from_pretrained(folder, face_landmarker=inside)
+    assert pipeline.face_landmarker_path == inside
+    pipeline.save_pretrained(folder / "again")
+    assert (folder / "again" / LANDMARKER_NAME).read_bytes() == content
+    with open(inside, "r+b") as file:
+        file.truncate(MAX_LANDMARKER + 1)
+    refused(folder, "another face landmarker")
 
 
 @pytest.mark.parametrize("cls", [SpacePipeline, AnyPipeline])

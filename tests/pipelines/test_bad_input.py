@@ -428,7 +428,7 @@ MODEL_FAULTS = {
     "missing component": (_lose_a_component, "lacks the folder of its component 'motion_decoder'"),
     "broken index": (_break_the_index, "model_index.json is not readable JSON"),
     "missing landmarker": (_lose_the_landmarker, "has no face_landmarker.task"),
-    "broken landmarker": (_break_the_landmarker, "face_landmarker.task' is not a MediaPipe face landmarker"),
+    "broken landmarker": (_break_the_landmarker, "face_landmarker.task is another face landmarker than the package's"),
 }
 
 

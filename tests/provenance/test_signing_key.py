@@ -1,6 +1,7 @@
 """Keys and certificates that sign: one's own, this installation's, and those that cannot be used."""
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from PIL import Image
 
 from osmnet.cli import main
 from osmnet.provenance import key
-from osmnet.provenance.manifest import sign
+from osmnet.provenance.manifest import check_signing, sign
 from osmnet.provenance.verify import verify
 from tests.support import certificates
 from tests.support.certificates import PEM, issue, set_all, write_pair
@@ -119,3 +120,32 @@ def test_where_no_key_can_be_kept_one_lives_as_long_as_the_process(tmp_path, mon
     monkeypatch.setenv("OSMNET_HOME", str(tmp_path / "file"))
     sign(picture)
     assert (verify(picture).state, verify(picture).is_own) == ("valid", True)
+
+
+def _damaged_key(tmp_path, authority):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / key.FILE_NAME).write_text("no key")
+    return {key.HOME: str(tmp_path / "home")}, "no key or no certificate"
+
+
+def _expired_certificate(tmp_path, authority):
+    private = ec.generate_private_key(ec.SECP256R1())
+    return write_pair(tmp_path / "old", private, issue(private, *authority, days=-1)), "cannot be signed"
+
+
+def _unreachable_service(tmp_path, authority):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # free, and nobody listens on it any more
+    return {key.TIMESTAMP: f"http://127.0.0.1:{port}"}, f"time stamp service http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("fault", [_damaged_key, _expired_certificate, _unreachable_service])
+def test_what_cannot_sign_shows_before_the_rendering(tmp_path, monkeypatch, authority, lazy, fault):
+    environment, words = fault(tmp_path, authority)
+    output = lazy()
+    check_signing()
+    set_all(monkeypatch, environment)
+    monkeypatch.setattr(type(output), "chunks", lambda *_: pytest.fail("it renders"))
+    with pytest.raises(ValueError, match=words) as error:
+        output.save(tmp_path / "takes")
+    assert "\n" not in str(error.value) and not (tmp_path / "takes").exists()
