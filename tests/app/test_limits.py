@@ -38,8 +38,8 @@ REST = {
 class Page:
     """A page of its own, and a visitor at an address of the loopback network."""
 
-    def __init__(self, url: str, studio: Studio, guard):
-        self.url, self.studio, self.guard = f"{url}gradio_api", studio, guard
+    def __init__(self, url: str, studio: Studio, guard, queue):
+        self.url, self.studio, self.guard, self.queue = f"{url}gradio_api", studio, guard, queue
         self.clients: dict[str, httpx.Client] = {}
 
     def at(self, address: str = "127.0.0.1"):
@@ -72,17 +72,19 @@ def page(tiny, tmp_path_factory):
 
     studio = Studio(SETTINGS, tiny)
     with pytest.MonkeyPatch.context() as patch:
-        guards = []
-        make = app.Guard
+        guards, pages = [], []
+        make, protect = app.Guard, app.Guard.protect
         patch.setattr(app, "Guard", lambda studio: guards.append(make(studio)) or guards[-1])
+        patch.setattr(make, "protect", lambda guard, page: pages.append(page) or protect(guard, page))
         with serve(studio, Showcase(studio, []), tmp_path_factory.mktemp("cache")) as url:
-            yield Page(url, studio, guards[0])
+            yield Page(url, studio, guards[0], pages[0]._queue)
     studio.close()
 
 
 @pytest.fixture
 def fresh(page, monkeypatch):
-    """The page, with nothing counted yet."""
+    """The page, idle and with nothing counted yet."""
+    wait_until(lambda: len(page.queue) + page.queue.get_active_worker_count() == 0)
     from osmnet.serving.clients import ClientBudgets
 
     monkeypatch.setattr(page.guard, "budgets", ClientBudgets(SETTINGS))
@@ -220,7 +222,6 @@ def test_places_of_a_session_an_address_and_all_are_limited(fresh, sent, monkeyp
         assert "The page is busy" in told[-1].json()["detail"]
     finally:
         release.set()
-        wait_until(lambda: fresh.at().get(f"{fresh.url}/queue/status").json()["queue_size"] == 0)
 
 
 def wait_until(is_so) -> None:
