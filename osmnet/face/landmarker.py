@@ -11,10 +11,6 @@ from typing import Any, Literal
 import numpy as np
 
 _stderr_lock = threading.Lock()
-if hasattr(os, "register_at_fork"):  # a process forked meanwhile would write to the null device for ever
-    os.register_at_fork(
-        before=_stderr_lock.acquire, after_in_parent=_stderr_lock.release, after_in_child=_stderr_lock.release
-    )
 
 
 @contextmanager
@@ -40,10 +36,7 @@ def _native_notices_hidden() -> Iterator[None]:
             os.close(kept)
 
 
-def _release(task: Any, process: int) -> None:
-    if os.getpid() != process:
-        task._handle = None  # its threads are those of the parent of this forked process: nothing would close it
-        return
+def _release(task: Any) -> None:
     try:
         task.close()
     except RuntimeError:
@@ -58,8 +51,6 @@ class FaceLandmarker:
     Convention:
         Vertices are (x, y, z) in pixels of the picture: x right, y down, z away from the camera, relative to the
         head's centre. The first pixel covers [0, 1), so its centre is at 0.5.
-
-    A forked child must build its own: MediaPipe's threads do not survive a fork.
 
     Args:
         bundle (`str | os.PathLike`): A `.task` file: the one in the weights folder, or Google's own.
@@ -93,8 +84,7 @@ class FaceLandmarker:
                 self._task = vision.FaceLandmarker.create_from_options(options)
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"'{bundle}' is not a MediaPipe face landmarker bundle ({error}).") from error
-        self._process = os.getpid()
-        self._release = weakref.finalize(self, _release, self._task, self._process)
+        self._release = weakref.finalize(self, _release, self._task)
         self._started = False
 
     def detect(self, image: np.ndarray) -> list[np.ndarray]:
@@ -105,12 +95,7 @@ class FaceLandmarker:
 
         Returns:
             `list[np.ndarray]`: For each face `(478, 3)`, float32, in pixels; largest face first.
-
-        Raises:
-            RuntimeError: In a forked child, if its parent built this landmarker.
         """
-        if os.getpid() != self._process:
-            raise RuntimeError("This face landmarker was built before the process was forked; build another one here.")
         with nullcontext() if self._started else _native_notices_hidden():
             if self._video:
                 self._time_ms += 40  # 25 fps

@@ -280,7 +280,7 @@ def _leaves(value: Any) -> Iterator[tuple[Any, int]]:
 
 
 class _CallLimit(TorchFunctionMode):
-    """Raise `ValueError` when this thread calls PyTorch more than `limit` times."""
+    """Raise `ValueError` when this thread has called PyTorch `limit` times."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -288,7 +288,7 @@ class _CallLimit(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._left -= 1
-        if self._left < 0:
+        if self._left == 0:  # once: what `no_grad` and `fork_rng` call on the way out must pass
             raise ValueError("it has far more tensors than the weights")
         return func(*args, **(kwargs or {}))
 

@@ -2,10 +2,6 @@
 
 A job is single-threaded inside: jobs side by side keep all processors busy without waiting for one another, and
 results do not depend on the number of threads.
-
-A forked child renders, too. GNU OpenMP, with which PyTorch computes on Linux, remembers in the thread that forks the
-threads that its parent had, and waits for them in the child for ever. There that thread computes alone; threads that
-start later have none to remember, so workers are as many as in the parent.
 """
 
 import os
@@ -19,54 +15,21 @@ import torch
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-Value = TypeVar("Value")
 MAX_WORKERS = 8  # threads; each holds a chunk of frames, and encoding runs beside them
 _NAME = "osmnet"
 _SETTING_THREADS = threading.Lock()  # PyTorch's number of threads belongs to the process while threads start
-_forked_thread: int | None = None  # in a forked child: the thread that forked
+if hasattr(os, "register_at_fork"):  # a process forked meanwhile would wait for the lock for ever
+    os.register_at_fork(
+        before=_SETTING_THREADS.acquire,
+        after_in_parent=_SETTING_THREADS.release,
+        after_in_child=_SETTING_THREADS.release,
+    )
 
 
 def default_workers() -> int:
     """Return how many jobs run side by side: PyTorch's number of threads (`torch.set_num_threads`), at most 8."""
     with _SETTING_THREADS:
-        return max(1, min(_num_threads(), MAX_WORKERS))
-
-
-def _on_new_thread(function: Callable[[], Value]) -> Value:
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(function).result()
-
-
-def _num_threads() -> int:
-    """Return PyTorch's number of threads; in the thread that forked, the number that it has on other threads."""
-    if threading.get_ident() == _forked_thread:
-        return _on_new_thread(torch.get_num_threads)
-    return torch.get_num_threads()
-
-
-def _set_num_threads(count: int) -> None:
-    if threading.get_ident() == _forked_thread:
-        torch.set_num_threads(1)
-        _on_new_thread(lambda: torch.set_num_threads(count))  # the number of threads to come
-    else:
-        torch.set_num_threads(count)
-
-
-def _after_fork_in_child() -> None:
-    global _forked_thread
-    try:
-        _forked_thread = threading.get_ident()
-        _set_num_threads(_num_threads())
-    finally:
-        _SETTING_THREADS.release()
-
-
-if hasattr(os, "register_at_fork"):  # a process forked while threads start would wait for the lock for ever
-    os.register_at_fork(
-        before=_SETTING_THREADS.acquire,
-        after_in_parent=_SETTING_THREADS.release,
-        after_in_child=_after_fork_in_child,
-    )
+        return max(1, min(torch.get_num_threads(), MAX_WORKERS))
 
 
 def on_worker() -> bool:
@@ -91,34 +54,26 @@ def in_order(
     Raises:
         Exception: Raised by `function`, in its job's turn. Jobs that have not begun are dropped then, as they are when
             the iterator is closed; running ones are waited for.
-        RuntimeError: In a forked child, of an iterator that its parent had begun.
     """
     workers = default_workers() if workers is None else workers
     waiting: deque[Future[Result]] = deque()
-    pool, process = _pool(workers), os.getpid()
+    pool = _pool(workers)
     try:
         for job in jobs:
             waiting.append(pool.submit(function, job))
             if len(waiting) >= workers + ahead:
                 yield waiting.popleft().result()
-                _check_process(process)
         while waiting:
             yield waiting.popleft().result()
-            _check_process(process)
     finally:
         # An abandoned iterator may be collected within one of its own threads, which cannot wait for itself.
         pool.shutdown(wait=not on_worker(), cancel_futures=True)
 
 
-def _check_process(process: int) -> None:
-    if os.getpid() != process:  # the threads at work are the parent's
-        raise RuntimeError("This rendering was begun before the process was forked; begin it again in this process.")
-
-
 def _pool(workers: int) -> ThreadPoolExecutor:
     """Start threads in which PyTorch uses no further threads."""
     with _SETTING_THREADS:
-        everywhere = _num_threads()
+        everywhere = torch.get_num_threads()
         pool = ThreadPoolExecutor(workers, thread_name_prefix=_NAME)
         all_here = threading.Barrier(workers)
 
@@ -135,7 +90,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         finally:
-            _set_num_threads(everywhere)
+            torch.set_num_threads(everywhere)
         return pool
 
 
@@ -149,4 +104,6 @@ def set_threads(count: int | None) -> None:
         return
     if count < 1:
         raise ValueError(f"--threads must be at least 1, not {count}.")
-    _set_num_threads(count)
+    import torch
+
+    torch.set_num_threads(count)

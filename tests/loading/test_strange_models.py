@@ -75,7 +75,9 @@ def refused(folder, *words, network=MotionSpace):
 )
 def test_a_config_of_a_giant_network_is_refused_before_it_is_built(saved, network, changes, word):
     folder = saved(network, **changes)
+    before = torch.random.get_rng_state()
     assert refused(folder, word, network=network) < 2**20
+    assert torch.is_grad_enabled() and torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ class OSMNetPipeline(OSMNetComponents):
                 landmarks = landmarks * (picture.shape[1] / width)
             square = extract(picture, box, DETECTION_SIZE)
             landmarks = refine_landmarks(landmarker, square, box, landmarks)
-            check_upright(landmarker, square, box, self.face_model, landmarks)
+            check_upright(landmarker, square, self.face_model, landmarks)
         side = box.side if full_frame else (picture_options.size or DEFAULT_SIZE)
         fit = self.face_model.fit(to_crop(landmarks, box, side), side)
         for turn, where in zip(np.degrees(np.abs(fit.head_pose[:2])), ("to the side", "up or down"), strict=True):
