@@ -20,6 +20,7 @@ from gradio.utils import get_upload_folder
 from demo.bases_tab import BasesTab
 from demo.create_tab import CreateTab
 from demo.endpoints import Endpoints
+from demo.guard import Guard
 from demo.parts import ASSETS
 from demo.theme import make_theme
 from demo.uploads import EXAMPLES
@@ -46,17 +47,18 @@ def examples() -> list[Example]:
     ]
 
 
-def build(studio: Studio, showcase: Showcase) -> gr.Blocks:
+def build(studio: Studio, showcase: Showcase, guard: Guard) -> gr.Blocks:
     """Lay out the page and connect it to a studio.
 
     Args:
         studio (`Studio`): Does the work.
         showcase (`Showcase`): Has the examples.
+        guard (`Guard`): Has the limits of clients.
 
     Returns:
         `gr.Blocks`: To be launched with `launch_options`.
     """
-    settings, paint = studio.settings, make_paint(studio)
+    settings, paint = studio.settings, guard.counted(make_paint(studio))
     films = BasisFilms(studio, EXAMPLES / "portrait_astronaut.jpg")
     with gr.Blocks(title=TITLE, delete_cache=(CLEAN_UP_SECONDS, settings.keep_seconds)) as page:
         gr.Markdown(INTRO, elem_id="hero", container=False)
@@ -70,16 +72,20 @@ def build(studio: Studio, showcase: Showcase) -> gr.Blocks:
         create.connect(page)
         bases.connect(space)
         Endpoints(studio, films, paint)
-    return page.queue(max_size=settings.max_waiting, default_concurrency_limit=2)
+    # Closed: on open routes, requests would pass by the queue.
+    page.queue(max_size=settings.max_waiting, default_concurrency_limit=2, api_open=False)
+    return guard.protect(page)
 
 
-def launch_options(settings: Settings) -> dict[str, Any]:
+def launch_options(guard: Guard) -> dict[str, Any]:
     """Options of `gr.Blocks.launch`: visitors can fetch no file of this machine but those made for them."""
     return {
         "theme": make_theme(),
         "css_paths": [ASSETS / "page.css"],
-        "max_file_size": settings.max_mb * 2**20,
+        "max_file_size": guard.settings.max_mb * 2**20,
         "allowed_paths": [],
+        "app_kwargs": {"middleware": [guard.middleware()]},
+        "enable_monitoring": False,
         "mcp_server": True,
         "run_history": False,
         "state_session_capacity": 200,
@@ -105,7 +111,8 @@ def main() -> None:
         else:
             studio.render_pipe.warm_up()
             showcase.prepare()
-        build(studio, showcase).launch(**launch_options(settings))
+        guard = Guard(studio)
+        build(studio, showcase, guard).launch(**launch_options(guard))
     finally:
         studio.close()
 

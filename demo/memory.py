@@ -4,16 +4,19 @@ import atexit
 import contextlib
 import ctypes
 import os
-import shutil
 import sys
-import tempfile
+
+from osmnet.serving.workspace import Workspace, sweep
 
 M_ARENA_MAX = -8  # parameter of mallopt, from malloc.h
 ARENAS = 2
+CACHE_PREFIX = "osmnet-cache-"
 
 if "GRADIO_TEMP_DIR" not in os.environ:  # Gradio's folder of uploads and results; removed with the page
-    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="osmnet-cache-")
-    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+    sweep(CACHE_PREFIX)
+    _cache = Workspace(CACHE_PREFIX)
+    os.environ["GRADIO_TEMP_DIR"] = str(_cache.folder)
+    atexit.register(_cache.remove)
 
 
 def share_arenas() -> None:

@@ -43,8 +43,9 @@ def main() -> None:
     settings = Settings()
     app.gr.set_static_paths([app.EXAMPLES])
     studio = Studio.load(settings)
-    page = app.build(studio, Showcase(studio, app.examples()))
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **app.launch_options(settings))
+    guard = app.Guard(studio)
+    page = app.build(studio, Showcase(studio, app.examples()), guard)
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **app.launch_options(guard))
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
 

@@ -17,6 +17,7 @@ import numpy as np
 import soxr
 
 from osmnet.media.container import open_container
+from osmnet.media.isolated import IsolatedDecoder, decoder_for
 
 SAMPLING_RATE = 16_000  # Hz, of every waveform inside the library
 FPS = 25  # video frames a second
@@ -37,6 +38,7 @@ def load_speech(
     sampling_rate: int | None = None,
     *,
     max_seconds: float | None = None,
+    isolated: IsolatedDecoder | bool | None = None,
 ) -> np.ndarray:
     """Load a recording as 16 kHz mono speech.
 
@@ -50,6 +52,8 @@ def load_speech(
             64 channels.
         sampling_rate (`int`, *optional*): Rate of an array in Hz, 1,000 to 768,000. Not used for files.
         max_seconds (`float`, *optional*): Length in seconds at which to stop decoding.
+        isolated (`IsolatedDecoder` or `bool`, *optional*): Decode a file in a limited child process, see
+            `osmnet.media.isolated.decoder_for`.
 
     Returns:
         `np.ndarray` of shape `(samples,)`: float32 in [-1, 1] at 16 kHz.
@@ -58,7 +62,7 @@ def load_speech(
         ValueError: If the file is missing, empty, not decodable or without sound, if the sound is shorter than 0.2 s,
             silent throughout or not finite, or if channels or rate are out of range.
     """
-    name, sound = find_sound(speech, sampling_rate, max_seconds)
+    name, sound = find_sound(speech, sampling_rate, max_seconds, isolated)
     level, pieces = Level(name), []
     for piece in sound:
         level.add(piece)
@@ -74,7 +78,10 @@ def num_frames(samples: int) -> int:
 
 
 def find_sound(
-    speech: Any, sampling_rate: Any = None, max_seconds: float | None = None
+    speech: Any,
+    sampling_rate: Any = None,
+    max_seconds: float | None = None,
+    isolated: IsolatedDecoder | bool | None = None,
 ) -> tuple[str, MonoArray | Iterator[np.ndarray]]:
     """Resolve `speech` to a name and its samples.
 
@@ -82,6 +89,7 @@ def find_sound(
         speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): As for `load_speech`, like the others.
         sampling_rate (`int`, *optional*): Rate of an array in Hz.
         max_seconds (`float`, *optional*): Length at which to stop.
+        isolated (`IsolatedDecoder` or `bool`, *optional*): Decode a file in a child process.
 
     Returns:
         `tuple[str, MonoArray | Iterator[np.ndarray]]`: Its name for messages; and unscaled float32 pieces at 16 kHz.
@@ -93,14 +101,19 @@ def find_sound(
     if isinstance(speech, str | os.PathLike):
         if speech == "":
             raise ValueError("There is no recording: its path is empty.")
-        return f"'{os.fspath(speech)}'", _first_seconds(_decode_file(Path(speech)), max_seconds)
+        decoder = decoder_for(isolated)
+        pieces = (
+            decoder.sound(speech, max_seconds) if decoder else first_seconds(decode_file(Path(speech)), max_seconds)
+        )
+        return f"'{os.fspath(speech)}'", pieces
     array, rate = _array_and_rate(speech, sampling_rate)
     if rate == SAMPLING_RATE:
         return "the given array", MonoArray(array, None if max_seconds is None else round(max_seconds * rate))
-    return "the given array", _first_seconds(_resampled(MonoArray(array), rate), max_seconds)
+    return "the given array", first_seconds(_resampled(MonoArray(array), rate), max_seconds)
 
 
-def _first_seconds(pieces: Generator[np.ndarray], max_seconds: float | None) -> Iterator[np.ndarray]:
+def first_seconds(pieces: Generator[np.ndarray], max_seconds: float | None) -> Iterator[np.ndarray]:
+    """Cut pieces of 16 kHz sound off after `max_seconds`, if it is given."""
     if max_seconds is None:
         yield from pieces
         return
@@ -153,10 +166,11 @@ class Level:
 # Files
 
 
-def _decode_file(path: Path) -> Generator[np.ndarray]:
+def decode_file(path: Path, content: bytes | None = None) -> Generator[np.ndarray]:
+    """Decode a file, or its content if that was read before, to float32 pieces at 16 kHz."""
     found = False
     try:
-        with open_container(path, "recording", _ADVICE) as container:
+        with open_container(path, "recording", _ADVICE, content) as container:
             if not container.streams.audio:
                 raise ValueError(f"'{path}' has no sound: give a recording, or a video with sound.")
             stream = container.streams.best("audio") or container.streams.audio[0]

@@ -17,13 +17,29 @@ FORMATS = (
 )  # fmt: skip
 
 
-def open_container(source: str | os.PathLike[str] | bytes, kind: str, advice: str) -> av.container.InputContainer:
+class NamedContent(io.BytesIO):
+    """Content of a file, with its name, from which FFmpeg takes hints.
+
+    Args:
+        content (`bytes`): All of it.
+        name (`str`): Name of the file.
+    """
+
+    def __init__(self, content: bytes, name: str):
+        super().__init__(content)
+        self.name = name
+
+
+def open_container(
+    source: str | os.PathLike[str] | bytes, kind: str, advice: str, content: bytes | None = None
+) -> av.container.InputContainer:
     """Open a media file of one of `FORMATS`.
 
     Args:
         source (`str`, `os.PathLike` or `bytes`): The file, or its content.
         kind (`str`): Its kind in messages ("recording", "video").
         advice (`str`): End of the message if it cannot be opened.
+        content (`bytes`, *optional*): Content of a file that was read before.
 
     Returns:
         `av.container.InputContainer`: For the caller to close.
@@ -31,7 +47,12 @@ def open_container(source: str | os.PathLike[str] | bytes, kind: str, advice: st
     Raises:
         ValueError: If the file is missing, a folder, empty, damaged or of another format.
     """
-    address = io.BytesIO(source) if isinstance(source, bytes) else local_file(Path(source), kind)
+    if isinstance(source, bytes):
+        address: io.BytesIO | str = io.BytesIO(source)
+    elif content is not None:
+        address = NamedContent(content, f"file:{os.fspath(source)}")
+    else:
+        address = local_file(Path(source), kind)
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS)}
     try:
         return av.open(address, mode="r", metadata_errors="ignore", options=options)

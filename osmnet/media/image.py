@@ -11,6 +11,8 @@ import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from osmnet.media.isolated import IsolatedDecoder, decoder_for
+
 MAX_PIXELS = 179_000_000  # more is a decompression bomb, not a portrait; twice the limit at which PIL warns
 MAX_SIDE = 2048  # px
 
@@ -29,7 +31,12 @@ _UPRIGHT = {
 }
 
 
-def load_portrait(portrait: str | os.PathLike[str] | Image.Image | np.ndarray, max_side: int = MAX_SIDE) -> np.ndarray:
+def load_portrait(
+    portrait: str | os.PathLike[str] | Image.Image | np.ndarray,
+    max_side: int = MAX_SIDE,
+    *,
+    isolated: IsolatedDecoder | bool | None = None,
+) -> np.ndarray:
     """Load a picture as upright 8-bit RGB.
 
     Applies EXIF orientation, composites transparency onto white, converts any colour mode, takes an animation's first
@@ -40,6 +47,8 @@ def load_portrait(portrait: str | os.PathLike[str] | Image.Image | np.ndarray, m
             shape `(H, W)`, `(H, W, 1)`, `(H, W, 3)` (RGB) or `(H, W, 4)` (RGBA): uint8, uint16, other integers within
             one of these ranges, bool, or floats in [0, 1]. It is not modified.
         max_side (`int`): Longest side of the result in pixels.
+        isolated (`IsolatedDecoder` or `bool`, *optional*): Decode a file in a limited child process, see
+            `osmnet.media.isolated.decoder_for`.
 
     Returns:
         `np.ndarray` of shape `(H, W, 3)`: uint8 RGB.
@@ -53,7 +62,8 @@ def load_portrait(portrait: str | os.PathLike[str] | Image.Image | np.ndarray, m
     if isinstance(portrait, str) and not portrait:
         raise ValueError("There is no portrait: its path is empty.")
     if isinstance(portrait, str | os.PathLike):
-        return _load_file(Path(portrait), max_side)
+        decoder = decoder_for(isolated)
+        return decoder.picture(portrait, max_side) if decoder else _load_file(Path(portrait), max_side)
     if isinstance(portrait, Image.Image):
         _check_pixels(portrait.size, "The given picture")
         return _decode(portrait, max_side, "The given picture")
@@ -71,12 +81,26 @@ def _load_file(path: Path, max_side: int) -> np.ndarray:
         if path.stat().st_size == 0:
             raise ValueError(f"'{path}' is empty (0 bytes): copy or save the picture again.")
         with path.open("rb") as file:
-            return _load(file, max_side, f"'{path}'")
+            return decode_picture(file, max_side, f"'{path}'")
     except OSError as error:
         raise ValueError(f"'{path}' cannot be read ({error.strerror}): check the path of the portrait.") from error
 
 
-def _load(file: BinaryIO, max_side: int, name: str) -> np.ndarray:
+def decode_picture(file: BinaryIO, max_side: int, name: str, megapixels: float | None = None) -> np.ndarray:
+    """Decode an open file as `load_portrait` does.
+
+    Args:
+        file (`BinaryIO`): The picture.
+        max_side (`int`): See `load_portrait`.
+        name (`str`): Its name in messages.
+        megapixels (`float`, *optional*): A lower limit of its size, millions of pixels.
+
+    Returns:
+        `np.ndarray` of shape `(H, W, 3)`: uint8 RGB.
+
+    Raises:
+        ValueError: As `load_portrait`.
+    """
     # 1. Read the header: which format, and how many pixels it would take to decode.
     try:
         with warnings.catch_warnings():
@@ -87,9 +111,11 @@ def _load(file: BinaryIO, max_side: int, name: str) -> np.ndarray:
         raise ValueError(_too_large(name)) from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not a picture that can be read: give a JPEG, PNG or WebP file.") from error
+    except MemoryError:
+        raise
     except Exception as error:  # PIL's readers raise almost anything on damaged data
         raise ValueError(_damaged(name, error)) from error
-    _check_pixels(image.size, name)
+    _check_pixels(image.size, name, megapixels)
     # 2. Decode. PIL decodes JPEG faster at 1/2, 1/4 or 1/8 size; twice the wanted size keeps the quality.
     scale = 2 * max_side / max(image.size)
     if scale < 1 and image.format == "JPEG":
@@ -102,6 +128,8 @@ def _load(file: BinaryIO, max_side: int, name: str) -> np.ndarray:
         with opened as picture:
             pixels = picture.read(index=0, mode=mode, writeable_output=False)
             orientation = picture.metadata(index=0, exclude_applied=False).get("Orientation")
+    except MemoryError:
+        raise
     except Exception as error:  # as above
         raise ValueError(_damaged(name, error)) from error
     # 3. Turn it upright; imageio would rotate grey and palette pictures along wrong axes.
@@ -115,6 +143,8 @@ def _decode(image: Image.Image, max_side: int, name: str) -> np.ndarray:
     try:
         image.load()
         image = ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
     except Exception as error:  # as above
         raise ValueError(_damaged(name, error)) from error
     return _to_rgb_array(image, max_side)
@@ -124,9 +154,14 @@ def _damaged(name: str, error: Exception) -> str:
     return f"{name} is damaged ({error}): copy or save the picture again."
 
 
-def _check_pixels(size: tuple[int, int], name: str) -> None:
+def _check_pixels(size: tuple[int, int], name: str, megapixels: float | None = None) -> None:
     if size[0] * size[1] > MAX_PIXELS:
         raise ValueError(_too_large(name))
+    pixels = size[0] * size[1] / 1e6
+    if megapixels is not None and pixels > megapixels:
+        raise ValueError(
+            f"{name} has {pixels:.0f} million pixels, and the limit is {megapixels:g} million; scale it down first."
+        )
     if min(size) < 1:
         raise ValueError(f"{name} has no pixels: give a whole picture.")
 

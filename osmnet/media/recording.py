@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from osmnet.media.audio import SAMPLING_RATE, Level, MonoArray, find_sound
+from osmnet.media.isolated import IsolatedDecoder
 
 MEMORY_SECONDS = 120  # s; longer sound is decoded into a file, an hour would take 230 MB
 
@@ -39,6 +40,7 @@ class Recording:
         sampling_rate: int | None = None,
         *,
         max_seconds: float | None = None,
+        isolated: IsolatedDecoder | bool | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Recording:
         """Open a recording.
@@ -47,6 +49,7 @@ class Recording:
             speech (`str`, `os.PathLike`, `np.ndarray` or `tuple`): See `load_speech`, also for the next two.
             sampling_rate (`int`, *optional*): Rate of an array in Hz.
             max_seconds (`float`, *optional*): Length at which to stop decoding.
+            isolated (`IsolatedDecoder` or `bool`, *optional*): See `load_speech`.
             progress (`Callable`, *optional*): Called with the seconds decoded, every few seconds of sound.
 
         Returns:
@@ -55,7 +58,7 @@ class Recording:
         Raises:
             ValueError: As `load_speech`; also if the temporary folder is full.
         """
-        name, sound = find_sound(speech, sampling_rate, max_seconds)
+        name, sound = find_sound(speech, sampling_rate, max_seconds, isolated)
         level = Level(name)
 
         def measured() -> Iterable[np.ndarray]:

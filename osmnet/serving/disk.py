@@ -1,5 +1,6 @@
 """`DiskBudget`: disk limit of a service."""
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,9 +24,10 @@ class DiskBudget:
         """Total file size, MB."""
         total = 0
         for folder in self.folders:
-            for path in folder.rglob("*"):
-                with suppress(OSError):  # removed meanwhile
-                    total += path.stat().st_size if path.is_file() else 0
+            for parent, _, files in os.walk(folder):  # which passes over folders that are removed meanwhile
+                for name in files:
+                    with suppress(OSError):
+                        total += os.stat(os.path.join(parent, name)).st_size
         return total / 2**20
 
     def check(self) -> None:

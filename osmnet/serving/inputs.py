@@ -1,5 +1,6 @@
 """`Inputs`: checked and encoded uploads."""
 
+import os
 import warnings
 import wave
 from pathlib import Path
@@ -10,14 +11,18 @@ from PIL import Image
 
 from osmnet import OSMNetPipeline
 from osmnet.media.audio import SAMPLING_RATE
+from osmnet.media.image import load_portrait
+from osmnet.media.isolated import DecodeLimits, IsolatedDecoder
 from osmnet.media.recording import Recording
 from osmnet.pipelines.options import PictureOptions
+from osmnet.pipelines.osm_net.pipeline_osm_net import MAX_PICTURE
 from osmnet.serving.cache import EncodedCache, file_digest
 from osmnet.serving.settings import Settings
 from osmnet.structures import Source, Speech
 
 SURE_SPEECH = 0.5  # of the speech activity's maximum; below it, the recording probably holds no speech
 FLOAT_BYTES = 4
+DECODERS = 3  # files decoded side by side
 
 
 class RefusedInputError(ValueError):
@@ -44,12 +49,17 @@ class Inputs:
 
     Attributes:
         cache (`EncodedCache`): Recently encoded portraits and speech.
+        decoder (`IsolatedDecoder`, *optional*): Decodes files; not on Windows.
     """
 
     def __init__(self, settings: Settings, pipe: OSMNetPipeline):
         self.settings = settings
         self.pipe = pipe
         self.cache = EncodedCache(settings.max_cache_mb * 2**20, settings.keep_seconds)
+        limits = DecodeLimits(
+            settings.max_mb, settings.max_decode_mb, settings.max_decode_seconds, settings.max_megapixels
+        )
+        self.decoder = IsolatedDecoder(limits, DECODERS) if os.name == "posix" else None
 
     def portrait(
         self,
@@ -75,9 +85,11 @@ class Inputs:
         def encode() -> Source:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the number of faces becomes a note
-                self._check_pixels(path)
+                if self.decoder is None:
+                    self._check_pixels(path)
+                pixels = load_portrait(path, MAX_PICTURE, isolated=self.decoder or False)
                 source: Source = self.pipe.encode_source(
-                    path, full_frame=picture.whole_picture, size=size, face=picture.face
+                    pixels, full_frame=picture.whole_picture, size=size, face=picture.face
                 )
                 return source
 
@@ -126,7 +138,7 @@ class Inputs:
         if not path:
             raise RefusedInputError("speech", "There is no speech yet; add a recording or take an example.")
         try:
-            return Recording.open(path)
+            return Recording.open(path, max_seconds=self.settings.max_decoded_seconds, isolated=self.decoder or False)
         except ValueError as error:
             raise RefusedInputError("speech", _without_path(error, path)) from error
 
@@ -137,10 +149,9 @@ class Inputs:
     def too_long(self, recording: Recording) -> str:
         """Return the message for a too-long recording."""
         limit = _duration(self.settings.max_seconds)
-        return (
-            f"The recording lasts {_duration(len(recording) / SAMPLING_RATE)}, and the limit is {limit}; "
-            f"use its first {limit}, or a shorter one."
-        )
+        is_cut = len(recording) >= self.settings.max_decoded_seconds * SAMPLING_RATE
+        lasts = "at least " * is_cut + _duration(len(recording) / SAMPLING_RATE)
+        return f"The recording lasts {lasts}, and the limit is {limit}; use its first {limit}, or a shorter one."
 
     def first_seconds(self, path: str | None, out: Path) -> Path:
         """Write the first `max_seconds` as WAV.
@@ -164,7 +175,7 @@ class Inputs:
         if pixels > limit:
             raise RefusedInputError(
                 "portrait",
-                f"The picture has {pixels:.0f} million pixels, and the limit is {limit} million; scale it down first.",
+                f"The upload has {pixels:.0f} million pixels, and the limit is {limit} million; scale it down first.",
             )
 
 

@@ -21,6 +21,16 @@ class Settings:
         max_disk_mb (`int`): Most disk space for uploads and results together, MB.
         max_cache_mb (`int`): Most memory for encoded portraits and speech, MB.
         keep_seconds (`int`): Lifetime of uploads, results and encoded inputs, s.
+        max_decoded_seconds (`int`): Length of a recording after which decoding stops, s.
+        max_decode_seconds (`int`): Longest time that decoding a file may take, s.
+        max_decode_mb (`int`): Most memory for decoding a file, MB.
+        max_request_seconds (`int`): Longest time that rendering a request may take, s.
+        max_request_kb (`int`): Largest request without its files, KB.
+        max_session_requests (`int`): Most requests of a session that wait or run.
+        max_address_requests (`int`): Most requests of an IP address that wait or run.
+        max_address_mb (`int`): Most disk space for uploads and results of an IP address within `keep_seconds`, MB.
+        proxies (`int`): Reverse proxies in front of the page that append to `X-Forwarded-For`; without any, that
+            header is not believed.
     """
 
     model: str = ""
@@ -29,10 +39,19 @@ class Settings:
     max_megapixels: int = 50
     max_takes: int = 6
     max_mb: int = 20
-    max_waiting: int = 24
+    max_waiting: int = 48
     max_disk_mb: int = 4000
     max_cache_mb: int = 256
     keep_seconds: int = 3600
+    max_decoded_seconds: int = 1800
+    max_decode_seconds: int = 15
+    max_decode_mb: int = 1024
+    max_request_seconds: int = 900
+    max_request_kb: int = 1024
+    max_session_requests: int = 6
+    max_address_requests: int = 12
+    max_address_mb: int = 1000
+    proxies: int = 0
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:

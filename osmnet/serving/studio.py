@@ -1,6 +1,5 @@
 """`Studio`: drafts and takes of a service."""
 
-import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -31,8 +30,11 @@ from osmnet.serving.jobs import (
 )
 from osmnet.serving.settings import Settings
 from osmnet.serving.sketch import curves, sketch
+from osmnet.serving.workspace import Workspace, sweep
 from osmnet.structures import Motion, Speech
 
+TOO_LONG = "Rendering took more than {} s, the limit of a request; ask for fewer takes, or shorten the recording."
+STUDIO_PREFIX = "osmnet-studio-"
 CLOSE_SECONDS = 10.0  # s that `close` waits for work to end; rendering ends within a chunk
 
 
@@ -70,7 +72,8 @@ class Studio:
         self.pipe = pipe
         self.render_pipe = render_pipe or pipe
         self.inputs = Inputs(settings, pipe)
-        self.folder = Path(tempfile.mkdtemp(prefix="osmnet-studio-"))
+        self._workspace = Workspace(STUDIO_PREFIX)
+        self.folder = self._workspace.folder
         # No lock: a process that is forked while another thread held it would wait for ever.
         self._closed = False
         self._work: set[object] = set()  # what is writing to the folder
@@ -87,11 +90,15 @@ class Studio:
         Raises:
             ValueError: If the weights cannot be loaded.
         """
+        sweep(STUDIO_PREFIX)
         model = settings.model or None
         pipe = OSMNetPipeline.from_pretrained(model)
         # Encoding takes a second on a CPU too; a GPU lent for the length of a call is kept for rendering.
         render_pipe = OSMNetPipeline.from_pretrained(model, device="cuda") if torch.cuda.is_available() else None
-        return cls(settings, pipe, render_pipe, folders)
+        studio = cls(settings, pipe, render_pipe, folders)
+        if studio.inputs.decoder is not None:
+            studio.inputs.decoder.start()
+        return studio
 
     def close(self) -> None:
         """Stop rendering; remove temporary files and cached inputs."""
@@ -100,7 +107,9 @@ class Studio:
         while self._work and time.monotonic() < end:
             time.sleep(POLL_SECONDS / 4)
         self.inputs.cache.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.inputs.decoder is not None:
+            self.inputs.decoder.close()
+        self._workspace.remove()
 
     @contextmanager
     def at_work(self) -> Iterator[Path]:
@@ -214,8 +223,9 @@ class Studio:
             pipe (`OSMNetPipeline`, *optional*): Renders instead of `render_pipe`.
 
         Returns:
-            `Job[list[RenderedTake]]`: Raises `RefusedInputError` if the disk budget is used up, and `ValueError` if a
-            file cannot be written. A job that is stopped leaves no video; closing the studio stops it, too.
+            `Job[list[RenderedTake]]`: Raises `RefusedInputError` if the disk budget or the time is used up, and
+            `ValueError` if a file cannot be written. A job that is stopped leaves no video; closing
+            the studio stops it, too.
         """
         return Job(self._render(draft, folder, consent, pipe or self.render_pipe))
 
@@ -224,11 +234,14 @@ class Studio:
     ) -> Generator[Step, None, list[RenderedTake]]:
         self.disk.check()
         yield Step(PICTURES, 0.0)
+        end = time.monotonic() + self.settings.max_request_seconds
         output = pipe.takes(draft.source, draft.motion, seed=draft.seed)
 
         def save(tell: Tell) -> list[Path]:
             def progress(done: int, total: int) -> None:
                 self.check_open()
+                if time.monotonic() > end:
+                    raise RefusedInputError("takes", TOO_LONG.format(self.settings.max_request_seconds))
                 tell(done, total)
 
             with self.at_work():

@@ -110,12 +110,6 @@ def test_a_cancelled_request_makes_room_for_the_next(studio, client, inputs):
     assert becomes_empty(studio.folder)
 
 
-def test_a_full_disk_is_a_sentence(studio, client, inputs, monkeypatch):
-    monkeypatch.setattr(studio.disk, "max_mb", 0)
-    with pytest.raises(Exception, match="no room for more results"):
-        client.predict(*files(inputs, "face", "speech"), num_videos=1, consent=True, api_name="/generate")
-
-
 def test_no_file_of_the_server_can_be_fetched(url, repository):
     for path in ("/etc/passwd", repository / "pyproject.toml", repository / "app.py"):
         assert httpx.get(f"{url}gradio_api/file={path}").status_code in (403, 404)

@@ -1,6 +1,7 @@
 """Portraits and recordings that users send."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,7 @@ SQUARE = PictureOptions(full_frame=False)
         ("portrait", None, "There is no portrait yet"),
         ("portrait", "empty", "No face was found"),
         ("portrait", "text", "The upload is not a picture"),
-        ("portrait", "large", "The picture has 2 million pixels, and the limit is 2 million; scale it down"),
+        ("portrait", "large", "The upload has 2 million pixels, and the limit is 2 million; scale it down"),
         ("speech", None, "There is no speech yet"),
         ("speech", "text", "(?i)the upload"),
         ("speech", "long", "lasts 2.5 s, and the limit is 2 s; use its first 2 s"),
@@ -66,3 +67,23 @@ def test_notes_tell_what_a_user_should_know(studio, inputs, monkeypatch):
 def test_the_first_seconds_of_a_recording_can_be_used(studio, inputs, tmp_path):
     first = studio.inputs.first_seconds(inputs["long"], tmp_path / "first.wav")
     assert studio.inputs.speech(str(first))[0].num_frames == 2 * FPS
+
+
+@pytest.mark.integration
+def test_files_are_decoded_in_a_child_process_within_the_settings(studio, inputs, monkeypatch):
+    limits = studio.inputs.decoder.limits
+    settings = studio.settings
+    assert (limits.content_mb, limits.memory_mb) == (settings.max_mb, settings.max_decode_mb)
+    assert (limits.seconds, limits.megapixels) == (settings.max_decode_seconds, settings.max_megapixels)
+    studio.inputs.cache.clear()
+    plain = studio.inputs.portrait(inputs["face"])[0].picture, studio.inputs.speech(inputs["speech"])[0].mel
+    monkeypatch.setattr(studio.inputs, "decoder", None)
+    studio.inputs.cache.clear()
+    assert (studio.inputs.portrait(inputs["face"])[0].picture == plain[0]).all()
+    assert (studio.inputs.speech(inputs["speech"])[0].mel == plain[1]).all()
+
+
+def test_decoding_of_a_recording_stops(studio, inputs, monkeypatch):
+    monkeypatch.setattr(studio.inputs, "settings", replace(studio.settings, max_seconds=1, max_decoded_seconds=2))
+    with pytest.raises(RefusedInputError, match="lasts at least 2 s, and the limit is 1 s; use its first 1 s"):
+        studio.inputs.speech(inputs["long"])

@@ -18,7 +18,8 @@ def serve(studio: Studio, showcase: Showcase, cache: Path) -> Iterator[str]:
         patch.setenv("GRADIO_TEMP_DIR", str(cache))
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         app.gr.set_static_paths([app.EXAMPLES])
-        page = app.build(studio, showcase)
-        _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, **app.launch_options(studio.settings))
+        guard = app.Guard(studio)
+        page = app.build(studio, showcase, guard)
+        _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, **app.launch_options(guard))
         yield address
         page.close()
