@@ -14,6 +14,7 @@ from osmnet.data.prepared_video import UNFINISHED, Job, load_face_model, prepare
 from osmnet.data.report import write_report
 from osmnet.data.segments import Known, Options, dropped
 from osmnet.data.shards import DATASET_FILE, MANIFEST, SHARDS, read_manifest, write_manifest
+from osmnet.utils.checks import reason
 from osmnet.utils.files import only_run_in
 
 
@@ -41,9 +42,7 @@ def read_table(path: Path) -> dict[str, Known]:
                 except ValueError as error:
                     raise ValueError(f"'{path}', line {line}: {error}; correct the table.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(
-            f"The table '{path}' cannot be read ({getattr(error, 'strerror', None) or error}); check its path."
-        ) from error
+        raise ValueError(f"The table '{path}' cannot be read ({reason(error)}); check its path.") from error
     return table
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.media.audio import FPS, SAMPLING_RATE
+from osmnet.utils.checks import reason
 from osmnet.utils.files import put_in_place, write_whole
 
 DATASET_FORMAT, DATASET_VERSION = "osmnet-dataset", 1
@@ -210,7 +211,7 @@ def read_range(address: str, start: int, size: int) -> bytes:
         system, path = fsspec.core.url_to_fs(address)
         content = system.cat_file(path, start=start, end=start + size)
     except Exception as error:  # each kind of address has errors of its own
-        raise ValueError(f"'{address}' cannot be read ({error}); is the dataset whole?") from error
+        raise ValueError(f"'{address}' cannot be read ({reason(error)}); is the dataset whole?") from error
     if len(content) != size:
         raise ValueError(f"'{address}' is shorter than its manifest says; copy or prepare the dataset again.")
     return content
@@ -226,4 +227,4 @@ def _read_text(where: str, name: str) -> str:
             f"{where}`."
         ) from error
     except Exception as error:  # each kind of address has errors of its own
-        raise ValueError(f"'{where}/{name}' cannot be read ({error}); check the address.") from error
+        raise ValueError(f"'{where}/{name}' cannot be read ({reason(error)}); check the address.") from error

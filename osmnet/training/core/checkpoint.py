@@ -114,7 +114,7 @@ def newest_checkpoint(work: Path) -> tuple[Checkpoint | None, list[str]]:
                 if _checksum(folder / name) != checksum:
                     raise ValueError(f"{name} has another checksum")
             return Checkpoint(folder, int(about["step"]), about), damaged
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             what = " ".join(str(error).split()) or type(error).__name__
             damaged.append(f"'{folder}' is damaged ({what}) and skipped.")
     return None, damaged
