@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+MAX_SIDE = 2**15 - 2  # px; MediaPipe ends the process at larger pictures
+
 _stderr_lock = threading.Lock()
 if hasattr(os, "register_at_fork"):  # a process forked meanwhile would write to the null device for ever
     os.register_at_fork(
@@ -107,8 +109,12 @@ class FaceLandmarker:
             `list[np.ndarray]`: For each face `(478, 3)`, float32, in pixels; largest face first.
 
         Raises:
+            ValueError: If a side is longer than `MAX_SIDE`.
             RuntimeError: In a forked child, if its parent built this landmarker.
         """
+        if max(image.shape[:2]) > MAX_SIDE:
+            height, width = image.shape[:2]
+            raise ValueError(f"A picture of {width} x {height} pixels is too large to find faces in; scale it down.")
         if os.getpid() != self._process:
             raise RuntimeError("This face landmarker was built before the process was forked. Build one here.")
         with nullcontext() if self._started else _native_notices_hidden():

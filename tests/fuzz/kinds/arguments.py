@@ -107,20 +107,15 @@ FLAGS = ("--overwrite", "--resume", "--no-sheet", "--consent", "--no-label", "--
 
 def make(rng: Random, seeds: Path) -> Case:
     """Make a case."""
-    files = {
-        "portrait.png": (seeds / "pictures/rgb.png").read_bytes(),
-        "speech.wav": (seeds / "sounds/pcm16.wav").read_bytes(),
-        "clip.mp4": (seeds / "videos/silent.mp4").read_bytes(),
-    }
     if rng.random() < 0.25:
-        return Case("arguments", "command", files, arguments={"argv": repr(_argv(rng))})
+        return Case("arguments", "command", base="call", arguments={"argv": repr(_argv(rng))})
     target = rng.choice(list(ARGUMENTS))
     names = rng.sample(ARGUMENTS[target], rng.choice((1, 1, 1, 2, 3)) if len(ARGUMENTS[target]) > 2 else 1)
     given = {}
     for name in names:
         arrays = name in SOUNDS + PORTRAITS and rng.random() < 0.5
         given[name] = rng.choice(ARRAYS if arrays else VALUES)
-    return Case("arguments", target, files, arguments=given)
+    return Case("arguments", target, base="call", arguments=given)
 
 
 def _argv(rng: Random) -> list[str]:
