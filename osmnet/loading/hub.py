@@ -22,8 +22,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
-from osmnet.utils.checks import check_path, short
-from osmnet.utils.checks import reason as first_line
+from osmnet.utils.checks import check_path, reason, short
 
 # HfHubHTTPError derives from the base error of the HTTP library below, which has changed between versions of the
 # client. OSError covers being offline and files that are not in the cache.
@@ -135,5 +134,5 @@ def explained(error: BaseException, repo_id: str, revision: str | None = None) -
         status = answer.response.status_code
         fixes = {401: "log in with `hf auth login`, or set HF_TOKEN", 403: "use a token that allows it"}
         return f"The Hub answered {status} when asked for {repo_id!r}; {fixes.get(status, 'try again later')}."
-    why = first_line(next((cause for cause in chain if isinstance(cause, HTTP_ERROR)), error))
+    why = reason(next((cause for cause in chain if isinstance(cause, HTTP_ERROR)), error))
     return f"Cannot fetch {repo_id!r} from the Hub at {constants.ENDPOINT} ({why}); check the connection."
