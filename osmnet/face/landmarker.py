@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from osmnet.utils.checks import reason
+
 MAX_SIDE = 2**15 - 2  # px; MediaPipe ends the process at larger pictures
 
 _stderr_lock = threading.Lock()
@@ -77,7 +79,9 @@ class FaceLandmarker:
             import mediapipe
             from mediapipe.tasks.python import BaseOptions, vision
         except (ImportError, OSError) as error:
-            raise ValueError(f"MediaPipe cannot be loaded ({error}); `osmnet doctor` says what is missing.") from error
+            raise ValueError(
+                f"MediaPipe cannot be loaded ({reason(error)}); `osmnet doctor` says what is missing."
+            ) from error
         if not Path(bundle).is_file():
             raise ValueError(f"No face landmarker at '{bundle}'; build it with scripts/build_landmarker.py.")
         self._image = lambda array: mediapipe.Image(
@@ -94,7 +98,7 @@ class FaceLandmarker:
             with _native_notices_hidden():
                 self._task = vision.FaceLandmarker.create_from_options(options)
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"'{bundle}' is not a MediaPipe face landmarker bundle ({error}).") from error
+            raise ValueError(f"'{bundle}' is not a MediaPipe face landmarker bundle ({reason(error)}).") from error
         self._process = os.getpid()
         self._release = weakref.finalize(self, _release, self._task, self._process)
         self._started = False

@@ -71,7 +71,7 @@ def written_whole(folder: Path, last: str = "") -> Iterator[Path]:
             (folder / file).parent.mkdir(exist_ok=True)
             os.replace(temporary / file, folder / file)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"Cannot save in {folder} ({error}); free space or choose another folder.") from error
+        raise ValueError(f"Cannot save in {folder} ({reason(error)}); free space or choose another folder.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
