@@ -68,6 +68,9 @@ def read_frames(
     if not streams:
         container.close()
         raise ValueError(f"{name} is not a video: give a file with moving pictures, for example MP4.")
+    if streams[0].codec_context is None:
+        container.close()
+        raise ValueError(f"{name} is of a kind that cannot be decoded: export it again, for example as MP4.")
     width, height = streams[0].width, streams[0].height
     pixels = width * height / 1e6
     if pixels > max_megapixels:
