@@ -297,11 +297,11 @@ def test_unanswered_requests_of_an_address_are_limited(fresh):
     for _ in range(2 * SETTINGS.max_address_requests):
         sockets.append(socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.11", 0)))
         sockets[-1].sendall(f"{head}Content-Length: 1000\r\n\r\n--x\r\n".encode())
-    wait_until(lambda: fresh.guard._posts.get("127.0.0.11", 0) == len(sockets))
+    wait_until(lambda: fresh.guard._open.get(("127.0.0.11", False), 0) == len(sockets))
     assert fresh.upload(b"x", address="127.0.0.11").status_code == 429
     for each in sockets:
         each.close()
-    wait_until(lambda: "127.0.0.11" not in fresh.guard._posts)
+    wait_until(lambda: ("127.0.0.11", False) not in fresh.guard._open)
     assert fresh.upload(b"x", address="127.0.0.11").status_code == 200
 
 
