@@ -8,11 +8,12 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from anyio.to_thread import run_sync
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from osmnet.serving.inputs import RefusedInputError
 
@@ -29,9 +30,13 @@ READ = re.compile(
     rf"|call/(v2/)?{NAME}/{NAME}|file=(?!https?:/).+|mcp(/.*)?)",
     re.IGNORECASE | re.DOTALL,
 )
+INFO = re.compile(rf"{API}/info/?")
+PROGRESS = re.compile(rf"{API}/upload_progress/?")
 UPLOAD = re.compile(rf"{API}/upload/?")
 MCP = re.compile(rf"{API}/mcp(/.*)?")
-JSON = re.compile(rf"{API}/(queue/join|cancel|reset|call/(v2/)?{NAME})/?")
+JSON = re.compile(
+    rf"{API}/(queue/join|run/predict|cancel|reset|call/(v2/)?{NAME})/?"
+)  # "run" takes events that do not queue
 STREAM = re.compile(rf"{API}/(queue/data|call/(?:v2/)?{NAME}/({NAME}))")
 BASE64_GROWTH = 4 / 3
 FORM_BYTES = 64 * 1024  # of an upload beside the file
@@ -40,8 +45,10 @@ MAX_DEPTH = 32  # of JSON
 STALL_SECONDS = 30.0  # s that a body may pause
 NOT_WHOLE = "The request was not sent to its end."
 TOO_MANY = "Too many requests of yours are not answered yet; wait for one of them."
+DONE = 'data: {"msg": "done"}\n\n'
 NOTHING = "There is nothing here."
 NOT_JSON = "The request is not JSON of the form that 'Use via API' at the foot of the page describes."
+NO_FORM = "An upload is a form whose files are named 'files'."
 FAILED = "Something went wrong here that should not; the page's log says what."
 Refusal = tuple[int, str]
 # Members of the JSON of a request: type and test. Gradio fails on some others.
@@ -55,6 +62,7 @@ MEMBERS: dict[str, tuple[type, Callable[[Any], Any]]] = {
 }
 NEEDED = {
     "join": ("session_hash", "fn_index", "data"),
+    "predict": ("session_hash", "fn_index", "data"),
     "cancel": ("session_hash", "fn_index", "event_id"),
     "reset": ("event_id",),
 }
@@ -94,7 +102,9 @@ class Gate:
                 refusal = await self._check_body(scope["method"], scope["path"], headers, address)
             if refusal is None and JSON.fullmatch(scope["path"]) and not reads:
                 receive, refusal = await self._checked_json(scope, receive)
-            if refusal is not None:
+            if reads and PROGRESS.fullmatch(scope["path"]):  # Gradio would remember every name that it is asked for
+                await Response(DONE, media_type="text/event-stream")(scope, receive, send)
+            elif refusal is not None:
                 await _answer(refusal)(scope, receive, send)
             else:
                 await self._serve(scope, receive, send, address)
@@ -181,6 +191,8 @@ class Gate:
         return known
 
     async def _serve(self, scope: Any, receive: Any, send: Any, address: str) -> None:
+        if INFO.fullmatch(scope["path"]):
+            self.guard.page.app.api_info = None  # has the host that the last visitor named
         started, is_whole, stalled = False, scope["method"] != "POST", False
         if not is_whole and UPLOAD.fullmatch(scope["path"]):
             scope["query_string"] = b""  # Gradio would remember the progress of uploads that nobody asks for
@@ -205,9 +217,13 @@ class Gate:
         except Exception as error:
             if started:  # a stream of events that are not there
                 log.debug("An answer ended early.", exc_info=True)
+                with suppress(Exception):  # nobody may be there any more
+                    await send({"type": "http.response.body", "body": b""})
                 return
             refusal = (408, NOT_WHOLE) if stalled else (500, FAILED)
-            if "/call/v2/" in scope["path"]:  # its arguments are named, and these have other names
+            if scope["method"] == "POST" and UPLOAD.fullmatch(scope["path"]):
+                refusal = refusal if stalled else (400, NO_FORM)
+            elif "/call/v2/" in scope["path"]:  # its arguments are named, and these have other names
                 refusal = (400, NOT_JSON)
             elif not stalled:
                 log.error("%s %.200r failed: %.500r", scope["method"], scope["path"], error)
