@@ -57,7 +57,7 @@ MEMBERS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "fn_index": (int, lambda value: True),
     "session_hash": (str, re.compile(NAME).fullmatch),
     "event_id": (str, re.compile(NAME).fullmatch),
-    "event_data": (dict, lambda value: True),
+    "event_data": (object, lambda value: True),
     "trigger_id": (int, lambda value: 0 <= value < 2**31),
 }
 NEEDED = {
@@ -182,7 +182,7 @@ class Gate:
             return value
         known = {each: value[each] for each in MEMBERS if value.get(each) is not None}
         for each, (kind, is_right) in MEMBERS.items():
-            if each in known and (type(known[each]) is not kind or not is_right(known[each])):
+            if each in known and (kind not in (object, type(known[each])) or not is_right(known[each])):
                 raise ValueError
         if any(each not in known for each in NEEDED.get(name, ("data",))):
             raise ValueError

@@ -399,7 +399,7 @@ PREVIEW = {"fn_index": -2, "session_hash": "mine", "data": []}  # -2 stands for 
         ("queue/join", {**PREVIEW, "fn_index": True}, 400),
         ("queue/join", '{"data": [], "fn_index": NaN, "session_hash": "mine"}', 400),
         ("queue/join", {**PREVIEW, "trigger_id": 10**12}, 400),
-        ("queue/join", {**PREVIEW, "event_data": [1]}, 400),
+        ("queue/join", {**PREVIEW, "event_data": True}, 200),
         ("queue/join", {**PREVIEW, "batched": True, "request": {}, "username": "root"}, 200),  # which it does not see
         ("run/predict", PREVIEW, 404),  # past the queue
         ("run/preview", PREVIEW, 404),
