@@ -7,8 +7,6 @@ import json
 import math
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from osmnet.loading.hub import find_folder, first_line
 from osmnet.utils.checks import short
+from osmnet.utils.files import written_whole
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -43,39 +42,6 @@ def weights_name(variant: str | None = None) -> str:
     """Return the name of a weights file, e.g. `diffusion_pytorch_model.fp16.safetensors` for `variant="fp16"`."""
     stem, suffix = WEIGHTS_NAME.rsplit(".", 1)
     return f"{stem}.{variant}.{suffix}" if variant else WEIGHTS_NAME
-
-
-def temporary_folder_in(folder: Path) -> Path:
-    """Make a temporary folder inside `folder`, which is made if necessary.
-
-    Raises:
-        ValueError: If the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
-    except OSError as error:
-        raise ValueError(f"Cannot write to the folder {folder} ({error}); choose another one.") from error
-
-
-@contextmanager
-def written_whole(folder: Path, last: str = "") -> Iterator[Path]:
-    """Yield a temporary folder whose files move into `folder` after the block, `last` at the end.
-
-    Raises:
-        ValueError: If the folder cannot be written; it is then left as it was.
-    """
-    temporary = temporary_folder_in(folder)
-    try:
-        yield temporary
-        files = [path.relative_to(temporary) for path in sorted(temporary.rglob("*")) if path.is_file()]
-        for file in sorted(files, key=lambda file: file.name == last):
-            (folder / file).parent.mkdir(exist_ok=True)
-            os.replace(temporary / file, folder / file)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"Cannot save in {folder} ({error}); free space or choose another folder.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class OSMNetModel(ModelMixin, ConfigMixin):
@@ -206,9 +172,12 @@ class OSMNetModel(ModelMixin, ConfigMixin):
         if not safe_serialization:
             raise ValueError("Weights are only saved as safetensors: leave safe_serialization=True.")
         with written_whole(Path(save_directory)) as temporary:
-            ModelMixin.save_pretrained(self, temporary, variant=variant, max_shard_size="1000GB")
-            for file in temporary.iterdir():
-                file.chmod(0o644)  # safetensors' files are readable by their owner only
+            self._write(temporary, variant)
+
+    def _write(self, folder: Path, variant: str | None) -> None:
+        ModelMixin.save_pretrained(self, folder, variant=variant, max_shard_size="1000GB")
+        for file in folder.iterdir():
+            file.chmod(0o644)  # safetensors' files are readable by their owner only
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast as `torch.nn.Module.to` does, except for `_keep_in_fp32_modules`."""

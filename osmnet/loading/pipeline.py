@@ -14,9 +14,10 @@ import torch
 
 import osmnet
 from osmnet.loading.hub import find_folder, first_line
-from osmnet.loading.model import OSMNetModel, check_dtype, read_json, shown, weights_name, written_whole
+from osmnet.loading.model import OSMNetModel, check_dtype, read_json, shown, weights_name
 from osmnet.loading.packaged import INDEX_NAME, LANDMARKER_NAME, is_known_landmarker, packaged_weights
 from osmnet.utils.checks import short
+from osmnet.utils.files import written_whole
 
 FORMAT_VERSION = 1
 BEST_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -200,6 +201,9 @@ class PipelineLoader:
         Raises:
             ValueError: If the folder cannot be written.
         """
+        bundle = self.face_landmarker_path
+        if bundle is not None and not Path(bundle).is_file():
+            raise ValueError(f"Cannot save the face landmarker '{bundle}', which is not there any more; restore it.")
         with written_whole(Path(save_directory), last=INDEX_NAME) as temporary:
             index: dict[str, Any] = {
                 "_class_name": type(self).__name__,
@@ -207,10 +211,10 @@ class PipelineLoader:
                 "format_version": FORMAT_VERSION,
             }
             for name, network in self.components.items():
-                network.save_pretrained(temporary / name, variant=variant)
+                network._write(temporary / name, variant)
                 index[name] = ["osmnet", type(network).__name__]
-            if self.face_landmarker_path is not None:
-                shutil.copyfile(self.face_landmarker_path, temporary / LANDMARKER_NAME)
+            if bundle is not None:
+                shutil.copyfile(bundle, temporary / LANDMARKER_NAME)
             (temporary / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
     @property

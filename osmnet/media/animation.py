@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable
 from itertools import islice
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from osmnet.media.video_reader import read_frames
-from osmnet.utils.files import Seal, put_in_place, temporary_path
+from osmnet.utils.files import Seal, cannot_write, discard, put_in_place, temporary_path
 
 MAX_FRAMES = 500  # of an animation; they are all held in memory, at 320 x 320 pixels 0.4 MB each
 # Options of Pillow's writers, by ending.
@@ -73,12 +72,9 @@ def write_animation(
             raise ValueError(f"'{path}' needs at least one frame, and all of one size.")
         put_in_place(temporary, path, seal)
     except OSError as error:
-        raise ValueError(
-            f"'{path}' cannot be written ({error.strerror or error}): give a folder with room in which you may write."
-        ) from error
+        raise ValueError(cannot_write(path, error)) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        discard(temporary)
     return path
 
 

@@ -15,7 +15,7 @@ import av  # not imageio, which writes neither sound nor colour tags, and cannot
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-from osmnet.utils.files import Seal, put_in_place, temporary_path
+from osmnet.utils.files import Seal, cannot_write, discard, put_in_place, temporary_path
 
 _AUDIO_BIT_RATE = 96_000  # bit/s
 _NVENC = "h264_nvenc"
@@ -146,7 +146,7 @@ class VideoWriter:
             self._open()
         except (OSError, av.FFmpegError) as error:
             self._discard()
-            raise ValueError(_cannot_write(self.path, error)) from error
+            raise ValueError(cannot_write(self.path, error)) from error
         except BaseException:
             self._discard()
             raise
@@ -173,7 +173,7 @@ class VideoWriter:
             if self._sound is not None:
                 self._sound.write(self._samples_due())
         except (OSError, av.FFmpegError) as error:
-            raise ValueError(_cannot_write(self.path, error)) from error
+            raise ValueError(cannot_write(self.path, error)) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -182,7 +182,7 @@ class VideoWriter:
             if kind is None:
                 self._finish()
         except (OSError, av.FFmpegError) as reason:
-            raise ValueError(_cannot_write(self.path, reason)) from reason
+            raise ValueError(cannot_write(self.path, reason)) from reason
         finally:
             self._discard()
 
@@ -239,8 +239,7 @@ class VideoWriter:
             # An error on closing must not hide the first one.
             with contextlib.suppress(OSError, av.FFmpegError):
                 container.close()
-        with contextlib.suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+        discard(self._temporary)
 
 
 class _SoundTrack:
@@ -275,11 +274,6 @@ def _check_sound(sound: Sound | None, sampling_rate: int) -> None:
         raise ValueError(f"waveform must hold floats of shape (samples,), not {sound.dtype} of shape {sound.shape}.")
     if sampling_rate not in _AAC_RATES:
         raise ValueError(f"sampling_rate must be one that AAC knows, for example 16000, not {sampling_rate}.")
-
-
-def _cannot_write(path: Path, error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or str(error)
-    return f"'{path}' cannot be written ({reason}): give a folder with room in which you may write."
 
 
 def join_videos(
@@ -334,8 +328,7 @@ def join_videos(
                 sound.finish()
         put_in_place(temporary, path, seal)
     except (OSError, av.FFmpegError) as error:
-        raise ValueError(_cannot_write(path, error)) from error
+        raise ValueError(cannot_write(path, error)) from error
     finally:
         for file in (temporary, listed):
-            with contextlib.suppress(OSError):
-                file.unlink(missing_ok=True)
+            discard(file)
