@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable
 from itertools import islice
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from osmnet.media.video_reader import read_frames
-from osmnet.utils.files import Seal, cannot_write, discard, put_in_place, temporary_path
+from osmnet.utils.files import Seal, write_whole
 
 MAX_FRAMES = 500  # of an animation; they are all held in memory, at 320 x 320 pixels 0.4 MB each
 # Options of Pillow's writers, by ending.
@@ -60,21 +61,15 @@ def write_animation(
     unit = 10 if ending == ".gif" else 1
     ends = np.rint(np.arange(MAX_FRAMES + 1) * 1000 / fps / unit).astype(int) * unit
     options = {"duration": np.diff(ends).tolist(), "loop": loop, **_OPTIONS[ending]}
-    temporary, sizes = temporary_path(path), set()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file, iio.imopen(file, "w", plugin="pillow", extension=ending) as writer:
-            for frame in islice(_single(frames), MAX_FRAMES):
-                sizes.add(frame.shape)
-                if len(sizes) == 1:
-                    writer.write(_scaled(frame, max_side), is_batch=False, **options)
-        if len(sizes) != 1:
-            raise ValueError(f"'{path}' needs at least one frame, and all of one size.")
-        put_in_place(temporary, path, seal)
-    except OSError as error:
-        raise ValueError(cannot_write(path, error)) from error
-    finally:
-        discard(temporary)
+    file, sizes = io.BytesIO(), set()
+    with iio.imopen(file, "w", plugin="pillow", extension=ending) as writer:
+        for frame in islice(_single(frames), MAX_FRAMES):
+            sizes.add(frame.shape)
+            if len(sizes) == 1:
+                writer.write(_scaled(frame, max_side), is_batch=False, **options)
+    if len(sizes) != 1:
+        raise ValueError(f"'{path}' needs at least one frame, and all of one size.")
+    write_whole(path, file.getvalue(), seal)
     return path
 
 

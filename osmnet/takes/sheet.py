@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from osmnet.media.audio import FPS
-from osmnet.utils.files import cannot_write, write_whole
+from osmnet.utils.files import write_whole
 
 MAX_TAKES = 24  # takes; some viewers do not open a taller page
 
@@ -155,10 +155,6 @@ def _draw(
 def _save(sheet: Image.Image, path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"'{path}' is a folder: give the name of a PNG file inside it.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(cannot_write(path, error)) from error
     write_whole(path, as_png(sheet))
 
 

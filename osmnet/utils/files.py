@@ -38,7 +38,7 @@ def write_whole(
     """Write a file atomically.
 
     Args:
-        path (`Path`): The file; replaced if it exists.
+        path (`Path`): The file; missing folders are made, an existing file is replaced.
         content (`bytes`): What is in it.
         seal (`Callable`, *optional*): As of `put_in_place`.
         folder (`str` or `os.PathLike`, *optional*): As of `temporary_path`.
@@ -48,6 +48,7 @@ def write_whole(
     """
     temporary = temporary_path(path, folder)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         put_in_place(temporary, path, seal)
     except OSError as error:
@@ -171,19 +172,19 @@ def _move(temporary: Path, folder: Path, files: list[Path]) -> None:
             if not target.parent.exists():
                 target.parent.mkdir()
                 made.append(target.parent)
+            moved.append((target, kept if target.exists() else None))
             if target.exists():
-                with suppress(OSError):  # a disk without hard links
+                try:
                     os.link(target, kept)
-            else:
-                kept = None
+                except OSError:  # a disk without hard links
+                    os.replace(target, kept)
             os.replace(temporary / file, target)
-            moved.append((target, kept))
         for changed in sorted({target.parent for target, _ in moved}):
             sync(changed)
     except OSError:
         for target, kept in moved:
             if kept is None:
-                target.unlink()
+                target.unlink(missing_ok=True)
             elif kept.exists():
                 os.replace(kept, target)
         for each in made:
