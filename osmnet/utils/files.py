@@ -14,6 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from osmnet.utils.home import is_lent
+
 Seal = Callable[[Path], None]
 WRITE_ERRORS = (OSError, SafetensorError)
 
@@ -252,4 +254,5 @@ def cache_folder() -> Path:
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "osmnet" / "cache"
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "osmnet"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "osmnet"
+    named = os.environ.get("XDG_CACHE_HOME")
+    return (Path(named) if named and not is_lent(named) else Path.home() / ".cache") / "osmnet"
