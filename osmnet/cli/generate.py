@@ -11,7 +11,6 @@ import math
 import os
 import re
 import secrets
-import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from osmnet.cli.parser import EXIT_INTERRUPTED, Parser, add_model
+from osmnet.cli.signals import sigterm_as_ctrl_c
 from osmnet.pipelines.options import MAX_EPSILON, MAX_SEED, NUM_VIDEOS, MotionOptions, PictureOptions, is_seed
 from osmnet.takes.files import ANIMATIONS, TakeFiles, free_folder
 from osmnet.takes.unfinished import unfinished_records
@@ -331,14 +331,11 @@ def _make(
 def main(argv: list[str] | None = None) -> int:
     """Run `osmnet generate`."""
     arguments = build_parser().parse_args(argv)
-    # SIGTERM as Ctrl-C: remove half-written files, keep finished ones.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _generate(arguments)
+        with sigterm_as_ctrl_c():
+            return _generate(arguments)
     except KeyboardInterrupt:
         unfinished = unfinished_records(TakeFiles(arguments.output or OUTPUT, 1).folder)
         kept = "; finished parts are kept, --resume completes the takes" if unfinished else ""
         sys.stderr.write(f"\nosmnet: stopped{kept}.\n")
         return EXIT_INTERRUPTED
-    finally:
-        signal.signal(signal.SIGTERM, before)

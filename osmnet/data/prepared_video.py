@@ -18,13 +18,14 @@ import torch
 from osmnet.data.dataset import speaker_of
 from osmnet.data.offset import LipReader
 from osmnet.data.segments import Known, Options, Segment, choose_segments, crop_segments
-from osmnet.data.shards import ShardWriter, encode_track, fingerprint
+from osmnet.data.shards import NEEDED, ShardWriter, encode_track, fingerprint
 from osmnet.data.track import Tracking, track_faces
 from osmnet.face.morphable import FaceModel
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE, load_speech
 from osmnet.utils.files import why, write_whole
 
 UNFINISHED = ".unfinished"  # folder of the records, in the dataset
+RECORD = {"video", "digest", "prepared_with", "source_bytes", "source_mtime", "rows"}
 
 
 @dataclass(frozen=True)
@@ -212,10 +213,19 @@ def read_records(out: Path) -> dict[str, dict[str, Any]]:
         out (`Path`): The dataset.
 
     Returns:
-        `dict`: By the video's key: `digest`, `prepared_with`, `source_bytes`, `source_mtime` and `rows`.
+        `dict`: By the video's key: `digest`, `prepared_with`, `source_bytes`, `source_mtime` and `rows`. Damaged
+        records are left out, so that their videos are prepared again.
     """
-    records = (json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / UNFINISHED).glob("*.json")))
-    return {record["video"]: record for record in records}
+    records = {}
+    for path in sorted((out / UNFINISHED).glob("*.json")):
+        try:
+            record = json.loads(path.read_bytes())
+            rows = record["rows"] if record.keys() >= RECORD and record["video"] == path.stem else None
+            if rows is not None and all(row["status"] != "kept" or row.keys() >= NEEDED for row in rows):
+                records[path.stem] = record
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            continue
+    return records
 
 
 def _cannot_save(job: Job, error: BaseException) -> CannotSave:

@@ -22,6 +22,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
+from osmnet.utils.checks import checked_path
+
 # HfHubHTTPError derives from the base error of the HTTP library below, which has changed between versions of the
 # client. OSError covers being offline and files that are not in the cache.
 HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
@@ -45,7 +47,7 @@ def find_folder(source: str | os.PathLike[str], names: Sequence[str], revision: 
         raise ValueError(f"A model is a folder or an id on the Hub, not {type(source).__name__}.")
     if source == "":
         raise ValueError("The path of the model is empty; give a folder or an id on the Hub.")
-    path = Path(source).expanduser()
+    path = checked_path("The path of the model", os.path.expanduser(source))
     if path.is_dir():
         if revision is not None:
             raise ValueError(f"revision={revision!r} is for models on the Hub, and '{path}' is a local folder.")

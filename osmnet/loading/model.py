@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
 from osmnet.loading.hub import find_folder, first_line
-from osmnet.utils.checks import short
+from osmnet.utils.checks import checked_path, short
 from osmnet.utils.files import written_whole
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
@@ -40,6 +40,8 @@ KINDS = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 def weights_name(variant: str | None = None) -> str:
     """Return the name of a weights file, e.g. `diffusion_pytorch_model.fp16.safetensors` for `variant="fp16"`."""
+    if variant is not None and not isinstance(variant, str):
+        raise ValueError(f"variant must be a name such as 'fp16', not {short(variant)}.")
     stem, suffix = WEIGHTS_NAME.rsplit(".", 1)
     return f"{stem}.{variant}.{suffix}" if variant else WEIGHTS_NAME
 
@@ -171,7 +173,7 @@ class OSMNetModel(ModelMixin, ConfigMixin):
         """
         if not safe_serialization:
             raise ValueError("Weights are only saved as safetensors: leave safe_serialization=True.")
-        with written_whole(Path(save_directory)) as temporary:
+        with written_whole(checked_path("save_directory", save_directory)) as temporary:
             self._write(temporary, variant)
 
     def _write(self, folder: Path, variant: str | None) -> None:
@@ -265,7 +267,7 @@ class _CallLimit(TorchFunctionMode):
 def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
     """Return `dtype`, or raise `ValueError` unless it is a floating one."""
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f"dtype must be a floating torch.dtype such as torch.float16, not {dtype!r}.")
+        raise ValueError(f"dtype must be a floating torch.dtype such as torch.float16, not {short(dtype)}.")
     return dtype
 
 

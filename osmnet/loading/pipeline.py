@@ -16,7 +16,7 @@ import osmnet
 from osmnet.loading.hub import find_folder, first_line
 from osmnet.loading.model import OSMNetModel, check_dtype, read_json, shown, weights_name
 from osmnet.loading.packaged import INDEX_NAME, LANDMARKER_NAME, is_known_landmarker, packaged_weights
-from osmnet.utils.checks import short
+from osmnet.utils.checks import checked_path, short
 from osmnet.utils.files import written_whole
 
 FORMAT_VERSION = 1
@@ -204,7 +204,7 @@ class PipelineLoader:
         bundle = self.face_landmarker_path
         if bundle is not None and not Path(bundle).is_file():
             raise ValueError(f"Cannot save the face landmarker '{bundle}', which is not there any more; restore it.")
-        with written_whole(Path(save_directory), last=INDEX_NAME) as temporary:
+        with written_whole(checked_path("save_directory", save_directory), last=INDEX_NAME) as temporary:
             index: dict[str, Any] = {
                 "_class_name": type(self).__name__,
                 "_osmnet_version": osmnet.__version__,
@@ -269,7 +269,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 def _name_of(source: str | os.PathLike[str] | None, folder: Path) -> str:
     if source is None:
         return f"weights of osmnet {osmnet.__version__}"
-    if not os.path.isdir(Path(source).expanduser()) and folder.parent.name == "snapshots":
+    if not os.path.isdir(Path(os.path.expanduser(source))) and folder.parent.name == "snapshots":
         return f"{source}@{folder.name}"  # in the Hub client's cache the folder's name is the commit
     return os.fspath(source)
 
@@ -298,7 +298,7 @@ def resolve_device(
     try:
         resolved = torch.device(wanted)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f'{wanted!r} is not a device; use "cpu", "cuda", "cuda:0", "mps" or "auto".') from error
+        raise ValueError(f'{short(wanted)} is not a device; use "cpu", "cuda", "cuda:0", "mps" or "auto".') from error
     available = {
         "cuda": torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),

@@ -18,6 +18,7 @@ import soxr
 
 from osmnet.media.container import open_container
 from osmnet.media.isolated import IsolatedDecoder, decoder_for
+from osmnet.utils.checks import short
 
 SAMPLING_RATE = 16_000  # Hz, of every waveform inside the library
 FPS = 25  # video frames a second
@@ -337,7 +338,6 @@ def _checked_rate(sampling_rate: Any) -> float:
         raise ValueError("Speech given as an array needs its rate: pass sampling_rate=..., for example 16000.")
     if np.ndim(sampling_rate) != 0 or not isinstance(sampling_rate, int | float | np.number):
         raise ValueError(f"sampling_rate must be a number of Hz, not of type {type(sampling_rate).__name__}.")
-    rate = float(sampling_rate)
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise ValueError(f"sampling_rate must lie between {MIN_RATE} and {MAX_RATE} Hz, not {sampling_rate}.")
-    return rate
+    if not MIN_RATE <= sampling_rate <= MAX_RATE:
+        raise ValueError(f"sampling_rate must lie between {MIN_RATE} and {MAX_RATE} Hz, not {short(sampling_rate)}.")
+    return float(sampling_rate)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import av
 
+from osmnet.utils.checks import checked_path
+
 # FFmpeg's demuxers for files that hold their own sound and pictures. Playlists (hls, dash, concat, sdp) name other
 # files; still pictures, subtitles and raw data are neither recordings nor videos.
 FORMATS = (
@@ -75,6 +77,7 @@ def local_file(path: Path, kind: str) -> str:
     Raises:
         ValueError: If there is no such file, if it is a folder, or if it is empty.
     """
+    checked_path(f"The path of the {kind}", path)
     try:
         if path.is_dir():
             raise ValueError(f"'{path}' is a folder: give the path of one {kind}.")

@@ -15,6 +15,7 @@ import av  # not imageio, which writes neither sound nor colour tags, and cannot
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
+from osmnet.utils.checks import checked_path, short
 from osmnet.utils.files import Seal, cannot_write, discard, put_in_place, temporary_path
 
 _AUDIO_BIT_RATE = 96_000  # bit/s
@@ -108,7 +109,7 @@ class VideoWriter:
         temporary_folder: str | os.PathLike[str] | None = None,
         seal: Seal | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = checked_path("path", path)
         self.size = (int(size[0]), int(size[1]))
         if min(self.size) < 1:
             raise ValueError(f"size must be (height, width) of at least one pixel, not {size}.")
@@ -117,9 +118,9 @@ class VideoWriter:
         if not 0 <= crf <= 51:
             raise ValueError(f"crf must lie between 0 (lossless) and 51 (worst), not {crf}.")
         if preset not in _PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(_PRESETS)}, not {preset!r}.")
+            raise ValueError(f"preset must be one of {', '.join(_PRESETS)}, not {short(preset)}.")
         if codec not in _CODECS:
-            raise ValueError(f"codec must be one of {', '.join(_CODECS)}, not {codec!r}.")
+            raise ValueError(f"codec must be one of {', '.join(_CODECS)}, not {short(codec)}.")
         _check_sound(waveform, sampling_rate)
         self.num_frames = 0
         self._fps = Fraction(fps).limit_denominator(1001)

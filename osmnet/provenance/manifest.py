@@ -12,6 +12,7 @@ from PIL import Image
 
 import osmnet
 from osmnet.provenance.key import TIMESTAMP, signing_credential
+from osmnet.utils.checks import checked_path, short
 from osmnet.utils.files import discard, put_in_place, temporary_path, why
 from osmnet.utils.profiling import span
 
@@ -44,8 +45,9 @@ def sign(path: str | os.PathLike[str], consent: bool | None = None) -> None:
         ValueError: If the file cannot be read, signed or written (it is then unchanged), or `consent` is invalid.
     """
     check_consent(consent)
+    path = checked_path("path", path)
     try:
-        seal(Path(path), consent)
+        seal(path, consent)
     except OSError as error:
         raise ValueError(f"'{path}' cannot be signed ({why(error)}); check free space and permissions.") from error
 
@@ -78,8 +80,8 @@ def check_consent(consent: Any) -> None:
     """Raise `ValueError` unless consent is `True` or `None`."""
     if consent is not None and consent is not True:
         raise ValueError(
-            f"consent must be True (those who are seen and heard agreed) or left out, not {consent!r}; without their "
-            "consent, do not make the video."
+            f"consent must be True (those who are seen and heard agreed) or left out, not {short(consent)}; without "
+            "their consent, do not make the video."
         )
 
 

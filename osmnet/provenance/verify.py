@@ -13,6 +13,7 @@ from osmnet.media.container import local_file, open_container
 from osmnet.provenance.key import local_issuer
 from osmnet.provenance.label import TEXT
 from osmnet.provenance.manifest import ASSERTION, DECLARED, media_type
+from osmnet.utils.checks import checked_path
 
 TRUST = "OSMNET_TRUST_ANCHORS"
 # Failures that concern the signer and not the file: codes of the C2PA specification 2.2.
@@ -69,7 +70,7 @@ def verify(path: str | os.PathLike[str], trust_anchors: str | os.PathLike[str] |
         ValueError: If there is no such file, or it is of another kind.
     """
     # 1. Read the manifest.
-    path = Path(path)
+    path = checked_path("path", path)
     local_file(path, "picture or video")
     try:
         kind = media_type(path)
@@ -136,11 +137,12 @@ def _read(path: Path, kind: str, anchors: bytes | None) -> tuple[dict[str, Any] 
 
 
 def _anchors(given: str | os.PathLike[str] | None) -> bytes | None:
-    given = given or os.environ.get(TRUST)
-    if not given:
+    if given is None:
+        given = os.environ.get(TRUST) or None
+    if given is None:
         return None
     try:
-        content = Path(given).read_bytes()
+        content = checked_path("The path of the trust anchors", given).read_bytes()
     except OSError as error:
         raise ValueError(f"The trust anchors '{given}' cannot be read ({error.strerror}); give a PEM file.") from error
     if b"BEGIN CERTIFICATE" not in content:

@@ -18,6 +18,7 @@ from osmnet.media.audio import FPS, SAMPLES_PER_FRAME
 from osmnet.provenance.label import Label, label_for
 from osmnet.rendering.chunks import Chunk, chunk_bounds, chunk_length
 from osmnet.structures import Motion, Source, StreamChunk
+from osmnet.utils.checks import short
 from osmnet.utils.memory import available_bytes, readable_size
 from osmnet.utils.profiling import span
 
@@ -202,6 +203,8 @@ class TalkingHeadOutput:
             self, path, sheet=sheet, resume=resume, label=label, consent=consent, overwrite=overwrite,
             animation=animation,
         )  # fmt: skip
+        if progress is not None and not callable(progress) and not isinstance(progress, bool):
+            raise ValueError(f"progress must be a function, True or False, not {short(progress)}.")
         if not isinstance(progress, bool):
             return writer.write(progress)
         with tqdm(desc="rendering", unit="frame", disable=not progress) as bar:

@@ -1,7 +1,11 @@
 """Argument checks."""
 
+import os
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
+
+MAX_NAME, MAX_PATH = 255, 4095  # bytes
 
 
 def check_range(name: str, value: Any, low: float, high: float, whole: bool = False) -> None:
@@ -22,7 +26,23 @@ def check_positive(**sizes: Any) -> None:
     """Check that sizes, given by name, are positive."""
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int | float) or size <= 0:
-            raise ValueError(f"{name} must be a positive number, not {size!r}.")
+            raise ValueError(f"{name} must be a positive number, not {short(size)}.")
+
+
+def checked_path(name: str, value: Any) -> Path:
+    """Return a value as a path, or raise `ValueError` if no file can have it."""
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise ValueError(f"{name} must be a path, not {type(value).__name__}.")
+    path = Path(value)
+    try:
+        names = [os.fsencode(part) for part in path.parts]
+    except UnicodeEncodeError:
+        names = [b"\0"]
+    if any(b"\0" in part for part in names):
+        raise ValueError(f"{name} has a character that no file name can have: {short(str(path))}; give another path.")
+    if any(len(part) > MAX_NAME for part in names) or sum(len(part) + 1 for part in names) > MAX_PATH:
+        raise ValueError(f"{name} is longer than a disk takes: {short(str(path))}; give a shorter path.")
+    return path
 
 
 def short(value: Any) -> str:

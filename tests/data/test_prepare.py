@@ -476,8 +476,7 @@ def test_a_run_that_is_stopped_anywhere_is_resumed_to_the_same_dataset(
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, where, stop)
-        with pytest.raises(KeyboardInterrupt):
-            _prepare(clips, out)
+        assert _prepare(clips, out) == 130
     assert not (out / "shards").exists() or not list((out / "shards").glob(".*"))
     here.clear()
     if owner is prepare:  # a later run of other videos finishes this one, and does so once
@@ -534,6 +533,60 @@ def test_a_run_that_was_killed_is_resumed(tmp_path: Path, raw: Path, subprocess_
     assert sorted(file.name for file in (out / "shards").iterdir()) == [f"{name}.000.tar" for name in "abcd"]
     for clip in Dataset.open(out).clips():
         assert sum(1 for _ in clip.read_frames()) == clip.frames
+
+
+def test_sigterm_stops_at_once_with_a_sentence(tmp_path: Path, raw: Path, subprocess_environment: dict[str, str]):
+    clips, out = tmp_path / "clips", tmp_path / "set"
+    clips.mkdir()
+    for name in "abcd":
+        shutil.copy(raw / "silent.cut.mp4", clips / f"{name}.mp4")
+    command = [sys.executable, "-m", "osmnet", "prepare", str(clips), "--out", str(out), "--workers", "1"]
+    run = subprocess.Popen(command, env=subprocess_environment, stderr=subprocess.PIPE, text=True)
+    try:
+        while not list((out / UNFINISHED).glob("*.json")):
+            assert run.poll() is None
+            time.sleep(0.02)
+        run.terminate()  # this process alone, not its workers
+        _, stderr = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 130 and "Traceback" not in stderr
+    last = stderr.replace("\r", "\n").strip().splitlines()[-1]
+    assert last == "osmnet: stopped; finished videos are kept, the same command resumes."
+    records = {path: path.read_bytes() for path in (out / UNFINISHED).glob("*.json")}
+    assert 1 <= len(records) < 4 and not (out / "manifest.jsonl").exists() and not _holds(out)
+    again = subprocess.run([*command[:-1], "2"], env=subprocess_environment, capture_output=True, text=True)
+    assert again.returncode == 0 and f"{4 - len(records)}/{4 - len(records)}" in again.stderr
+    assert [clip.name for clip in Dataset.open(out).clips()] == [f"{n}-{k:03d}" for n in "abcd" for k in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"3",
+        b"{}",
+        b"[" * 10**5,
+        b'{"video": "a"}',
+        b'{"video": ["a"], "rows": 3}',
+        "rows",
+        "other",
+    ],
+)
+def test_a_damaged_record_is_made_again(tmp_path: Path, fewer: Path, here: list[str], record):
+    out = tmp_path / "set"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "write_manifest", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert _prepare(fewer, out) == 130
+    path = out / UNFINISHED / "a.json"
+    whole = json.loads(path.read_text())
+    changed = {"rows": whole | {"rows": [{"status": "kept"}]}, "other": whole | {"video": "b"}}
+    path.write_bytes(record if isinstance(record, bytes) else json.dumps(changed[record]).encode())
+    here.clear()
+    assert _prepare(fewer, out) == 0 and here == ["a"]
+    assert [clip.name for clip in Dataset.open(out).clips()] == ["a-000", "a-001"]
 
 
 def _holds(folder: Path) -> bool:

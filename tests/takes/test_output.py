@@ -84,6 +84,22 @@ def test_saving_can_show_a_bar(tiny, encoded, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {name: value}
+        for name in ("sheet", "resume", "label", "overwrite")
+        for value in (None, 1, "yes", np.ones(2), object())
+    ]
+    + [{"progress": 3}, {"progress": "yes"}, {"consent": False}, {"animation": 10**5000}, {"path": 3}, {"path": None}],
+)
+def test_saving_refuses_at_the_call(tiny, encoded, tmp_path, options):
+    ((name, _),) = options.items()
+    with pytest.raises(ValueError, match=f"^{name} must be ") as refusal:
+        lazy(tiny, encoded).save(**{"path": tmp_path / "out"} | options)
+    assert len(str(refusal.value)) < 250 and not (tmp_path / "out").exists()
+
+
 def test_a_stream_refuses_at_the_call(tiny, encoded):
     with pytest.raises(ValueError, match="epsilon"):
         tiny.stream(*encoded, epsilon=-1.0)
