@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from osmnet.media.isolated import IsolatedDecoder, decoder_for
+from osmnet.utils.checks import checked_path
 
 MAX_PIXELS = 179_000_000  # more is a decompression bomb, not a portrait; twice the limit at which PIL warns
 MAX_SIDE = 2048  # px
@@ -73,6 +74,7 @@ def load_portrait(
 
 
 def _load_file(path: Path, max_side: int) -> np.ndarray:
+    checked_path("The path of the portrait", path)
     try:
         if path.is_dir():
             raise ValueError(f"'{path}' is a folder: give the path of one picture.")

@@ -121,9 +121,7 @@ def test_where_no_key_can_be_kept_one_lives_as_long_as_the_process(tmp_path, mon
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("OSMNET_HOME", str(tmp_path / "file"))
     key._process_key.cache_clear()
-    with pytest.warns(
-        UserWarning, match="The signing key lasts only as long as this process .*file/signing.pem' cann"
-    ):
+    with pytest.warns(UserWarning, match="The signing key lasts only as long as this process .*signing.pem' cannot"):
         sign(picture)
     assert (verify(picture).state, verify(picture).is_own) == ("valid", True)
 
