@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
-from osmnet.utils.checks import checked_path
+from osmnet.utils.checks import check_path, one_line
 
 EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
@@ -15,7 +15,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2 and one sentence."""
-        self.exit(EXIT_WRONG_INPUT, f"osmnet: {message}; see `{self.prog} --help`.\n")
+        self.exit(EXIT_WRONG_INPUT, f"osmnet: {one_line(message)}; see `{self.prog} --help`.\n")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does; raise `ValueError` for a path that no file can have."""
@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
         for name, value in vars(parsed).items():
             for each in value if isinstance(value, list) else [value]:
                 if isinstance(each, Path):
-                    checked_path(f"The path '{name}'", each)
+                    check_path(f"The path '{name}'", each)
         return parsed
 
 

@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Self
 import torch
 
 import osmnet
-from osmnet.loading.hub import find_folder, first_line
-from osmnet.loading.model import OSMNetModel, check_dtype, read_json, shown, weights_name
+from osmnet.loading.hub import find_folder
+from osmnet.loading.model import OSMNetModel, check_dtype, shown, weights_name
 from osmnet.loading.packaged import INDEX_NAME, LANDMARKER_NAME, is_known_landmarker, packaged_weights
-from osmnet.utils.checks import checked_path, short
+from osmnet.utils.bounded_json import read_json
+from osmnet.utils.checks import check_path, reason, short
 from osmnet.utils.files import written_whole
 
 FORMAT_VERSION = 1
@@ -119,7 +120,7 @@ class PipelineLoader:
             )  # fmt: skip
         # 1. Find the files.
         dtype, device = check_dtype(torch_dtype if dtype is None else dtype), resolve_device(device, device_map)
-        if face_landmarker is not None and not os.path.isfile(face_landmarker):
+        if face_landmarker is not None and not check_path("face_landmarker", face_landmarker).is_file():
             raise ValueError(f"There is no face landmarker file {face_landmarker}; give the path of a .task file.")
         files = [
             f"{name}/{file}" for name in cls.components_classes for file in ("config.json", weights_name(variant))
@@ -204,7 +205,7 @@ class PipelineLoader:
         bundle = self.face_landmarker_path
         if bundle is not None and not Path(bundle).is_file():
             raise ValueError(f"Cannot save the face landmarker '{bundle}', which is not there any more; restore it.")
-        with written_whole(checked_path("save_directory", save_directory), last=INDEX_NAME) as temporary:
+        with written_whole(check_path("save_directory", save_directory), last=INDEX_NAME) as temporary:
             index: dict[str, Any] = {
                 "_class_name": type(self).__name__,
                 "_osmnet_version": osmnet.__version__,
@@ -262,7 +263,7 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.parent} has no {path.name}, so it is not a saved pipeline; give the folder of one.")
     index = read_json(path)
     if not isinstance(index, dict):
-        raise ValueError(f"{path} describes a {type(index).__name__}, not a pipeline; give the folder of one.")
+        raise ValueError(f"{path} describes a list or value instead of a pipeline; give the folder of one.")
     return index
 
 
@@ -318,7 +319,7 @@ def _accelerate_device() -> torch.device:
     except (RuntimeError, ValueError, OSError, NotImplementedError) as error:
         PartialState._reset_state()  # a half-built state would pass for a whole one at the next call
         raise ValueError(
-            f'Accelerate cannot place this process on a device ({first_line(error)}); give one, as in device="cpu", '
+            f'Accelerate cannot place this process on a device ({reason(error)}); give one, as in device="cpu", '
             "or check how it was launched."
         ) from error
 

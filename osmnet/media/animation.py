@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from osmnet.media.video_reader import read_frames
-from osmnet.utils.checks import checked_path
+from osmnet.utils.checks import check_path
 from osmnet.utils.files import Seal, write_whole
 
 MAX_FRAMES = 500  # of an animation; they are all held in memory, at 320 x 320 pixels 0.4 MB each
@@ -49,7 +49,7 @@ def write_animation(
         ValueError: If an argument is out of range, frames are not uint8 RGB of one size, or the file cannot be
             written.
     """
-    path = checked_path("path", path)
+    path = check_path("path", path)
     ending = path.suffix.lower()
     if ending not in _OPTIONS:
         raise ValueError(f"'{path}' is no animation: give a name that ends with {' or '.join(_OPTIONS)}.")

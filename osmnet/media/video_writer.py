@@ -15,7 +15,7 @@ import av  # not imageio, which writes neither sound nor colour tags, and cannot
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-from osmnet.utils.checks import checked_path, short
+from osmnet.utils.checks import check_path, short
 from osmnet.utils.files import Seal, cannot_write, discard, put_in_place, temporary_path
 
 _AUDIO_BIT_RATE = 96_000  # bit/s
@@ -109,7 +109,7 @@ class VideoWriter:
         temporary_folder: str | os.PathLike[str] | None = None,
         seal: Seal | None = None,
     ) -> None:
-        self.path = checked_path("path", path)
+        self.path = check_path("path", path)
         self.size = (int(size[0]), int(size[1]))
         if min(self.size) < 1:
             raise ValueError(f"size must be (height, width) of at least one pixel, not {size}.")

@@ -13,7 +13,7 @@ from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from osmnet.utils.checks import check_range, short
+from osmnet.utils.checks import check_flag, check_path, check_range, short
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,13 +73,12 @@ class _Checked:
     def __post_init__(self) -> None:
         for each in fields(self):  # type: ignore[arg-type]
             value, choices, low = getattr(self, each.name), each.metadata["choices"], each.metadata["low"]
-            if isinstance(each.default, bool) and not isinstance(value, bool):
-                raise ValueError(f"{each.name} must be True or False, not {short(value)}.")
+            if isinstance(each.default, bool):
+                check_flag(each.name, value)
             if choices is not None and not (isinstance(value, str) and value in choices):
                 allowed = " or ".join(map(repr, choices))
                 raise ValueError(f"{each.name} must be {allowed}, not {short(value)}.")
-            left_out = value is None and each.default is None
-            if low is not None and not left_out and each.name not in ("yaw", "pitch", "roll"):
+            if low is not None and value is not None and each.name not in ("yaw", "pitch", "roll"):
                 check_range(each.name, value, low, each.metadata["high"], each.metadata["whole"])
 
 
@@ -123,8 +122,8 @@ class MotionOptions(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "near", _checked_near(self.near))
-        if self.head_motion is not None and not isinstance(self.head_motion, str | os.PathLike):
-            raise ValueError(f"head_motion must be the path of a video, not {type(self.head_motion).__name__}.")
+        if self.head_motion is not None:
+            check_path("head_motion", self.head_motion)
         if self.still and self.head_motion is not None:
             raise ValueError("still and head_motion exclude each other; leave one out.")
         if self.near and (self.still or self.head_motion is not None):
@@ -224,12 +223,13 @@ def as_settings(options: MotionOptions | PictureOptions) -> dict[str, Any]:
 
 def _checked_near(near: Any) -> tuple[int, ...]:
     try:
-        seeds = tuple(islice(near, MAX_NEAR + 1)) if not isinstance(near, str | bytes) else (near,)
-    except TypeError:  # one seed
+        seeds = (near,) if isinstance(near, str | bytes) else tuple(islice(near, MAX_NEAR + 1))
+    except TypeError:  # not iterable, as an array without dimensions
         seeds = (near,)
     if not all(is_seed(seed) for seed in seeds):
-        given = f"whole numbers of at least 0; not {short(near)}"
-        raise ValueError(f"near must be a take's own near, then its seed, {given}.")
+        raise ValueError(
+            f"near must be a take's own near, then its seed, whole numbers of at least 0; not {short(near)}."
+        )
     if len(seeds) > MAX_NEAR:
         raise ValueError(f"near has more than {MAX_NEAR} seeds; begin from another take.")
     return tuple(int(seed) for seed in seeds)
@@ -237,10 +237,8 @@ def _checked_near(near: Any) -> tuple[int, ...]:
 
 def is_seed(seed: Any) -> bool:
     """Whether a value is a whole number from 0 to `MAX_SEED`."""
-    if isinstance(seed, bool):
-        return False
     try:
-        return 0 <= operator.index(seed) <= MAX_SEED
+        return not isinstance(seed, bool) and 0 <= operator.index(seed) <= MAX_SEED
     except TypeError:
         return False
 

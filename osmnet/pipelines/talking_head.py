@@ -135,7 +135,7 @@ class TalkingHeadPipeline(PipelineLoader):
         """
         also = ("seed", "generator", "sampling_rate", "output_type", "progress")
         motion_options, picture = build_options(type(self).__name__, options, MotionOptions, PictureOptions, also=also)
-        if output_type not in OUTPUT_TYPES:
+        if not (isinstance(output_type, str) and output_type in OUTPUT_TYPES):
             raise ValueError(f"output_type must be 'np', 'pil' or 'lazy', not {short(output_type)}.")
         generator = as_generator(seed, generator)
         # 1. Encode the portrait.

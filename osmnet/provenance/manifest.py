@@ -12,7 +12,7 @@ from PIL import Image
 
 import osmnet
 from osmnet.provenance.key import TIMESTAMP, signing_credential
-from osmnet.utils.checks import checked_path, short
+from osmnet.utils.checks import check_path, reason, short
 from osmnet.utils.files import discard, put_in_place, temporary_path, why
 from osmnet.utils.profiling import span
 
@@ -45,7 +45,7 @@ def sign(path: str | os.PathLike[str], consent: bool | None = None) -> None:
         ValueError: If the file cannot be read, signed or written (it is then unchanged), or `consent` is invalid.
     """
     check_consent(consent)
-    path = checked_path("path", path)
+    path = check_path("path", path)
     try:
         seal(path, consent)
     except OSError as error:
@@ -158,5 +158,5 @@ def _sign_stream(
     except c2pa.C2paError as error:
         at = f", or the time stamp service {address} (unset {TIMESTAMP})" if address else ""
         raise ValueError(
-            f"{name} cannot be signed ({str(error).splitlines()[0]}); check the certificate and the disk{at}."
+            f"{name} cannot be signed ({reason(error)}); check the certificate and the disk{at}."
         ) from error

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from osmnet.media.audio import FPS
-from osmnet.utils.checks import checked_path
+from osmnet.utils.checks import check_path
 from osmnet.utils.files import write_whole
 
 MAX_TAKES = 24  # takes; some viewers do not open a taller page
@@ -56,7 +56,7 @@ def contact_sheet(
     shown = takes[:MAX_TAKES]
     sheet = _draw(shown, times_s, np.rad2deg(head_pose[: len(shown), :, :3]), title, len(head_pose))
     if path is not None:
-        _save(sheet, checked_path("path", path))
+        _save(sheet, check_path("path", path))
     return sheet
 
 

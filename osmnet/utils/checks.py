@@ -5,7 +5,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-MAX_NAME, MAX_PATH = 255, 4095  # bytes
+MAX_PATH, MAX_NAME = 4096, 255  # bytes, of Linux
+MAX_LINE, MAX_REASON = 600, 300  # characters of a message, and of another library's part in it
 
 
 def check_range(name: str, value: Any, low: float, high: float, whole: bool = False) -> None:
@@ -22,6 +23,26 @@ def check_kind(name: str, value: Any, kind: type, maker: str) -> None:
         raise ValueError(f"{name} must be the {kind.__name__} that {maker} returns, not {type(value).__name__}.")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Check that a value is `True` or `False`."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, not {short(value)}.")
+
+
+def check_path(name: str, value: Any) -> Path:
+    """Check that a value can be a path, and return it as one."""
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{name} must be a path, not {type(value).__name__}.")
+    try:
+        encoded = os.fsencode(value)
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    longest = max(map(len, encoded.split(b"/")))
+    if b"\0" in encoded or len(encoded) > MAX_PATH or longest > MAX_NAME:
+        raise ValueError(f"{name} cannot be {short(os.fspath(value))}, which no file system can hold.")
+    return Path(os.fsdecode(encoded))
+
+
 def check_positive(**sizes: Any) -> None:
     """Check that sizes, given by name, are positive."""
     for name, size in sizes.items():
@@ -29,26 +50,30 @@ def check_positive(**sizes: Any) -> None:
             raise ValueError(f"{name} must be a positive number, not {short(size)}.")
 
 
-def checked_path(name: str, value: Any) -> Path:
-    """Return a value as a path, or raise `ValueError` if no file can have it."""
-    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
-        raise ValueError(f"{name} must be a path, not {type(value).__name__}.")
-    path = Path(value)
-    try:
-        names = [os.fsencode(part) for part in path.parts]
-    except UnicodeEncodeError:
-        names = [b"\0"]
-    if any(b"\0" in part for part in names):
-        raise ValueError(f"{name} has a character that no file name can have: {short(str(path))}; give another path.")
-    if any(len(part) > MAX_NAME for part in names) or sum(len(part) + 1 for part in names) > MAX_PATH:
-        raise ValueError(f"{name} is longer than a disk takes: {short(str(path))}; give a shorter path.")
-    return path
-
-
 def short(value: Any) -> str:
-    """Return the representation of a value for a message, at most 80 characters."""
+    """Return the representation of a value for a message, one line of at most 80 characters."""
     try:
-        text = repr(value)
+        text = " ".join(repr(value).split())
     except ValueError:  # an integer of more digits than Python prints
         return "a number of thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def reason(error: BaseException) -> str:
+    """Return why something failed, for the brackets of a message: one short line, or the error's class."""
+    if isinstance(error, UnicodeError):
+        return "it is not UTF-8 text"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, RecursionError):
+        text = "it is nested too deep"
+    lines = text.strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    line = "".join(letter if letter.isprintable() else "?" for letter in lines[0]).rstrip(".")
+    return line if len(line) <= MAX_REASON else f"{line[:MAX_REASON]}…"
+
+
+def one_line(text: str) -> str:
+    """Return a message as one printable line, cut to `MAX_LINE`."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"

@@ -560,39 +560,6 @@ def test_sigterm_stops_at_once_with_a_sentence(
     assert [clip.name for clip in Dataset.open(out).clips()] == ["a-000", "a-001", "b-000", "b-001"]
 
 
-@pytest.mark.parametrize(
-    "record",
-    [
-        b"",
-        b"\xff",
-        b"[]",
-        b"3",
-        b"{}",
-        b"[" * 10**5,
-        b'{"video": "a"}',
-        "number of rows",
-        "rows",
-        "other",
-    ],
-)
-def test_a_damaged_record_is_made_again(tmp_path: Path, fewer: Path, here: list[str], record):
-    out = tmp_path / "set"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "write_manifest", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert _prepare(fewer, out) == 130
-    path = out / UNFINISHED / "a.json"
-    whole = json.loads(path.read_text())
-    changed = {
-        "number of rows": whole | {"rows": 3},
-        "rows": whole | {"rows": [{"status": "kept"}]},
-        "other": whole | {"video": "b"},
-    }
-    path.write_bytes(record if isinstance(record, bytes) else json.dumps(changed[record]).encode())
-    here.clear()
-    assert _prepare(fewer, out) == 0 and here == ["a"]
-    assert [clip.name for clip in Dataset.open(out).clips()] == ["a-000", "a-001"]
-
-
 def _holds(folder: Path) -> bool:
     """Whether some process still has a file in a folder open."""
     return any(
@@ -645,7 +612,7 @@ def test_a_dataset_of_an_earlier_version_is_read_and_added_to(tmp_path: Path, da
     for row in rows:
         if row["status"] == "kept":
             row |= {"shard": name, "files": {ending: places[f"{row['key']}.{ending}"] for ending in row["files"]}}
-    shards.write_manifest(out, rows)
+    prepare.write_manifest(out, rows)
     before = (out / name).read_bytes()
     assert _prepare(fewer / "a.mp4", out) == 0
     clips, old = Dataset.open(out).clips(), {clip.name: clip for clip in Dataset.open(dataset).clips()}

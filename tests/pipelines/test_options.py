@@ -35,7 +35,7 @@ from osmnet.pipelines.options import MotionOptions, PictureOptions, as_settings,
         ({"num_videos": None}, "num_videos must be a whole number from 1 to 100, not None"),
         ({"epsilon": None}, "epsilon must be a finite number from 0 to 100, not None"),
         ({"sampling": np.array(["span", "ball"])}, "sampling must be 'span' or 'ball'"),
-        ({"head_motion": 3}, "head_motion must be the path of a video, not int"),
+        ({"head_motion": 3}, "head_motion must be a path, not int"),
     ],
 )
 def test_wrong_motion_options_are_refused_in_one_sentence(options, message):

@@ -1,7 +1,5 @@
 """Paths that no file can have, in Python and on the command line."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,14 +13,7 @@ from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.provenance.manifest import sign
 from osmnet.provenance.verify import verify
 from osmnet.takes.sheet import contact_sheet
-from osmnet.utils.checks import checked_path
 
-IMPOSSIBLE = {
-    "a\0b.webp": "has a character that no file name can have: 'a",
-    "\ud800.webp": "has a character that no file name can have",
-    f"{'a' * 300}.webp": "is longer than a disk takes: 'aaa",
-    Path("a/" * 3000): "is longer than a disk takes",
-}
 FRAMES = np.zeros((2, 8, 8, 3), np.uint8)
 USES = {
     "portrait": load_portrait,
@@ -37,32 +28,17 @@ USES = {
 }
 
 
-@pytest.mark.parametrize(("path", "words"), IMPOSSIBLE.items(), ids=["nul", "surrogate", "name", "path"])
-def test_paths_that_no_file_can_have_are_one_sentence(path, words):
-    with pytest.raises(ValueError) as raised:
-        checked_path("The path", path)
-    message = str(raised.value)
-    assert message.startswith(f"The path {words}") and message.isprintable() and len(message) < 200
-    assert "give" in message
-
-
-@pytest.mark.parametrize("value", [None, 3, b"a.png", ["a.png"], True])
-def test_other_things_are_no_paths(value):
-    with pytest.raises(ValueError, match=f"The path must be a path, not {type(value).__name__}."):
-        checked_path("The path", value)
-
-
 @pytest.mark.parametrize("use", USES)
 def test_every_function_that_takes_a_path_refuses_them(use, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="longer than a disk takes"):
+    with pytest.raises(ValueError, match="cannot be .*, which no file system can hold"):
         USES[use](f"{'a' * 300}.webp")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_trust_anchors_are_a_path(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="The path of the trust anchors must be a path, not int"):
+    with pytest.raises(ValueError, match="trust_anchors must be a path, not int"):
         verify(tmp_path / "a.png", 3)
 
 

@@ -21,7 +21,7 @@ from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, PAUSE, to_camera
 from osmnet.pipelines.osm_net.live_motion import LiveBlinks, LiveMotion
 from osmnet.provenance.label import label_for
 from osmnet.structures import Source
-from osmnet.utils.checks import short
+from osmnet.utils.checks import check_flag, short
 from osmnet.utils.threads import in_order
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class LiveSession:
         for name, value, low, high in (("lookahead", lookahead, 0, MAX_LOOKAHEAD), ("block", block, 1, MAX_BLOCK)):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name} must be a whole number of frames from {low} to {high}, not {short(value)}.")
+        check_flag("label", label)
         options = options or MotionOptions()
         self.source, self.seed = renderer.source, seed
         self.lookahead, self.block = lookahead, block
