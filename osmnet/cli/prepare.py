@@ -4,7 +4,8 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from osmnet.cli.parser import Parser
+from osmnet.cli.parser import EXIT_INTERRUPTED, Parser
+from osmnet.cli.signals import sigterm_as_ctrl_c
 from osmnet.data.cluster import usable_cpus
 from osmnet.data.prepare import find_videos, key_of, prepare, read_table
 from osmnet.data.report import REPORT, dropped_text
@@ -44,9 +45,13 @@ def main(argv: list[str] | None = None) -> int:
     table = read_table(args.table) if args.table else {}
     videos = find_videos(args.clips)
     model = args.model or packaged_weights()
-    rows = prepare(
-        videos, args.out, model, args.landmarker or packaged_landmarker(), options, table, args.workers, args.ray
-    )
+    landmarker = args.landmarker or packaged_landmarker()
+    try:
+        with sigterm_as_ctrl_c():
+            rows = prepare(videos, args.out, model, landmarker, options, table, args.workers, args.ray)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nosmnet: stopped; finished videos are kept, the same command resumes.\n")
+        return EXIT_INTERRUPTED
     kept, given = [row for row in rows if row["status"] == "kept"], {key_of(video) for video in videos}
     report = args.out / REPORT
     sys.stderr.write(dropped_text([row for row in rows if row.get("video") in given], report))

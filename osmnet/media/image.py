@@ -12,11 +12,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from osmnet.media.isolated import IsolatedDecoder, decoder_for
-from osmnet.utils.checks import check_range
+from osmnet.utils.checks import check_path, check_range, reason
 
 MAX_MEGAPIXELS = 64.0  # by default, millions of pixels
 LARGEST_MEGAPIXELS = 178.0  # that can be asked for: PIL refuses more
 MAX_SIDE = 2048  # px
+LARGEST_SIDE = 2**16  # px, that can be asked for
 
 # Formats of cameras, phones and browsers; not EPS and the like, for which PIL starts other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA")
@@ -65,20 +66,21 @@ def load_portrait(
         ValueError: If the file is missing, empty, damaged or not a picture, has more pixels, or the array has another
             shape, type or range.
     """
-    if max_side < 1:
-        raise ValueError(f"max_side must be at least 1 pixel, not {max_side}.")
+    check_range("max_side", max_side, 1, LARGEST_SIDE, whole=True)
     check_range("max_megapixels", max_megapixels, 0, LARGEST_MEGAPIXELS)
     if isinstance(portrait, str) and not portrait:
         raise ValueError("There is no portrait: its path is empty.")
     if isinstance(portrait, str | os.PathLike):
-        decoder = decoder_for(isolated)
+        path, decoder = check_path("portrait", portrait), decoder_for(isolated)
         if decoder:
-            return decoder.picture(portrait, max_side, max_megapixels)
-        return _load_file(Path(portrait), max_side, max_megapixels)
+            return decoder.picture(path, max_side, max_megapixels)
+        return _load_file(path, max_side, max_megapixels)
     if isinstance(portrait, Image.Image):
         _check_pixels(portrait.size, "The given picture", max_megapixels)
         return _decode(portrait, max_side, "The given picture")
     if isinstance(portrait, np.ndarray):
+        if portrait.size > 4e6 * LARGEST_MEGAPIXELS:  # before copies are made
+            raise ValueError(_too_large("The given array", LARGEST_MEGAPIXELS))
         return _scaled(_to_rgb(_from_array(portrait)), max_side)
     raise ValueError(f"A portrait must be a file, a PIL image or a numpy array, not {type(portrait).__name__}.")
 
@@ -121,10 +123,7 @@ def decode_picture(file: BinaryIO, max_side: int, name: str, max_megapixels: flo
         # Tiles of a TIFF are decoded whole, also where they reach beyond it.
         tile = [image.getexif().get(tag) for tag in _TILE] if image.format == "TIFF" else [1, 1]
     except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{name} has more than {LARGEST_MEGAPIXELS:g} million pixels, and the limit is {max_megapixels:g} "
-            "million; scale it down first."
-        ) from error
+        raise ValueError(_too_large(name, max_megapixels)) from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not a picture that can be read: give a JPEG, PNG or WebP file.") from error
     except MemoryError:
@@ -137,7 +136,7 @@ def decode_picture(file: BinaryIO, max_side: int, name: str, max_megapixels: flo
     # 2. Decode. PIL decodes JPEG faster at 1/2, 1/4 or 1/8 size; twice the wanted size keeps the quality.
     scale = 2 * max_side / max(image.size)
     if scale < 1 and image.format in ("JPEG", "MPO"):
-        image.draft(None, (round(image.width * scale), round(image.height * scale)))
+        image.draft(None, (max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     return _decode(image, max_side, name, is_ours=True)
 
 
@@ -159,7 +158,14 @@ def _decode(image: Image.Image, max_side: int, name: str, is_ours: bool = False)
 
 
 def _damaged(name: str, error: Exception) -> str:
-    return f"{name} is damaged ({error}): copy or save the picture again."
+    return f"{name} is damaged ({reason(error)}): copy or save the picture again."
+
+
+def _too_large(name: str, max_megapixels: float) -> str:
+    return (
+        f"{name} has more than {LARGEST_MEGAPIXELS:g} million pixels, and the limit is {max_megapixels:g} million; "
+        "scale it down first."
+    )
 
 
 def _check_pixels(size: Sequence[int], name: str, max_megapixels: float) -> None:

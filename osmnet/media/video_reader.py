@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -14,12 +13,14 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from osmnet.media.container import MAX_MEGAPIXELS, open_container, pixel_limit
+from osmnet.utils.checks import check_path, check_range
 
 Window = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright picture
 
 MAX_PARALLEL = 16.0  # millions of pixels
 
 _MAX_GAP = 5.0  # s between two timestamps; a larger jump is a broken clock
+_MAX_RATIO = 8.0  # of a pixel's sides; beyond it a broken header
 _MAX_TAIL = 1.0  # s by which a file's announced end may follow its last picture: sound, rounding
 _CLOCK = Fraction(1, 1_000_000)  # s, unit of the timestamps given to filters
 # Measured on a colourful 256 px picture, to 4:2:0 and back: mean error 0.5 grey levels, 3.5 with FFmpeg's defaults.
@@ -56,9 +57,10 @@ def read_frames(
         ValueError: At the call, if the file is missing, empty, too large or not a video, or `fps` is out of range;
             while reading, if no picture decodes.
     """
-    if not 0.001 <= fps <= 1000:
-        raise ValueError(f"fps must lie between 0.001 and 1000 frames per second, not {fps}.")
-    name = "The video in memory" if isinstance(path, bytes) else f"'{Path(path)}'"
+    check_range("fps", fps, 0.001, 1000)
+    if max_side is not None:
+        check_range("max_side", max_side, 1, 2**16, whole=True)
+    name = "The video in memory" if isinstance(path, bytes) else f"'{check_path('The video', path)}'"
     container = open_container(
         path, "video", "give a whole video file, for example MP4.", max_megapixels=max_megapixels
     )
@@ -66,6 +68,9 @@ def read_frames(
     if not streams:
         container.close()
         raise ValueError(f"{name} is not a video: give a file with moving pictures, for example MP4.")
+    if streams[0].codec_context is None:
+        container.close()
+        raise ValueError(f"{name} is of a kind that cannot be decoded: export it again, for example as MP4.")
     try:
         pixels = _checked_size(streams[0].width, streams[0].height, name, max_megapixels)
     except ValueError:
@@ -74,7 +79,7 @@ def read_frames(
     # Of large pictures one at a time: each thread holds some.
     streams[0].thread_type = "AUTO" if pixels <= MAX_PARALLEL else "SLICE"
     streams[0].codec_context.options = pixel_limit(max_megapixels)
-    rate = Fraction(fps).limit_denominator(1_000_000)
+    rate = Fraction(float(fps)).limit_denominator(1_000_000)
     return _pictures(
         container, _steady_frames(container, streams[0], rate, name, on_break, max_megapixels), max_side, window
     )
@@ -83,7 +88,7 @@ def read_frames(
 def count_pictures(path: str | os.PathLike[str]) -> int:
     """Count a `VideoWriter` file's pictures; 0 if missing or damaged."""
     try:
-        with av.open(f"file:{os.fspath(path)}", format="mp4") as container:
+        with av.open(f"file:{os.fspath(path)}", format="mp4", metadata_errors="ignore") as container:
             packets = container.demux(container.streams.video[0])
             # A truncated file may have a whole index: its pictures are then missing or all zeros.
             return sum(packet.pts is not None and any(bytes(packet)[:4]) for packet in packets)
@@ -132,7 +137,10 @@ def _steady_frames(
             if graph is None:
                 # `fps` rounds up: a picture is shown from its timestamp on.
                 steady = ("fps", f"fps={fps}:round=up")
-                width = max(1, round(frame.width * float(stream.sample_aspect_ratio or 1)))
+                ratio = float(stream.sample_aspect_ratio or 1)
+                if not 1 / _MAX_RATIO <= ratio <= _MAX_RATIO:
+                    ratio = 1.0
+                width = max(1, round(frame.width * ratio))
                 _checked_size(width, frame.height, name, max_megapixels)
                 graph = _graph(frame, steady, *_square(frame, width), *_upright(frame))
                 shift = -(frame.time or 0.0)

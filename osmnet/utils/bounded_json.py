@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from osmnet.utils.checks import short
+from osmnet.utils.checks import reason, short
 
 # Those of the package stay far below.
 MAX_JSON = 2**20  # bytes
@@ -29,6 +29,8 @@ def parse_json(content: bytes, most: int = MAX_JSON, finite: bool = True) -> Any
             content.decode("utf-8"), parse_int=_whole_number, parse_float=number, parse_constant=number,
             object_pairs_hook=_object,
         )  # fmt: skip
+    except UnicodeDecodeError as error:
+        raise ValueError(reason(error)) from error
     except RecursionError as error:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from error
     if any(depth > MAX_DEPTH for _, depth in leaves(value)):
@@ -46,7 +48,7 @@ def read_json(path: Path, advice: str = "restore it or download it again") -> An
         with open(path, "rb") as file:
             return parse_json(file.read(MAX_JSON + 1))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not readable JSON ({str(error).rstrip('.')}); {advice}.") from error
+        raise ValueError(f"{path} is not readable JSON ({reason(error)}); {advice}.") from error
 
 
 def leaves(value: Any) -> Iterator[tuple[Any, int]]:
