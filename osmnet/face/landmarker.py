@@ -10,6 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from osmnet.utils.checks import reason
+
+MAX_SIDE = 2**15 - 2  # px; MediaPipe ends the process at larger pictures
+
 _stderr_lock = threading.Lock()
 if hasattr(os, "register_at_fork"):  # a process forked meanwhile would write to the null device for ever
     os.register_at_fork(
@@ -75,7 +79,9 @@ class FaceLandmarker:
             import mediapipe
             from mediapipe.tasks.python import BaseOptions, vision
         except (ImportError, OSError) as error:
-            raise ValueError(f"MediaPipe cannot be loaded ({error}); `osmnet doctor` says what is missing.") from error
+            raise ValueError(
+                f"MediaPipe cannot be loaded ({reason(error)}); `osmnet doctor` says what is missing."
+            ) from error
         if not Path(bundle).is_file():
             raise ValueError(f"No face landmarker at '{bundle}'; build it with scripts/build_landmarker.py.")
         self._image = lambda array: mediapipe.Image(
@@ -92,7 +98,7 @@ class FaceLandmarker:
             with _native_notices_hidden():
                 self._task = vision.FaceLandmarker.create_from_options(options)
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"'{bundle}' is not a MediaPipe face landmarker bundle ({error}).") from error
+            raise ValueError(f"'{bundle}' is not a MediaPipe face landmarker bundle ({reason(error)}).") from error
         self._process = os.getpid()
         self._release = weakref.finalize(self, _release, self._task, self._process)
         self._started = False
@@ -107,8 +113,12 @@ class FaceLandmarker:
             `list[np.ndarray]`: For each face `(478, 3)`, float32, in pixels; largest face first.
 
         Raises:
+            ValueError: If a side is longer than `MAX_SIDE`.
             RuntimeError: In a forked child, if its parent built this landmarker.
         """
+        if max(image.shape[:2]) > MAX_SIDE:
+            height, width = image.shape[:2]
+            raise ValueError(f"A picture of {width} x {height} pixels is too large to find faces in; scale it down.")
         if os.getpid() != self._process:
             raise RuntimeError("This face landmarker was built before the process was forked. Build one here.")
         with nullcontext() if self._started else _native_notices_hidden():

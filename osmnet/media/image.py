@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from osmnet.media.isolated import IsolatedDecoder, decoder_for
-from osmnet.utils.checks import check_path, check_range
+from osmnet.utils.checks import check_path, check_range, reason
 
 MAX_PIXELS = 179_000_000  # more is a decompression bomb, not a portrait; twice the limit at which PIL warns
 MAX_SIDE = 2048  # px
@@ -122,10 +122,10 @@ def decode_picture(file: BinaryIO, max_side: int, name: str, megapixels: float |
     # 2. Decode. PIL decodes JPEG faster at 1/2, 1/4 or 1/8 size; twice the wanted size keeps the quality.
     scale = 2 * max_side / max(image.size)
     if scale < 1 and image.format == "JPEG":
-        image.draft(None, (round(image.width * scale), round(image.height * scale)))
+        image.draft(None, (max(1, round(image.width * scale)), max(1, round(image.height * scale))))
         return _decode(image, max_side, name)
-    mode = None if image.mode.startswith("I") else "RGBA" if image.has_transparency_data else "RGB"
     try:
+        mode = None if image.mode.startswith("I") else "RGBA" if image.has_transparency_data else "RGB"
         file.seek(0)
         opened: Any = iio.imopen(file, "r", plugin="pillow")  # whose own arguments the base class does not know
         with opened as picture:
@@ -154,7 +154,7 @@ def _decode(image: Image.Image, max_side: int, name: str) -> np.ndarray:
 
 
 def _damaged(name: str, error: Exception) -> str:
-    return f"{name} is damaged ({error}): copy or save the picture again."
+    return f"{name} is damaged ({reason(error)}): copy or save the picture again."
 
 
 def _check_pixels(size: tuple[int, int], name: str, megapixels: float | None = None) -> None:

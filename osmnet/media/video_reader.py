@@ -20,6 +20,7 @@ Window = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the 
 MAX_PARALLEL = 16.0  # millions of pixels
 
 _MAX_GAP = 5.0  # s between two timestamps; a larger jump is a broken clock
+_MAX_RATIO = 8.0  # of a pixel's sides; beyond it a broken header
 _MAX_TAIL = 1.0  # s by which a file's announced end may follow its last picture: sound, rounding
 _CLOCK = Fraction(1, 1_000_000)  # s, unit of the timestamps given to filters
 # Measured on a colourful 256 px picture, to 4:2:0 and back: mean error 0.5 grey levels, 3.5 with FFmpeg's defaults.
@@ -67,6 +68,9 @@ def read_frames(
     if not streams:
         container.close()
         raise ValueError(f"{name} is not a video: give a file with moving pictures, for example MP4.")
+    if streams[0].codec_context is None:
+        container.close()
+        raise ValueError(f"{name} is of a kind that cannot be decoded: export it again, for example as MP4.")
     width, height = streams[0].width, streams[0].height
     pixels = width * height / 1e6
     if pixels > max_megapixels:
@@ -86,7 +90,7 @@ def read_frames(
 def count_pictures(path: str | os.PathLike[str]) -> int:
     """Count a `VideoWriter` file's pictures; 0 if missing or damaged."""
     try:
-        with av.open(f"file:{os.fspath(path)}", format="mp4") as container:
+        with av.open(f"file:{os.fspath(path)}", format="mp4", metadata_errors="ignore") as container:
             packets = container.demux(container.streams.video[0])
             # A truncated file may have a whole index: its pictures are then missing or all zeros.
             return sum(packet.pts is not None and any(bytes(packet)[:4]) for packet in packets)
@@ -179,7 +183,10 @@ def _announced_end(container: av.container.InputContainer, stream: Any) -> float
 
 
 def _square(frame: Any, stream: Any) -> list[tuple[str, str]]:
-    width = max(1, round(frame.width * float(stream.sample_aspect_ratio or 1)))
+    ratio = float(stream.sample_aspect_ratio or 1)
+    if not 1 / _MAX_RATIO <= ratio <= _MAX_RATIO:
+        ratio = 1.0
+    width = max(1, round(frame.width * ratio))
     return [] if width == frame.width else [("scale", f"{width}:{frame.height}:flags=bicubic+accurate_rnd")]
 
 
