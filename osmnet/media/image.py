@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -121,7 +121,7 @@ def decode_picture(file: BinaryIO, max_side: int, name: str, max_megapixels: flo
             Image.init()  # fills Image.OPEN, which knows the formats of this build of PIL
             image = Image.open(file, formats=[format for format in _FORMATS if format in Image.OPEN])
         # Tiles of a TIFF are decoded whole, also where they reach beyond it.
-        tile = [image.getexif().get(tag) for tag in _TILE] if image.format == "TIFF" else [1, 1]
+        tile: list[Any] = [image.getexif().get(tag) for tag in _TILE] if image.format == "TIFF" else [1, 1]
     except Image.DecompressionBombError as error:
         raise ValueError(_too_large(name, max_megapixels)) from error
     except UnidentifiedImageError as error:
@@ -144,7 +144,8 @@ def _decode(image: Image.Image, max_side: int, name: str, is_ours: bool = False)
     """Convert an opened picture; one of ours is closed as soon as its pixels have been copied."""
     try:
         image.load()
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+        orientation: Any = image.getexif().get(_ORIENTATION)
+        turn = _UPRIGHT.get(orientation)
     except MemoryError:
         raise
     except Exception as error:  # as above
