@@ -10,10 +10,10 @@ from typing import Any
 from tqdm import tqdm
 
 from osmnet.data.cluster import WorkerKilled, on_processes, on_ray
-from osmnet.data.prepared_video import UNFINISHED, Job, load_face_model, prepare_video, read_records, write_record
+from osmnet.data.prepared_video import UNFINISHED, Job, prepare_video, read_records, settings_of, write_record
 from osmnet.data.report import write_report
 from osmnet.data.segments import Known, Options, dropped
-from osmnet.data.shards import DATASET_FILE, MANIFEST, SHARDS, read_manifest, write_manifest
+from osmnet.data.shards import DATASET_FILE, MANIFEST, SHARDS, TRACKS, read_manifest, write_manifest
 from osmnet.utils.files import only_run_in
 
 
@@ -100,6 +100,11 @@ def _rows_before(out: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     rows = read_manifest(out)
     before = json.loads((out / DATASET_FILE).read_text(encoding="utf-8")).get("prepared_with") or {}
+    if before and before.get("tracks", 1) != TRACKS:
+        raise ValueError(
+            f"'{out}' was prepared by another version of osmnet, which tracked faces differently; prepare its videos "
+            "again, into another --out."
+        )
     for name, value in options.items():
         if name in before and before[name] != value:
             raise ValueError(
@@ -206,7 +211,7 @@ def prepare(
         CannotSave: If a worker cannot write.
     """
     options = options or Options()
-    about = options.as_dict() | {"face_model": load_face_model(model)[1]}
+    about = settings_of(options, model)
     out = out.resolve()
     jobs = [
         Job(

@@ -20,6 +20,7 @@ from osmnet.media.audio import FPS, SAMPLING_RATE
 from osmnet.utils.files import put_in_place, write_whole
 
 DATASET_FORMAT, DATASET_VERSION = "osmnet-dataset", 1
+TRACKS = 2  # version of a clip's track: 1, in the whole picture; 2, tracked again on the crop
 DATASET_FILE, MANIFEST, SHARDS = "dataset.json", "manifest.jsonl", "shards"
 NEEDED = {"key", "speaker", "shard", "files", "frames", "size"}  # of the line of a clip that was kept
 MAX_SHARD_BYTES = 256 * 2**20
