@@ -30,6 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--landmarker", type=Path, help="a .task bundle (default: the one in the package)")
     parser.add_argument("--workers", type=int, default=usable_cpus(), help="videos at a time (default: %(default)s)")
     parser.add_argument("--ray", metavar="ADDRESS", help="run on this Ray cluster instead")
+    parser.add_argument(
+        "--keep-speakers", action="store_true", help="keep speakers apart that are one person by their faces"
+    )
     for each in fields(Options):
         parser.add_argument(
             f"--{each.name.replace('_', '-')}", type=type(each.default), default=each.default,
@@ -44,9 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     table = read_table(args.table) if args.table else {}
     videos = find_videos(args.clips)
     model = args.model or packaged_weights()
-    rows = prepare(
-        videos, args.out, model, args.landmarker or packaged_landmarker(), options, table, args.workers, args.ray
-    )
+    landmarker = args.landmarker or packaged_landmarker()
+    rows = prepare(videos, args.out, model, landmarker, options, table, args.workers, args.ray, args.keep_speakers)
     kept, given = [row for row in rows if row["status"] == "kept"], {key_of(video) for video in videos}
     report = args.out / REPORT
     sys.stderr.write(dropped_text([row for row in rows if row.get("video") in given], report))

@@ -14,6 +14,7 @@ from osmnet.data.prepared_video import UNFINISHED, Job, prepare_video, read_reco
 from osmnet.data.report import write_report
 from osmnet.data.segments import Known, Options, dropped
 from osmnet.data.shards import DATASET_FILE, MANIFEST, SHARDS, TRACKS, read_manifest, write_manifest
+from osmnet.data.speakers import merge_speakers, restore_names
 from osmnet.utils.files import only_run_in
 
 
@@ -190,6 +191,7 @@ def prepare(
     table: dict[str, Known] | None = None,
     workers: int = 1,
     ray: str | None = None,
+    keep_speakers: bool = False,
 ) -> list[dict[str, Any]]:
     """Prepare videos into a new or existing dataset.
 
@@ -202,6 +204,7 @@ def prepare(
         table (`dict[str, Known]`, *optional*): See `read_table`.
         workers (`int`): Processes.
         ray (`str`, *optional*): Address of a Ray cluster to use instead.
+        keep_speakers (`bool`): Keep speakers as they are named, also if faces say that two are one person.
 
     Returns:
         `list[dict]`: All rows of the manifest.
@@ -226,9 +229,13 @@ def prepare(
         _sweep(out, _with_records(out, rows))
         if todo:
             _run(todo, workers, ray)
-        # 2. Write the manifest and the report.
+        # 2. Merge speakers, write the manifest and the report.
         rows = _with_records(out, rows)
+        restore_names(rows)
+        merges = [] if keep_speakers else merge_speakers(out, rows)
+        for merge in merges:
+            _say(f"{' and '.join(merge.names)} are one person by their faces (see report.html).")
         write_manifest(out, rows, prepared_with=about)
-        write_report(out, rows, about)
+        write_report(out, rows, about, merges)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return rows

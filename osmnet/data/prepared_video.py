@@ -145,7 +145,7 @@ def _write_clips(
                     row |= {"status": "dropped", "reason": segment.reason, "thumbnail": picture}
                 else:
                     files = {"mp4": made["mp4"].read_bytes(), "jpg": made["jpg"]}
-                    files["npz"] = encode_track(segment.landmarks_px, segment.fit, model_print)
+                    files["npz"] = encode_track(segment.landmarks_px, segment.fit, model_print, segment.descriptor)
                     files["json"] = json.dumps(stamp | row).encode()
                     if segment.verdict.speech and sound is not None:
                         files["wav"] = _wav(sound, segment)

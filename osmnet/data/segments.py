@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.media.audio import FPS
 from osmnet.media.video_reader import Window, read_frames
 from osmnet.media.video_writer import VideoWriter
+from osmnet.models.identity_network import IdentityNetwork, face_chip, load_identity_network
 
 CROP_SIZE = 384  # px, largest side that is stored; smaller crops keep theirs
 CRF = 14  # of x264
 FACE_HEIGHT = 128  # px at which sharpness is measured
 SHARPNESS_EVERY = 5  # frames
 LEAST_SOUND = 0.5  # s of speech activity needed to compare lips and sound
+FACES = 8  # frames of a clip that describe its face
 STRIP = 112  # px, side of the three pictures in the report
 
 
@@ -93,6 +96,7 @@ class Segment:
         measured (`dict`): Sharpness, size and turn, for the manifest.
         reason (`str`): Why it is dropped; empty if it is kept.
         verdict (`Verdict`): Decision about its sound.
+        descriptor (`np.ndarray` of shape `(128,)`, *optional*): Mean of the identity network's answers.
     """
 
     run: FaceRun
@@ -104,6 +108,7 @@ class Segment:
     measured: dict[str, Any]
     reason: str = ""
     verdict: Verdict = Verdict(False)
+    descriptor: np.ndarray | None = None
 
 
 def dropped(reason: str, seconds: float, **more: Any) -> dict[str, Any]:
@@ -313,7 +318,8 @@ def _look_again(
     """Write the crops, and measure and track them."""
     size, count, first_look = segment.size, len(segment.run), segment.landmarks_px
     pictured = {int(k) for k in np.linspace(0, count - 1, 5)[1:4]}
-    strip, sharpness = [], []
+    faced = set(_most_frontal(segment.fit.head_pose))
+    strip, sharpness, chips = [], [], []
     second_look = None if segment.reason else SecondLook(bundle, first_look)
     try:
         with ExitStack() as opened:
@@ -324,6 +330,8 @@ def _look_again(
                 if second_look is not None:
                     writer.write(crop)
                     second_look.add(crop)
+                    if k in faced:
+                        chips.append(face_chip(crop, first_look[k]))
                 if k % SHARPNESS_EVERY == 0:
                     sharpness.append(sharpness_of(crop, first_look[k]))
                 if k in pictured:
@@ -336,9 +344,23 @@ def _look_again(
     if second_look is not None and (landmarks := second_look.landmarks_px()) is not None:
         segment.landmarks_px, segment.fit = landmarks, face_model.fit_track(landmarks, size)
         segment.measured |= {**_turn(segment.fit), "tracks": TRACKS}
+    if chips:
+        segment.descriptor = _identity_network().describe(np.stack(chips)).mean(0)
     picture = io.BytesIO()
     Image.fromarray(np.hstack(strip)).save(picture, "JPEG", quality=80)
     return {"jpg": picture.getvalue()} | ({} if segment.reason else {"mp4": path})
+
+
+def _most_frontal(head_pose: np.ndarray) -> np.ndarray:
+    """Choose frames evenly among the half that is turned least."""
+    turn = (head_pose[:, :2] ** 2).sum(1)
+    frontal = np.sort(np.argsort(turn, kind="stable")[: max(len(turn) // 2, 1)])
+    return frontal[np.linspace(0, len(frontal) - 1, min(FACES, len(frontal))).astype(int)]
+
+
+@cache
+def _identity_network() -> IdentityNetwork:
+    return load_identity_network()
 
 
 def sharpness_of(crop: np.ndarray, landmarks_px: np.ndarray) -> float:

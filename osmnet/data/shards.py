@@ -35,16 +35,20 @@ def fingerprint(face_model: FaceModel) -> str:
     return f"{digest:08x}"
 
 
-def encode_track(landmarks_px: np.ndarray, fit: FaceFit, face_model: str) -> bytes:
+def encode_track(
+    landmarks_px: np.ndarray, fit: FaceFit, face_model: str, descriptor: np.ndarray | None = None
+) -> bytes:
     """Encode a clip's `npz` member.
 
     Args:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels of the crop, within ±1023.
         fit (`FaceFit`): Result of `FaceModel.fit_track` for them.
         face_model (`str`): `fingerprint` of that face model.
+        descriptor (`np.ndarray` of shape `(128,)`, *optional*): Of the identity network.
 
     Returns:
-        `bytes`: `landmarks` (int16, multiples of 1/32 pixel), `head_pose`, `expression`, `identity`, `face_model`.
+        `bytes`: `landmarks` (int16, multiples of 1/32 pixel), `head_pose`, `expression`, `identity`, `face_model` and,
+        if given, `descriptor`.
     """
     limit = np.iinfo(np.int16).max
     landmarks = np.clip(np.rint(landmarks_px * SUBPIXELS), -limit, limit).astype(np.int16)
@@ -53,6 +57,7 @@ def encode_track(landmarks_px: np.ndarray, fit: FaceFit, face_model: str) -> byt
         file, landmarks=landmarks, head_pose=fit.head_pose.astype(np.float32),
         expression=fit.expression.astype(np.float32), identity=fit.identity.astype(np.float32),
         face_model=np.array(face_model),
+        **({} if descriptor is None else {"descriptor": descriptor.astype(np.float32)}),
     )  # fmt: skip
     return file.getvalue()
 

@@ -203,6 +203,26 @@ def test_a_face_lost_on_the_crop_keeps_its_first_track(tmp_path: Path, raw: Path
     np.testing.assert_allclose(Clip(str(job.out), row).landmarks_px(), expected, atol=1 / 32)
 
 
+def test_one_face_under_several_names_is_one_speaker(
+    dataset: Path, raw: Path, tmp_path: Path, here: list[str], capsys
+):
+    """The astronaut of the other videos is in a part of silent.cut, too."""
+    rows = rows_of(dataset)
+    assert {row["speaker"] for row in rows} == {"damaged"}
+    assert {row.get("named", row["speaker"]) for row in rows} == {"damaged", "shifted", "silent_cut", "two"}
+    page = (dataset / "report.html").read_text(encoding="utf-8")
+    assert "damaged, shifted, silent_cut, two" in page and "damaged<" in page and "(named two)" in page
+    for name in ("shifted", "two"):
+        shutil.copy(raw / f"{name}.mp4", tmp_path)
+    assert _prepare(tmp_path / "shifted.mp4", tmp_path / "set") == 0
+    assert "one person" not in capsys.readouterr().err
+    assert _prepare(tmp_path / "two.mp4", tmp_path / "set") == 0
+    assert "osmnet: shifted and two are one person by their faces" in capsys.readouterr().err
+    assert [row["speaker"] for row in rows_of(tmp_path / "set")] == ["shifted", "shifted"]
+    assert _prepare(tmp_path / "two.mp4", tmp_path / "set", "--keep-speakers") == 0
+    assert [row["speaker"] for row in rows_of(tmp_path / "set")] == ["shifted", "two"] and here == ["shifted", "two"]
+
+
 def test_webdataset_reads_the_shards(dataset: Path):
     import webdataset
 
@@ -211,7 +231,9 @@ def test_webdataset_reads_the_shards(dataset: Path):
     rows = {row["key"]: row for row in rows_of(dataset)}
     assert samples.keys() == rows.keys()
     for key, row in rows.items():
-        assert json.loads(samples[key]["json"]) == {k: v for k, v in row.items() if k not in ("shard", "files")}
+        written = row | {"speaker": row.get("named", row["speaker"])}  # people are recognised once all are there
+        written = {k: v for k, v in written.items() if k not in ("shard", "files", "named")}
+        assert json.loads(samples[key]["json"]) == written
         with (dataset / row["shard"]).open("rb") as shard:
             for ending, (start, size) in row["files"].items():
                 shard.seek(start)
