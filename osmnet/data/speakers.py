@@ -8,10 +8,12 @@ import numpy as np
 
 from osmnet.data.dataset import Clip, is_held_out
 
-# Distance of two clips' descriptors. Strong expressions part one person by up to 0.6, and two people of a kind that
-# the network saw little of are as near as 0.42.
-SAME_PERSON = 0.4
-BLOCK = 2048  # clips compared with all others at a time
+# Distances of two clips' descriptors. One person's are up to 0.6 apart, with strong expressions; those of two people
+# of a kind that the network saw little of are as near as 0.37. So a likely pair must be much nearer than both are to
+# others.
+SURE, LIKELY = 0.3, 0.45
+RATIO, RIVALS = 0.7, 5  # of the distance to the fifth nearest other speaker
+BLOCK = 256  # clips compared with all others at a time
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,17 @@ def merge_speakers(folder: Path, rows: list[dict[str, Any]]) -> list[Merge]:
     seen = [(row, descriptor) for row, descriptor in described if descriptor is not None]
     if not seen:
         return []
+    seen.sort(key=lambda pair: pair[0]["speaker"])
     clips = [row for row, _ in seen]
     parent = {row["speaker"]: row["speaker"] for row in clips}
-    closest: dict[str, tuple[float, str, str]] = {}  # by any of the two names
-    for i, j, distance in _alike(np.stack([descriptor for _, descriptor in seen])):
+    closest: dict[str, tuple[float, str, str]] = {}  # by either of the two names
+    descriptors = np.stack([descriptor for _, descriptor in seen])
+    for i, j, distance in _alike(descriptors, [row["speaker"] for row in clips]):
         names = clips[i]["speaker"], clips[j]["speaker"]
-        if names[0] != names[1]:
-            parent[_root(parent, names[0])] = _root(parent, names[1])
-            for name in names:
-                found = (distance, clips[i]["key"], clips[j]["key"])
-                closest[name] = min(closest.get(name, found), found)
+        parent[_root(parent, names[0])] = _root(parent, names[1])
+        for name in names:
+            found = (distance, *sorted((clips[i]["key"], clips[j]["key"])))
+            closest[name] = min(closest.get(name, found), found)
     groups: dict[str, list[str]] = {}
     for name in sorted(parent):
         groups.setdefault(_root(parent, name), []).append(name)
@@ -80,17 +83,24 @@ def merge_speakers(folder: Path, rows: list[dict[str, Any]]) -> list[Merge]:
     return sorted(merges, key=lambda merge: merge.speaker)
 
 
-def _alike(descriptors: np.ndarray) -> list[tuple[int, int, float]]:
-    """List pairs nearer than `SAME_PERSON`."""
-    pairs = []
+def _alike(descriptors: np.ndarray, names: list[str]) -> list[tuple[int, int, float]]:
+    """List pairs of one person under two names; `names` are sorted."""
+    _, starts, speaker = np.unique(names, return_index=True, return_inverse=True)
     squares = (descriptors**2).sum(1)
+    likely, rivals = [], np.zeros(len(descriptors))
     for start in range(0, len(descriptors), BLOCK):
         part = slice(start, start + BLOCK)
         squared = squares[part, None] + squares[None] - 2 * descriptors[part] @ descriptors.T
-        for i, j in zip(*np.nonzero(squared < SAME_PERSON**2), strict=True):
-            if start + i < j:
-                pairs.append((int(start + i), int(j), float(np.sqrt(max(squared[i, j], 0)))))
-    return pairs
+        distances = np.sqrt(np.maximum(squared, 0))
+        distances[speaker[part, None] == speaker[None]] = np.inf
+        if len(starts) > RIVALS:
+            of_speakers = np.minimum.reduceat(distances, starts, axis=1)
+            rivals[part] = np.partition(of_speakers, RIVALS - 1, axis=1)[:, RIVALS - 1]
+        likely += [(start + i, j, distances[i, j]) for i, j in zip(*np.nonzero(distances < LIKELY), strict=True)]
+    return [
+        (i, j, float(distance)) for i, j, distance in likely
+        if i < j and distance < max(SURE, RATIO * min(rivals[i], rivals[j]))
+    ]  # fmt: skip
 
 
 def _root(parent: dict[str, str], name: str) -> str:
