@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     if not kept:
         raise ValueError(f"No clip could be made ({_count(len(videos), 'video')} given); '{report}' says why.")
     seconds = sum(row["frames"] for row in kept) / FPS
-    speech = sum(row["speech"] for row in kept)
+    speech = sum(row.get("speech", False) for row in kept)
     sys.stdout.write(f"{_count(len(kept), 'clip')} ({speech} with speech), {seconds / 60:.1f} minutes; {report}\n")
     return 0
 

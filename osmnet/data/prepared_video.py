@@ -17,15 +17,18 @@ import soundfile
 import torch
 
 from osmnet.data.dataset import speaker_of
+from osmnet.data.manifest import check_row, is_flat
 from osmnet.data.offset import LipReader, Listener
 from osmnet.data.segments import Known, Options, Segment, choose_segments, crop_segments, decide_on_speech
 from osmnet.data.shards import TRACKS, ShardWriter, encode_track, fingerprint
 from osmnet.data.track import Tracking, track_faces
 from osmnet.face.morphable import FaceModel
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE, load_speech
+from osmnet.utils.bounded_json import parse_json
 from osmnet.utils.files import write_whole
 
 UNFINISHED = ".unfinished"  # folder of the records, in the dataset
+MAX_RECORD = 2**27  # bytes: a line of the manifest for each clip of a video
 
 
 @dataclass(frozen=True)
@@ -224,9 +227,37 @@ def read_records(out: Path) -> dict[str, dict[str, Any]]:
 
     Returns:
         `dict`: By the video's key: `digest`, `prepared_with`, `source_bytes`, `source_mtime` and `rows`.
+
+    Raises:
+        ValueError: If a record is damaged.
     """
-    records = (json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / UNFINISHED).glob("*.json")))
-    return {record["video"]: record for record in records}
+    return {path.stem: _read_record(path) for path in sorted((out / UNFINISHED).glob("*.json"))}
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_RECORD + 1)
+        record = parse_json(content, MAX_RECORD)
+        stamp = ("source", "video", "source_bytes", "source_mtime")
+        if not isinstance(record, dict):
+            raise ValueError("it is no object")
+        check_row({name: record[name] for name in stamp if name in record}, stamp)
+        rows, digest = record.get("rows"), record.get("digest")
+        if record["video"] != path.stem or not isinstance(digest, str) or not is_flat(record.get("prepared_with")):
+            raise ValueError("it is of another video")
+        if not isinstance(rows, list):
+            raise ValueError("'rows' must be a list")
+        for row in rows:
+            check_row(row)
+            if row.get("video") != path.stem:
+                raise ValueError("a clip is of another video")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The record '{path}' is damaged ({str(error).rstrip('.')}); delete it, so that its video is prepared "
+            "again."
+        ) from error
+    return record
 
 
 def _cannot_save(job: Job, error: BaseException | None) -> CannotSave:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from osmnet.data.shards import read_member
 from osmnet.data.speakers import Merge
 from osmnet.media.audio import FPS
 from osmnet.utils.files import write_whole
@@ -17,6 +18,14 @@ from osmnet.utils.files import write_whole
 MOST_ROWS = 1000  # in each table of the page: a longer one opens slowly
 MOST_LINES = 20  # of dropped videos on the terminal
 REPORT = "report.html"
+_MEASURED = (
+    "first_frame",
+    "face_px",
+    "yaw_deg",
+    "sharpness",
+    "av_offset",
+    "av_correlation",
+)  # other programs leave out
 _INK, _MUTED, _BAR = "#1c2330", "#6b7484", "#0072b2"
 
 
@@ -53,7 +62,7 @@ def write_report(
         plot=_plot(kept) if kept else "",
         reasons=_reasons(lost),
         merges=[(merge, [_picture(folder, of_key[key]) for key in merge.clips]) for merge in merges],
-        kept=[row | {"picture": _picture(folder, row)} for row in kept[:MOST_ROWS]],
+        kept=[dict.fromkeys(_MEASURED) | row | {"picture": _picture(folder, row)} for row in kept[:MOST_ROWS]],
         more_kept=max(len(kept) - MOST_ROWS, 0),
         lost=lost[:MOST_ROWS],
         more_lost=max(len(lost) - MOST_ROWS, 0),
@@ -88,8 +97,8 @@ def dropped_text(rows: list[dict[str, Any]], report: Path) -> str:
 
 
 def _numbers(kept: list[dict[str, Any]], lost: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    with_speech = [row for row in kept if row["speech"]]
-    corrected = [row for row in with_speech if row["av_offset"]]
+    with_speech = [row for row in kept if row.get("speech")]
+    corrected = [row for row in with_speech if row.get("av_offset")]
     return [
         ("clips kept", str(len(kept))),
         ("minutes", f"{sum(row['frames'] for row in kept) / FPS / 60:.1f}"),
@@ -115,10 +124,8 @@ def _reasons(lost: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
 def _picture(folder: Path, row: dict[str, Any]) -> str:
     if "jpg" not in row["files"]:
         return ""
-    start, size = row["files"]["jpg"]
-    with (folder / row["shard"]).open("rb") as shard:
-        shard.seek(start)
-        return base64.b64encode(shard.read(size)).decode()
+    content = read_member(str(folder / row["shard"]), f"{row['key']}.jpg", *row["files"]["jpg"])
+    return base64.b64encode(content).decode()
 
 
 def _plot(kept: list[dict[str, Any]]) -> str:

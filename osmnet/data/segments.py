@@ -31,6 +31,7 @@ FACE_HEIGHT = 128  # px at which sharpness is measured
 SHARPNESS_EVERY = 5  # frames
 LEAST_SOUND = 0.5  # s of speech activity needed to compare lips and sound
 FACES = 8  # frames of a clip that describe its face
+MOST_SECONDS = 3600  # of a clip
 STRIP = 112  # px, side of the three pictures in the report
 
 
@@ -53,10 +54,10 @@ class Options:
     max_turn: float = 60.0
 
     def __post_init__(self) -> None:
-        if not 0.2 <= self.min_seconds <= self.max_seconds / 2:
+        if not 0.2 <= self.min_seconds <= self.max_seconds / 2 <= MOST_SECONDS / 2:
             raise ValueError(
-                f"min_seconds must be at least 0.2 and at most half of max_seconds, not {self.min_seconds:g} with "
-                f"{self.max_seconds:g}."
+                f"min_seconds must be at least 0.2 and at most half of max_seconds, and that at most {MOST_SECONDS}, "
+                f"not {self.min_seconds:g} and {self.max_seconds:g}."
             )
         if self.min_face < 1 or self.min_sharpness < 0 or not 0 < self.max_turn <= 90:
             raise ValueError("min_face must be positive, min_sharpness not negative, max_turn within 90 degrees.")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
-import math
 import os
 import re
 import shutil
@@ -21,15 +19,13 @@ from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
 from osmnet.loading.hub import find_folder, first_line
+from osmnet.utils.bounded_json import leaves, read_json
 from osmnet.utils.checks import short
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 # Bounds for files of strangers. Those of the package stay far below.
-MAX_JSON = 2**20  # bytes
-MAX_DEPTH = 16  # of nested JSON
-MAX_DIGITS = 20  # of a whole number in JSON
 MAX_HEADER = 2**20  # bytes of a safetensors header: some ten thousand tensors
 MAX_BYTES = 2**32  # of a network's tensors
 MAX_NUMBER = 2**14  # in a configuration: sizes, counts and scales
@@ -179,7 +175,7 @@ class OSMNetModel(ModelMixin, ConfigMixin):
             kind = getattr(annotation, "__name__", annotation)
             if kind in KINDS and type(value) not in KINDS[kind]:
                 raise ValueError(f"{path} gives {key} as {short(value)}, which is no {kind}; restore it.")
-            if any(isinstance(number, int | float) and abs(number) > MAX_NUMBER for number, _ in _leaves(value)):
+            if any(isinstance(number, int | float) and abs(number) > MAX_NUMBER for number, _ in leaves(value)):
                 raise ValueError(
                     f"{path} gives {key} as {short(value)}, which is beyond the limit of {MAX_NUMBER}; restore it."
                 )
@@ -231,52 +227,9 @@ class OSMNetModel(ModelMixin, ConfigMixin):
         return {name: tensor for name, tensor in tensors.items() if names & set(name.split("."))}
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of bounded size, depth and numbers, or raise `ValueError`."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_JSON + 1)
-        if len(content) > MAX_JSON:
-            raise ValueError(f"more than {MAX_JSON} bytes")
-        value = json.loads(
-            content.decode("utf-8"), parse_int=_whole_number, parse_float=_number, parse_constant=_number
-        )
-        if any(depth > MAX_DEPTH for _, depth in _leaves(value)):
-            raise ValueError(f"nested more than {MAX_DEPTH} deep")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not readable JSON ({first_line(error)}); restore it or download it again."
-        ) from error
-    return value
-
-
 def shown(name: Any) -> str:
     """Return a name from a file for a message: as it is if it is harmless, else quoted and cut."""
     return name if isinstance(name, str) and re.fullmatch(r"[\w.:-]{1,100}", name, re.ASCII) else short(name)
-
-
-def _whole_number(text: str) -> int:
-    if len(text) > MAX_DIGITS:
-        raise ValueError(f"a number of {len(text)} digits")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"the number {short(text)}")
-    return number
-
-
-def _leaves(value: Any) -> Iterator[tuple[Any, int]]:
-    """Yield what a JSON value consists of, with its depth, down to just beyond `MAX_DEPTH`."""
-    stack = [(value, 0)]
-    while stack:
-        value, depth = stack.pop()
-        children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-        if children is None or depth > MAX_DEPTH:
-            yield value, depth
-        else:
-            stack.extend((child, depth + 1) for child in children)
 
 
 class _CallLimit(TorchFunctionMode):

@@ -14,8 +14,9 @@ import torch
 
 import osmnet
 from osmnet.loading.hub import find_folder, first_line
-from osmnet.loading.model import OSMNetModel, check_dtype, read_json, shown, weights_name, written_whole
+from osmnet.loading.model import OSMNetModel, check_dtype, shown, weights_name, written_whole
 from osmnet.loading.packaged import INDEX_NAME, LANDMARKER_NAME, is_known_landmarker, packaged_weights
+from osmnet.utils.bounded_json import read_json
 from osmnet.utils.checks import short
 
 FORMAT_VERSION = 1

@@ -16,6 +16,8 @@ FORMATS = (
     "mov", "matroska", "mpegts", "mpeg", "avi", "asf", "flv", "dv", "mxf", "gif",
 )  # fmt: skip
 
+MAX_MEGAPIXELS = 64  # millions of pixels; an 8K frame has 33
+
 
 class NamedContent(io.BytesIO):
     """Content of a file, with its name, from which FFmpeg takes hints.
@@ -31,7 +33,11 @@ class NamedContent(io.BytesIO):
 
 
 def open_container(
-    source: str | os.PathLike[str] | bytes, kind: str, advice: str, content: bytes | None = None
+    source: str | os.PathLike[str] | bytes,
+    kind: str,
+    advice: str,
+    content: bytes | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> av.container.InputContainer:
     """Open a media file of one of `FORMATS`.
 
@@ -40,6 +46,7 @@ def open_container(
         kind (`str`): Its kind in messages ("recording", "video").
         advice (`str`): End of the message if it cannot be opened.
         content (`bytes`, *optional*): Content of a file that was read before.
+        max_megapixels (`float`): Largest picture that is decoded, also to find out about streams and for covers.
 
     Returns:
         `av.container.InputContainer`: For the caller to close.
@@ -53,13 +60,18 @@ def open_container(
         address = NamedContent(content, f"file:{os.fspath(source)}")
     else:
         address = local_file(Path(source), kind)
-    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS)}
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS), **pixel_limit(max_megapixels)}
     try:
         return av.open(address, mode="r", metadata_errors="ignore", options=options)
     except av.FFmpegError as error:
         name = f"The {kind} in memory" if isinstance(source, bytes) else f"'{os.fspath(source)}'"
         reason = "its format is not supported" if error.errno == errno.EINVAL else error.strerror
         raise ValueError(f"{name} cannot be decoded as a {kind} ({reason}): {advice}") from error
+
+
+def pixel_limit(max_megapixels: float) -> dict[str, str]:
+    """Options of FFmpeg that make its decoders refuse larger pictures before they allocate them."""
+    return {"max_pixels": str(round(max_megapixels * 1e6))}
 
 
 def local_file(path: Path, kind: str) -> str:

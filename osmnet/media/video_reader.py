@@ -13,9 +13,11 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
-from osmnet.media.container import open_container
+from osmnet.media.container import MAX_MEGAPIXELS, open_container, pixel_limit
 
 Window = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright picture
+
+MAX_PARALLEL = 16.0  # millions of pixels
 
 _MAX_GAP = 5.0  # s between two timestamps; a larger jump is a broken clock
 _MAX_TAIL = 1.0  # s by which a file's announced end may follow its last picture: sound, rounding
@@ -31,6 +33,7 @@ def read_frames(
     max_side: int | None = None,
     window: Callable[[int], Window | None] | None = None,
     on_break: Callable[[Exception], None] | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Iterator[np.ndarray]:
     """Read a video at a constant rate, upright, with square pixels.
 
@@ -42,23 +45,38 @@ def read_frames(
         max_side (`int`, *optional*): Longest side in pixels; larger pictures are scaled down.
         window (`Callable`, *optional*): Maps frame `k` to the part to convert to RGB, which costs more than decoding:
             `(left, top, right, bottom)` or `None`. Not together with `max_side`.
-        on_break (`Callable`, *optional*): Called with the error if the file is damaged or truncated.
+        on_break (`Callable`, *optional*): Called with the error if the file is damaged or truncated, or from a picture
+            beyond `max_megapixels` on.
+        max_megapixels (`float`): Largest picture, millions of pixels; checked before it is decoded.
 
     Yields:
         `np.ndarray` of shape `(H, W, 3)`: uint8 RGB; of shape `(0, 0, 3)` where `window` gives `None`.
 
     Raises:
-        ValueError: At the call, if the file is missing, empty or not a video, or `fps` is out of range; while reading,
-            if no picture decodes.
+        ValueError: At the call, if the file is missing, empty, too large or not a video, or `fps` is out of range;
+            while reading, if no picture decodes.
     """
     if not 0.001 <= fps <= 1000:
         raise ValueError(f"fps must lie between 0.001 and 1000 frames per second, not {fps}.")
     name = "The video in memory" if isinstance(path, bytes) else f"'{Path(path)}'"
-    container = open_container(path, "video", "give a whole video file, for example MP4.")
+    container = open_container(
+        path, "video", "give a whole video file, for example MP4.", max_megapixels=max_megapixels
+    )
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         container.close()
         raise ValueError(f"{name} is not a video: give a file with moving pictures, for example MP4.")
+    width, height = streams[0].width, streams[0].height
+    pixels = width * height / 1e6
+    if pixels > max_megapixels:
+        container.close()
+        raise ValueError(
+            f"{name} has pictures of {width} x {height} pixels, and the limit is {max_megapixels:.3g} million pixels; "
+            "scale it down first."
+        )
+    # Of large pictures one at a time: each thread holds some.
+    streams[0].thread_type = "AUTO" if pixels <= MAX_PARALLEL else "SLICE"
+    streams[0].codec_context.options = pixel_limit(max_megapixels)
     return _pictures(
         container, streams[0], Fraction(fps).limit_denominator(1_000_000), name, max_side, window, on_break
     )
@@ -103,7 +121,6 @@ def _steady_frames(
     on_break: Callable[[Exception], None] | None,
 ) -> Iterator[Any]:
     """Decode to upright FFmpeg frames at a constant rate."""
-    stream.thread_type = "AUTO"
     usual = 1 / float(stream.average_rate or stream.guessed_rate or 25)  # s between two pictures
     if not 0 < usual < _MAX_GAP:
         usual = 1 / 25
@@ -144,7 +161,9 @@ def _steady_frames(
         if on_break is not None and end is not None and _announced_end(container, stream) - end > _MAX_TAIL:
             on_break(EOFError(f"{name} is shorter than it announces"))
     if graph is None:
-        raise ValueError(f"{name} holds no picture that decodes: the file is damaged, export it again.")
+        # FFmpeg gives no size for some formats whose pictures are too large.
+        too_large = "" if stream.width else ", or its pictures are too large"
+        raise ValueError(f"{name} holds no picture that decodes: the file is damaged{too_large}; export it again.")
     yield from _filtered(graph, None)
 
 

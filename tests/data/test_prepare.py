@@ -635,7 +635,7 @@ def test_a_dataset_of_an_earlier_version_is_read_and_added_to(tmp_path: Path, da
     for row in rows:
         if row["status"] == "kept":
             row |= {"shard": name, "files": {ending: places[f"{row['key']}.{ending}"] for ending in row["files"]}}
-    shards.write_manifest(out, rows)
+    prepare.write_manifest(out, rows)
     before = (out / name).read_bytes()
     assert _prepare(fewer / "a.mp4", out) == 0
     clips, old = Dataset.open(out).clips(), {clip.name: clip for clip in Dataset.open(dataset).clips()}

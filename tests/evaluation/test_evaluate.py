@@ -10,7 +10,7 @@ import torch
 
 from osmnet.cli import main
 from osmnet.data.dataset import Clip, Dataset, clips_fingerprint
-from osmnet.data.shards import read_manifest, write_manifest
+from osmnet.data.manifest import read_manifest, write_manifest
 from osmnet.evaluation import protocol
 from osmnet.evaluation.evaluate import choose_clips, evaluate
 from osmnet.evaluation.evaluation_report import markdown, number

@@ -49,7 +49,9 @@ def frames_on_disk(
     path = folder / f"{name}.npy"
     try:
         mapped = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):  # not there
+        if mapped.shape != (count, size, size, 3) or mapped.dtype != np.uint8:
+            raise ValueError(f"'{path}' holds other pictures.")
+    except (OSError, ValueError):  # not there, or of something else
         mapped = _written(path, frames, count, size)
     weakref.finalize(owner, _delete, path).atexit = False
     return mapped
