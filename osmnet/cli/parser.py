@@ -3,6 +3,8 @@
 import argparse
 from typing import NoReturn
 
+from osmnet.utils.checks import one_line
+
 EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
@@ -12,7 +14,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2 and one sentence."""
-        self.exit(EXIT_WRONG_INPUT, f"osmnet: {message}; see `{self.prog} --help`.\n")
+        self.exit(EXIT_WRONG_INPUT, f"osmnet: {one_line(message)}; see `{self.prog} --help`.\n")
 
 
 def add_model(group: argparse._ActionsContainer) -> None:

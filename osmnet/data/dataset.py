@@ -17,8 +17,10 @@ from osmnet.face.pose import fit_similarity
 from osmnet.face.topology import STABLE
 from osmnet.media.features import mel_windows
 from osmnet.media.video_reader import read_frames
+from osmnet.utils.checks import check_flag, check_range, short
 
 PADDING = 64  # px by which a decoder's pictures may be larger
+MAX_CROP = 2**16  # px, that can be asked for
 CLIPS_PER_HELD_OUT = 5  # clips; of a split by clip one in five is held out
 
 
@@ -188,6 +190,9 @@ class Dataset:
         Raises:
             ValueError: If there are none.
         """
+        if speech is not None:
+            check_flag("speech", speech)
+        check_range("min_size", min_size, 0, MAX_CROP)
         chosen = [clip for clip in self._clips if (speech is None or clip.has_speech == speech)]
         if not chosen:
             wanted = {True: " with speech", False: " without speech", None: ""}[speech]
@@ -220,7 +225,7 @@ class Dataset:
             ValueError: If there is nothing to train on, or only one clip to split.
         """
         clips = self.clips(speech, min_size)
-        if by == "clip":
+        if isinstance(by, str) and by == "clip":
             # Chosen among all clips, so that stages that use a subset agree.
             held = {clip.name for clip in self._clips[CLIPS_PER_HELD_OUT - 1 :: CLIPS_PER_HELD_OUT]}
             held &= {clip.name for clip in clips}
@@ -231,10 +236,10 @@ class Dataset:
                     f"'{self.where}' has a single clip to use, and one must be held out; add another one, or prepare "
                     "with a smaller --max-seconds."
                 )
-        elif by == "speaker":
+        elif isinstance(by, str) and by == "speaker":
             held = {clip.name for clip in clips if is_held_out(clip.speaker)}
         else:
-            raise ValueError(f"split must be 'speaker' or 'clip', not {by!r}.")
+            raise ValueError(f"split must be 'speaker' or 'clip', not {short(by)}.")
         training = [clip for clip in clips if clip.name not in held]
         if not training:
             names = ", ".join(sorted({clip.speaker for clip in clips}))

@@ -17,10 +17,9 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from osmnet.data.shards import HEADER_BYTES, MAX_NAME, SHARDS, check_key
-from osmnet.loading.hub import first_line
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE
 from osmnet.utils.bounded_json import MAX_JSON, leaves, parse_json
-from osmnet.utils.checks import short
+from osmnet.utils.checks import reason, short
 from osmnet.utils.files import write_whole
 
 DATASET_FORMAT, DATASET_VERSION = "osmnet-dataset", 1
@@ -333,7 +332,7 @@ def _read_file(where: str, name: str, most: int) -> bytes:
             f"{where}`."
         ) from error
     except Exception as error:  # each kind of address has errors of its own
-        raise ValueError(f"'{where}/{name}' cannot be read ({first_line(error)}); check the address.") from error
+        raise ValueError(f"'{where}/{name}' cannot be read ({reason(error)}); check the address.") from error
     if left <= 0:
         raise ValueError(f"'{where}/{name}' has more than {most} bytes; {ADVICE}.")
     return b"".join(pieces)

@@ -17,7 +17,7 @@ from osmnet.data.report import write_report
 from osmnet.data.segments import Known, Options, dropped
 from osmnet.data.shards import CONTROL, MAX_NAME, SHARDS, TRACKS
 from osmnet.data.speakers import merge_speakers, restore_names
-from osmnet.utils.checks import short
+from osmnet.utils.checks import reason, short
 from osmnet.utils.files import only_run_in
 
 MAX_TABLE = 2**24  # bytes
@@ -64,9 +64,7 @@ def read_table(path: Path) -> dict[str, Known]:
                 raise ValueError(f"the file {short(name)} is there twice")
             table[name] = _known(row)
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"The table '{path}' cannot be read ({getattr(error, 'strerror', None) or error}); check its path."
-        ) from error
+        raise ValueError(f"The table '{path}' cannot be read ({reason(error)}); check its path.") from error
     except (ValueError, csv.Error) as error:
         raise ValueError(f"'{path}', line {line}: {error}; correct the table.") from None
     return table

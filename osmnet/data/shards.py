@@ -17,9 +17,8 @@ import soundfile
 
 from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.face.topology import NUM_VERTICES
-from osmnet.loading.hub import first_line
 from osmnet.media.audio import SAMPLES_PER_FRAME, SAMPLING_RATE
-from osmnet.utils.checks import short
+from osmnet.utils.checks import reason, short
 from osmnet.utils.files import put_in_place
 
 SHARDS = "shards"
@@ -101,7 +100,7 @@ def decode_track(content: bytes, frames: int) -> dict[str, np.ndarray]:
                 raise ValueError("it is compressed in another way than by zlib")
             return {name: _read_array(archive, name, *about) for name, about in wanted.items()}
     except Exception as error:  # zipfile and NumPy raise almost anything on damaged data
-        raise ValueError(first_line(error)) from error
+        raise ValueError(reason(error)) from error
 
 
 def _read_array(archive: zipfile.ZipFile, name: str, kind: str, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -152,7 +151,7 @@ def decode_sound(content: bytes, frames: int) -> np.ndarray:
                     raise ValueError(f"its {name} is {getattr(file, name)} instead of {value}")
             sound: np.ndarray = file.read(dtype="float32")
     except soundfile.SoundFileError as error:
-        raise ValueError(first_line(error)) from error
+        raise ValueError(reason(error)) from error
     if len(sound) != wanted["frames"]:
         raise ValueError(f"it has {len(sound)} samples instead of {wanted['frames']}")
     return sound
@@ -268,7 +267,7 @@ def read_range(address: str, start: int, size: int) -> bytes:
         system, path = fsspec.core.url_to_fs(address)
         content = system.cat_file(path, start=start, end=start + size)
     except Exception as error:  # each kind of address has errors of its own
-        raise ValueError(f"'{address}' cannot be read ({first_line(error)}); is the dataset whole?") from error
+        raise ValueError(f"'{address}' cannot be read ({reason(error)}); is the dataset whole?") from error
     if len(content) != size:
         raise ValueError(f"'{address}' is shorter than its manifest says; copy or prepare the dataset again.")
     return content

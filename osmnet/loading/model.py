@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
-from osmnet.loading.hub import find_folder, first_line
+from osmnet.loading.hub import find_folder
 from osmnet.utils.bounded_json import leaves, read_json
-from osmnet.utils.checks import short
+from osmnet.utils.checks import check_path, reason, short
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -37,6 +37,8 @@ KINDS = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 def weights_name(variant: str | None = None) -> str:
     """Return the name of a weights file, e.g. `diffusion_pytorch_model.fp16.safetensors` for `variant="fp16"`."""
+    if variant is not None and not (isinstance(variant, str) and re.fullmatch(r"[\w.-]{0,64}", variant)):
+        raise ValueError(f"variant must be a name such as 'fp16', not {short(variant)}.")
     stem, suffix = WEIGHTS_NAME.rsplit(".", 1)
     return f"{stem}.{variant}.{suffix}" if variant else WEIGHTS_NAME
 
@@ -51,7 +53,7 @@ def temporary_folder_in(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     except OSError as error:
-        raise ValueError(f"Cannot write to the folder {folder} ({error}); choose another one.") from error
+        raise ValueError(f"Cannot write to the folder {folder} ({error.strerror}); choose another one.") from error
 
 
 @contextmanager
@@ -154,15 +156,17 @@ class OSMNetModel(ModelMixin, ConfigMixin):
                 return model
         except Exception as error:  # a constructor may fail in any way with a stranger's numbers
             raise ValueError(
-                f"The configuration beside {path} does not describe a {cls.__name__} ({first_line(error)}); restore "
+                f"The configuration beside {path} does not describe a {cls.__name__} ({reason(error)}); restore "
                 f"its {cls.config_name} or download the model again."
             ) from error
 
     @classmethod
     def _checked_config(cls, path: Path) -> dict[str, Any]:
         config = read_json(path)
-        if not isinstance(config, dict) or config.get("_class_name", cls.__name__) != cls.__name__:
-            name = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
+        if not isinstance(config, dict):
+            raise ValueError(f"{path} holds no settings, but {short(config)}; restore it or download it again.")
+        name = config.get("_class_name", cls.__name__)
+        if name != cls.__name__:
             raise ValueError(f"{path} describes a {shown(name)}, not a {cls.__name__}; load it with its own class.")
         arguments = {key: value for key, value in config.items() if not key.startswith("_")}
         known = inspect.signature(cls.__init__).parameters
@@ -201,7 +205,8 @@ class OSMNetModel(ModelMixin, ConfigMixin):
         """
         if not safe_serialization:
             raise ValueError("Weights are only saved as safetensors: leave safe_serialization=True.")
-        with written_whole(Path(save_directory)) as temporary:
+        weights_name(variant)  # checks it
+        with written_whole(check_path("save_directory", save_directory)) as temporary:
             ModelMixin.save_pretrained(self, temporary, variant=variant, max_shard_size="1000GB")
             for file in temporary.iterdir():
                 file.chmod(0o644)  # safetensors' files are readable by their owner only
@@ -249,7 +254,7 @@ class _CallLimit(TorchFunctionMode):
 def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
     """Return `dtype`, or raise `ValueError` unless it is a floating one."""
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f"dtype must be a floating torch.dtype such as torch.float16, not {dtype!r}.")
+        raise ValueError(f"dtype must be a floating torch.dtype such as torch.float16, not {short(dtype)}.")
     return dtype
 
 
@@ -259,7 +264,7 @@ def _safetensors_errors(path: Path) -> Iterator[None]:
         yield
     except (SafetensorError, OSError, MemoryError) as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({first_line(error)}); download it again or save the model again "
+            f"{path} is not a whole safetensors file ({reason(error)}); download it again or save the model again "
             "with save_pretrained. Pickled weights are never loaded."
         ) from error
 

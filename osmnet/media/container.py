@@ -9,6 +9,8 @@ from pathlib import Path
 
 import av
 
+from osmnet.utils.checks import check_path
+
 # FFmpeg's demuxers for files that hold their own sound and pictures. Playlists (hls, dash, concat, sdp) name other
 # files; still pictures, subtitles and raw data are neither recordings nor videos.
 FORMATS = (
@@ -59,7 +61,7 @@ def open_container(
     elif content is not None:
         address = NamedContent(content, f"file:{os.fspath(source)}")
     else:
-        address = local_file(Path(source), kind)
+        address = local_file(check_path(f"The {kind}", source), kind)
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS), **pixel_limit(max_megapixels)}
     try:
         return av.open(address, mode="r", metadata_errors="ignore", options=options)

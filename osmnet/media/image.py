@@ -12,9 +12,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from osmnet.media.isolated import IsolatedDecoder, decoder_for
+from osmnet.utils.checks import check_path, check_range
 
 MAX_PIXELS = 179_000_000  # more is a decompression bomb, not a portrait; twice the limit at which PIL warns
 MAX_SIDE = 2048  # px
+LARGEST_SIDE = 2**16  # px, that can be asked for
 
 # Formats of cameras, phones and browsers; not EPS and the like, for which PIL starts other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
@@ -57,17 +59,18 @@ def load_portrait(
         ValueError: If the file is missing, empty, damaged or not a picture, has more than 179 million pixels, or the
             array has another shape, type or range.
     """
-    if max_side < 1:
-        raise ValueError(f"max_side must be at least 1 pixel, not {max_side}.")
+    check_range("max_side", max_side, 1, LARGEST_SIDE, whole=True)
     if isinstance(portrait, str) and not portrait:
         raise ValueError("There is no portrait: its path is empty.")
     if isinstance(portrait, str | os.PathLike):
-        decoder = decoder_for(isolated)
-        return decoder.picture(portrait, max_side) if decoder else _load_file(Path(portrait), max_side)
+        path, decoder = check_path("portrait", portrait), decoder_for(isolated)
+        return decoder.picture(path, max_side) if decoder else _load_file(path, max_side)
     if isinstance(portrait, Image.Image):
         _check_pixels(portrait.size, "The given picture")
         return _decode(portrait, max_side, "The given picture")
     if isinstance(portrait, np.ndarray):
+        if portrait.size > 4 * MAX_PIXELS:  # before copies are made
+            raise ValueError(_too_large("The given array"))
         return _to_rgb_array(_from_array(portrait), max_side)
     raise ValueError(f"A portrait must be a file, a PIL image or a numpy array, not {type(portrait).__name__}.")
 

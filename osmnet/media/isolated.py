@@ -25,6 +25,7 @@ from typing import Any, Self
 import numpy as np
 
 from osmnet.media.container import local_file
+from osmnet.utils.checks import check_flag
 
 MB = 2**20
 START_SECONDS = 60.0  # s until a child has imported its modules; about one on an idle machine
@@ -333,6 +334,8 @@ def decoder_for(isolated: IsolatedDecoder | bool | None) -> IsolatedDecoder | No
     """
     if isinstance(isolated, IsolatedDecoder):
         return isolated
-    if isolated is None:
+    if isolated is not None:
+        check_flag("isolated", isolated)
+    else:
         isolated = os.environ.get("OSMNET_ISOLATE", "").strip() == "1"
     return shared_decoder() if isolated else None

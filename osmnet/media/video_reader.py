@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -14,6 +13,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from osmnet.media.container import MAX_MEGAPIXELS, open_container, pixel_limit
+from osmnet.utils.checks import check_path, check_range
 
 Window = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright picture
 
@@ -56,9 +56,10 @@ def read_frames(
         ValueError: At the call, if the file is missing, empty, too large or not a video, or `fps` is out of range;
             while reading, if no picture decodes.
     """
-    if not 0.001 <= fps <= 1000:
-        raise ValueError(f"fps must lie between 0.001 and 1000 frames per second, not {fps}.")
-    name = "The video in memory" if isinstance(path, bytes) else f"'{Path(path)}'"
+    check_range("fps", fps, 0.001, 1000)
+    if max_side is not None:
+        check_range("max_side", max_side, 1, 2**16, whole=True)
+    name = "The video in memory" if isinstance(path, bytes) else f"'{check_path('The video', path)}'"
     container = open_container(
         path, "video", "give a whole video file, for example MP4.", max_megapixels=max_megapixels
     )
@@ -78,7 +79,7 @@ def read_frames(
     streams[0].thread_type = "AUTO" if pixels <= MAX_PARALLEL else "SLICE"
     streams[0].codec_context.options = pixel_limit(max_megapixels)
     return _pictures(
-        container, streams[0], Fraction(fps).limit_denominator(1_000_000), name, max_side, window, on_break
+        container, streams[0], Fraction(float(fps)).limit_denominator(1_000_000), name, max_side, window, on_break
     )
 
 

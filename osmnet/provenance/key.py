@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -190,7 +191,7 @@ def _credential(key: bytes, certificates: bytes, where: str) -> Credential:
     try:
         private = serialization.load_pem_private_key(key, password=None)
         chain = x509.load_pem_x509_certificates(certificates)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ValueError(
             f"There is no key or no certificate to be read in '{where}' (PEM, without a password). Fix the file, or "
             "remove it."

@@ -13,6 +13,7 @@ from PIL import Image
 
 import osmnet
 from osmnet.provenance.key import TIMESTAMP, signing_credential
+from osmnet.utils.checks import check_path, reason, short
 from osmnet.utils.profiling import span
 
 ASSERTION = "osmnet.generation"
@@ -44,7 +45,7 @@ def sign(path: str | os.PathLike[str], consent: bool | None = None) -> None:
         ValueError: If the file cannot be read, signed or written (it is then unchanged), or `consent` is invalid.
     """
     check_consent(consent)
-    path = Path(path)
+    path = check_path("path", path)
     temporary = path.with_name(f".{path.name.lstrip('.')}.{secrets.token_hex(4)}.part")
     try:
         # In its own thread: otherwise Ctrl-C would be raised, and lost, in a callback of the signer.
@@ -75,8 +76,8 @@ def check_consent(consent: Any) -> None:
     """Raise `ValueError` unless consent is `True` or `None`."""
     if consent is not None and consent is not True:
         raise ValueError(
-            f"consent must be True (those who are seen and heard agreed) or left out, not {consent!r}; without their "
-            "consent, do not make the video."
+            f"consent must be True (those who are seen and heard agreed) or left out, not {short(consent)}; without "
+            "their consent, do not make the video."
         )
 
 
@@ -129,5 +130,5 @@ def _sign_stream(
     except c2pa.C2paError as error:
         at = f", or the time stamp service {address} (unset {TIMESTAMP})" if address else ""
         raise ValueError(
-            f"{name} cannot be signed ({str(error).splitlines()[0]}); check the certificate and the disk{at}."
+            f"{name} cannot be signed ({reason(error)}); check the certificate and the disk{at}."
         ) from error

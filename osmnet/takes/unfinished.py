@@ -137,7 +137,7 @@ def unfinished_records(takes: Path) -> list[dict[str, Any]]:
     files = [path for path in (takes / FOLDER_NAME).glob(f"*/{RECORD_NAME}") if _finished(path.parent)]
     records = []
     for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             record = json.loads(path.read_text(encoding="utf-8"))
             records += [record] if isinstance(record, dict) else []
     return records

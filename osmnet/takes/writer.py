@@ -31,6 +31,7 @@ from osmnet.takes.background import BackgroundWriter
 from osmnet.takes.files import ANIMATIONS, TakeFiles, free_folder
 from osmnet.takes.sheet import MAX_TAKES, contact_sheet
 from osmnet.takes.unfinished import PART_SECONDS, UnfinishedRun
+from osmnet.utils.checks import check_flag, check_path, short
 from osmnet.utils.files import write_whole
 
 if TYPE_CHECKING:
@@ -66,11 +67,11 @@ class TakeWriter:
         animation: Literal["webp", "gif"] | None,
     ):
         check_consent(consent)
-        if not isinstance(path, str | os.PathLike):
-            raise ValueError(f"path must be the path of a folder or a .mp4 file, not {type(path).__name__}.")
-        if animation is not None and animation not in ANIMATIONS:
-            raise ValueError(f"animation must be 'webp' or 'gif', not {animation!r}.")
-        self.output, self.files = output, TakeFiles(Path(path), len(output))
+        for name, flag in (("sheet", sheet), ("resume", resume), ("label", label), ("overwrite", overwrite)):
+            check_flag(name, flag)
+        if animation is not None and not (isinstance(animation, str) and animation in ANIMATIONS):
+            raise ValueError(f"animation must be 'webp' or 'gif', not {short(animation)}.")
+        self.output, self.files = output, TakeFiles(check_path("path", path), len(output))
         self.sheet = sheet and not self.files.is_file
         self.resume, self.overwrite = resume, overwrite
         self.animation = animation

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from osmnet.utils.checks import short
+from osmnet.utils.checks import reason, short
 
 # Those of the package stay far below.
 MAX_JSON = 2**20  # bytes
@@ -46,7 +46,7 @@ def read_json(path: Path, advice: str = "restore it or download it again") -> An
         with open(path, "rb") as file:
             return parse_json(file.read(MAX_JSON + 1))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not readable JSON ({str(error).rstrip('.')}); {advice}.") from error
+        raise ValueError(f"{path} is not readable JSON ({reason(error)}); {advice}.") from error
 
 
 def leaves(value: Any) -> Iterator[tuple[Any, int]]:

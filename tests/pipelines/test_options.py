@@ -27,8 +27,8 @@ from osmnet.pipelines.options import MotionOptions, PictureOptions, as_settings,
         ({"still": True, "near": [1]}, "near is for sampled motion"),
         ({"near": [1, -1]}, "near must be a take's own near"),
         ({"near": "12"}, "near must be a take's own near"),
-        ({"near": range(5000)}, "near has 5000 seeds, and 64 are the most"),
-        ({"head_motion": 3}, "head_motion must be the path of a video, not int"),
+        ({"near": range(5000)}, "near has more than 64 seeds"),
+        ({"head_motion": 3}, "head_motion must be a path, not int"),
     ],
 )
 def test_wrong_motion_options_are_refused_in_one_sentence(options, message):

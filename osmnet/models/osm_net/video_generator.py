@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from osmnet.loading.model import OSMNetModel
 from osmnet.models.layers import ConvBlock, ResidualBlock, UpBlock
+from osmnet.utils.checks import short
 
 GEOMETRIES = ("mesh", "none")
 
@@ -112,7 +113,7 @@ class VideoGenerator(OSMNetModel):
     ) -> None:
         super().__init__()
         if geometry not in GEOMETRIES:
-            raise ValueError(f'geometry must be "mesh" or "none", not {geometry!r}.')
+            raise ValueError(f'geometry must be "mesh" or "none", not {short(geometry)}.')
         if min(driving_dim, base_channels, max_channels, num_down, stem_stride, vector_dim) < 1 or num_residual < 0:
             raise ValueError("All sizes of a VideoGenerator must be at least 1 (num_residual at least 0).")
         if guide_channels < 0 or (geometry == "none" and guide_channels):

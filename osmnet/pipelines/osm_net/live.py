@@ -19,6 +19,7 @@ from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, PAUSE, to_camera
 from osmnet.pipelines.osm_net.live_motion import LiveBlinks, LiveMotion
 from osmnet.provenance.label import label_for
 from osmnet.structures import Source
+from osmnet.utils.checks import check_flag, short
 from osmnet.utils.threads import in_order
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ class LiveSession:
     ):
         for name, value, low, high in (("lookahead", lookahead, 0, MAX_LOOKAHEAD), ("block", block, 1, MAX_BLOCK)):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} must be a whole number of frames from {low} to {high}, not {value!r}.")
+                raise ValueError(f"{name} must be a whole number of frames from {low} to {high}, not {short(value)}.")
+        check_flag("label", label)
         options = options or MotionOptions()
         self.source, self.seed = renderer.source, seed
         self.lookahead, self.block = lookahead, block
@@ -267,7 +269,7 @@ class LiveSession:
         number = isinstance(sampling_rate, int | float | np.number) and not isinstance(sampling_rate, bool)
         if not number or not MIN_RATE <= sampling_rate <= MAX_RATE:
             raise ValueError(
-                f"sampling_rate must be a number of Hz from {MIN_RATE} to {MAX_RATE}, not {sampling_rate!r}."
+                f"sampling_rate must be a number of Hz from {MIN_RATE} to {MAX_RATE}, not {short(sampling_rate)}."
             )
         rate = float(sampling_rate)
         if self._rate not in (None, rate):

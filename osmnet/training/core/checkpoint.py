@@ -19,11 +19,10 @@ from accelerate.utils import SAFE_WEIGHTS_NAME, set_seed
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from osmnet.loading.hub import first_line
 from osmnet.loading.model import temporary_folder_in
 from osmnet.training.core.processes import on_all, on_main
 from osmnet.utils.bounded_json import MAX_JSON, parse_json
-from osmnet.utils.checks import short
+from osmnet.utils.checks import reason, short
 
 PREFIX, UNFINISHED = "checkpoint-", ".saving-"
 ABOUT, TENSORS = "config.json", SAFE_WEIGHTS_NAME
@@ -119,7 +118,7 @@ def newest_checkpoint(work: Path) -> tuple[Checkpoint | None, list[str]]:
                     raise ValueError(f"{name} has another checksum")
             return Checkpoint(folder, about["step"], about), damaged
         except (OSError, ValueError) as error:
-            damaged.append(f"'{folder}' is damaged ({first_line(error)}) and skipped.")
+            damaged.append(f"'{folder}' is damaged ({reason(error)}) and skipped.")
     return None, damaged
 
 

@@ -18,11 +18,11 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from osmnet.loading.fingerprint import weights_fingerprint
-from osmnet.loading.hub import first_line
 from osmnet.loading.model import OSMNetModel
 from osmnet.training.core.checkpoint import TENSORS, WRITE_ERRORS, Checkpoint, seed_all
 from osmnet.training.core.config import FREE_SETTINGS, StageConfig
 from osmnet.training.core.stage import Stage
+from osmnet.utils.checks import reason
 
 DISCRIMINATOR_OPTIMIZER = "discriminator_optimizer.bin"
 
@@ -229,9 +229,7 @@ class RunState:
         try:
             saved = {name: t.shape for name, t in found.tensors().items() if not name.startswith("best/")}
         except (SafetensorError, OSError, ValueError, MemoryError) as error:
-            refuse(
-                f"has tensors in '{found.folder.name}' that cannot be read ({first_line(error)}); delete that folder"
-            )
+            refuse(f"has tensors in '{found.folder.name}' that cannot be read ({reason(error)}); delete that folder")
         if mine != saved:
             odd = sorted(mine.keys() ^ saved.keys()) or [name for name in mine if mine[name] != saved[name]]
             refuse(f"has networks of another shape ({odd[0]}); delete it")
@@ -248,7 +246,7 @@ class RunState:
             self.accelerator.load_state(str(found.folder))
         except Exception as error:  # PyTorch raises almost anything on strange states
             raise ValueError(
-                f"The states in '{found.folder}' cannot be restored ({first_line(error)}); delete this folder to "
+                f"The states in '{found.folder}' cannot be restored ({reason(error)}); delete this folder to "
                 "resume from the one before it."
             ) from error
         progress = found.about["progress"]
