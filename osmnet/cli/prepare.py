@@ -4,7 +4,8 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from osmnet.cli.parser import Parser
+from osmnet.cli.parser import EXIT_INTERRUPTED, Parser
+from osmnet.cli.signals import sigterm_as_ctrl_c
 from osmnet.data.cluster import usable_cpus
 from osmnet.data.prepare import find_videos, key_of, prepare, read_table
 from osmnet.data.report import REPORT, dropped_text
@@ -48,7 +49,13 @@ def main(argv: list[str] | None = None) -> int:
     videos = find_videos(args.clips)
     model = args.model or packaged_weights()
     landmarker = args.landmarker or packaged_landmarker()
-    rows = prepare(videos, args.out, model, landmarker, options, table, args.workers, args.ray, args.keep_speakers)
+    settings = options, table, args.workers, args.ray, args.keep_speakers
+    try:
+        with sigterm_as_ctrl_c():
+            rows = prepare(videos, args.out, model, landmarker, *settings)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nosmnet: stopped; finished videos are kept, the same command resumes.\n")
+        return EXIT_INTERRUPTED
     kept, given = [row for row in rows if row["status"] == "kept"], {key_of(video) for video in videos}
     report = args.out / REPORT
     sys.stderr.write(dropped_text([row for row in rows if row.get("video") in given], report))

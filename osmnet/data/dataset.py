@@ -17,7 +17,7 @@ from osmnet.face.pose import fit_similarity
 from osmnet.face.topology import STABLE
 from osmnet.media.features import mel_windows
 from osmnet.media.video_reader import read_frames
-from osmnet.utils.checks import check_flag, check_range, short
+from osmnet.utils.checks import check_flag, check_path, check_range, short
 
 PADDING = 64  # px by which a decoder's pictures may be larger
 MAX_CROP = 2**16  # px, that can be asked for
@@ -169,6 +169,7 @@ class Dataset:
         Raises:
             ValueError: If there is none, or it is of another version or damaged, see `read_manifest`.
         """
+        check_path("The dataset", source)
         where = str(source).rstrip("/")
         return cls(where, read_manifest(where))
 

@@ -25,7 +25,7 @@ from osmnet.data.track import Tracking, track_faces
 from osmnet.face.morphable import FaceModel
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE, load_speech
 from osmnet.utils.bounded_json import parse_json
-from osmnet.utils.files import write_whole
+from osmnet.utils.files import why, write_whole
 
 UNFINISHED = ".unfinished"  # folder of the records, in the dataset
 MAX_RECORD = 2**27  # bytes: a line of the manifest for each clip of a video
@@ -216,7 +216,7 @@ def write_record(job: Job, rows: list[dict[str, Any]]) -> None:
     try:
         write_whole(job.record, json.dumps(record).encode())
     except ValueError as error:
-        raise _cannot_save(job, error.__cause__) from error
+        raise _cannot_save(job, error.__cause__ or error) from error
 
 
 def read_records(out: Path) -> dict[str, dict[str, Any]]:
@@ -260,6 +260,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _cannot_save(job: Job, error: BaseException | None) -> CannotSave:
-    reason = getattr(error, "strerror", None) or str(error)
-    return CannotSave(f"'{job.out}' cannot be written ({reason}); make room and run again, finished videos are kept.")
+def _cannot_save(job: Job, error: BaseException) -> CannotSave:
+    return CannotSave(
+        f"'{job.out}' cannot be written ({why(error)}); make room and run again, finished videos are kept."
+    )

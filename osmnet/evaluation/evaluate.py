@@ -1,5 +1,6 @@
 """Evaluation of a model on a dataset by the papers' protocol."""
 
+import os
 import sys
 import time
 import warnings
@@ -198,7 +199,7 @@ def choose_clips(
 
 def _model_name(pipe: OSMNetPipeline, model: str | Path | None) -> str:
     """Return the Hub id or the folder's name, without its path."""
-    return Path(model).resolve().name if model is not None and Path(model).expanduser().is_dir() else pipe.name
+    return Path(model).resolve().name if model is not None and Path(os.path.expanduser(model)).is_dir() else pipe.name
 
 
 def _attempt(pipe: OSMNetPipeline, networks: MetricNetworks, clip: Clip, seconds: float) -> ClipResult | Exception:

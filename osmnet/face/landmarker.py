@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from osmnet.utils.checks import reason
+
+MAX_SIDE = 2**15 - 2  # px; MediaPipe ends the process at larger pictures
 # Frames. The window of the first frame comes from the detector. After so many copies of that frame the window has
 # settled around the landmarks, to a fifth of a pixel of 256.
 SETTLING = 10
@@ -79,7 +82,9 @@ class FaceLandmarker:
             import mediapipe
             from mediapipe.tasks.python import BaseOptions, vision
         except (ImportError, OSError) as error:
-            raise ValueError(f"MediaPipe cannot be loaded ({error}); `osmnet doctor` says what is missing.") from error
+            raise ValueError(
+                f"MediaPipe cannot be loaded ({reason(error)}); `osmnet doctor` says what is missing."
+            ) from error
         if not Path(bundle).is_file():
             raise ValueError(f"No face landmarker at '{bundle}'; build it with scripts/build_landmarker.py.")
         self._image = lambda array: mediapipe.Image(
@@ -96,7 +101,7 @@ class FaceLandmarker:
             with _native_notices_hidden():
                 self._task = vision.FaceLandmarker.create_from_options(options)
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"'{bundle}' is not a MediaPipe face landmarker bundle ({error}).") from error
+            raise ValueError(f"'{bundle}' is not a MediaPipe face landmarker bundle ({reason(error)}).") from error
         self._process = os.getpid()
         self._release = weakref.finalize(self, _release, self._task, self._process)
         self._started = False
@@ -111,8 +116,12 @@ class FaceLandmarker:
             `list[np.ndarray]`: For each face `(478, 3)`, float32, in pixels; largest face first.
 
         Raises:
+            ValueError: If a side is longer than `MAX_SIDE`.
             RuntimeError: In a forked child, if its parent built this landmarker.
         """
+        if max(image.shape[:2]) > MAX_SIDE:
+            height, width = image.shape[:2]
+            raise ValueError(f"A picture of {width} x {height} pixels is too large to find faces in; scale it down.")
         if os.getpid() != self._process:
             raise RuntimeError("This face landmarker was built before the process was forked. Build one here.")
         with nullcontext() if self._started else _native_notices_hidden():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from osmnet.loading.hub import find_folder
 from osmnet.utils.bounded_json import leaves, read_json
 from osmnet.utils.checks import check_path, reason, short
+from osmnet.utils.files import written_whole
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -41,39 +40,6 @@ def weights_name(variant: str | None = None) -> str:
         raise ValueError(f"variant must be a name such as 'fp16', not {short(variant)}.")
     stem, suffix = WEIGHTS_NAME.rsplit(".", 1)
     return f"{stem}.{variant}.{suffix}" if variant else WEIGHTS_NAME
-
-
-def temporary_folder_in(folder: Path) -> Path:
-    """Make a temporary folder inside `folder`, which is made if necessary.
-
-    Raises:
-        ValueError: If the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
-    except OSError as error:
-        raise ValueError(f"Cannot write to the folder {folder} ({error.strerror}); choose another one.") from error
-
-
-@contextmanager
-def written_whole(folder: Path, last: str = "") -> Iterator[Path]:
-    """Yield a temporary folder whose files move into `folder` after the block, `last` at the end.
-
-    Raises:
-        ValueError: If the folder cannot be written; it is then left as it was.
-    """
-    temporary = temporary_folder_in(folder)
-    try:
-        yield temporary
-        files = [path.relative_to(temporary) for path in sorted(temporary.rglob("*")) if path.is_file()]
-        for file in sorted(files, key=lambda file: file.name == last):
-            (folder / file).parent.mkdir(exist_ok=True)
-            os.replace(temporary / file, folder / file)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"Cannot save in {folder} ({error}); free space or choose another folder.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class OSMNetModel(ModelMixin, ConfigMixin):
@@ -207,9 +173,12 @@ class OSMNetModel(ModelMixin, ConfigMixin):
             raise ValueError("Weights are only saved as safetensors: leave safe_serialization=True.")
         weights_name(variant)  # checks it
         with written_whole(check_path("save_directory", save_directory)) as temporary:
-            ModelMixin.save_pretrained(self, temporary, variant=variant, max_shard_size="1000GB")
-            for file in temporary.iterdir():
-                file.chmod(0o644)  # safetensors' files are readable by their owner only
+            self._write(temporary, variant)
+
+    def _write(self, folder: Path, variant: str | None) -> None:
+        ModelMixin.save_pretrained(self, folder, variant=variant, max_shard_size="1000GB")
+        for file in folder.iterdir():
+            file.chmod(0o644)  # safetensors' files are readable by their owner only
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast as `torch.nn.Module.to` does, except for `_keep_in_fp32_modules`."""

@@ -14,10 +14,11 @@ import torch
 
 import osmnet
 from osmnet.loading.hub import find_folder
-from osmnet.loading.model import OSMNetModel, check_dtype, shown, weights_name, written_whole
+from osmnet.loading.model import OSMNetModel, check_dtype, shown, weights_name
 from osmnet.loading.packaged import INDEX_NAME, LANDMARKER_NAME, is_known_landmarker, packaged_weights
 from osmnet.utils.bounded_json import read_json
 from osmnet.utils.checks import check_path, reason, short
+from osmnet.utils.files import written_whole
 
 FORMAT_VERSION = 1
 BEST_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -201,6 +202,9 @@ class PipelineLoader:
         Raises:
             ValueError: If the folder cannot be written.
         """
+        bundle = self.face_landmarker_path
+        if bundle is not None and not Path(bundle).is_file():
+            raise ValueError(f"Cannot save the face landmarker '{bundle}', which is not there any more; restore it.")
         with written_whole(check_path("save_directory", save_directory), last=INDEX_NAME) as temporary:
             index: dict[str, Any] = {
                 "_class_name": type(self).__name__,
@@ -208,10 +212,10 @@ class PipelineLoader:
                 "format_version": FORMAT_VERSION,
             }
             for name, network in self.components.items():
-                network.save_pretrained(temporary / name, variant=variant)
+                network._write(temporary / name, variant)
                 index[name] = ["osmnet", type(network).__name__]
-            if self.face_landmarker_path is not None:
-                shutil.copyfile(self.face_landmarker_path, temporary / LANDMARKER_NAME)
+            if bundle is not None:
+                shutil.copyfile(bundle, temporary / LANDMARKER_NAME)
             (temporary / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
     @property
@@ -266,7 +270,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 def _name_of(source: str | os.PathLike[str] | None, folder: Path) -> str:
     if source is None:
         return f"weights of osmnet {osmnet.__version__}"
-    if not os.path.isdir(Path(source).expanduser()) and folder.parent.name == "snapshots":
+    if not os.path.isdir(Path(os.path.expanduser(source))) and folder.parent.name == "snapshots":
         return f"{source}@{folder.name}"  # in the Hub client's cache the folder's name is the commit
     return os.fspath(source)
 

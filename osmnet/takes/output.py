@@ -205,6 +205,8 @@ class TalkingHeadOutput:
             self, path, sheet=sheet, resume=resume, label=label, consent=consent, overwrite=overwrite,
             animation=animation,
         )  # fmt: skip
+        if progress is not None and not callable(progress) and not isinstance(progress, bool):
+            raise ValueError(f"progress must be a function, True or False, not {short(progress)}.")
         if not isinstance(progress, bool):
             return writer.write(progress)
         with tqdm(desc="rendering", unit="frame", disable=not progress) as bar:

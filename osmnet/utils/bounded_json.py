@@ -29,6 +29,8 @@ def parse_json(content: bytes, most: int = MAX_JSON, finite: bool = True) -> Any
             content.decode("utf-8"), parse_int=_whole_number, parse_float=number, parse_constant=number,
             object_pairs_hook=_object,
         )  # fmt: skip
+    except UnicodeDecodeError as error:
+        raise ValueError(reason(error)) from error
     except RecursionError as error:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from error
     if any(depth > MAX_DEPTH for _, depth in leaves(value)):

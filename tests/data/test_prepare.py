@@ -523,8 +523,7 @@ def test_a_run_that_is_stopped_anywhere_is_resumed_to_the_same_dataset(
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, where, stop)
-        with pytest.raises(KeyboardInterrupt):
-            _prepare(clips, out)
+        assert _prepare(clips, out) == 130
     assert not (out / "shards").exists() or not list((out / "shards").glob(".*"))
     here.clear()
     if owner is prepare:  # a later run of other videos finishes this one, and does so once
@@ -581,6 +580,31 @@ def test_a_run_that_was_killed_is_resumed(tmp_path: Path, raw: Path, subprocess_
     assert sorted(file.name for file in (out / "shards").iterdir()) == [f"{name}.000.tar" for name in "abcd"]
     for clip in Dataset.open(out).clips():
         assert sum(1 for _ in clip.read_frames()) == clip.frames
+
+
+def test_sigterm_stops_at_once_with_a_sentence(
+    tmp_path: Path, raw: Path, subprocess_environment: dict[str, str], here: list[str]
+):
+    clips, out = tmp_path / "clips", tmp_path / "set"
+    clips.mkdir()
+    for name in "ab":
+        shutil.copy(raw / "silent.cut.mp4", clips / f"{name}.mp4")
+    command = [sys.executable, "-m", "osmnet", "prepare", str(clips), "--out", str(out), "--workers", "1"]
+    run = subprocess.Popen(command, env=subprocess_environment, stderr=subprocess.PIPE, text=True)
+    try:
+        while not list((out / UNFINISHED).glob("*.json")):
+            assert run.poll() is None
+            time.sleep(0.02)
+        run.terminate()  # this process alone, not its workers
+        _, stderr = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 130 and "Traceback" not in stderr
+    last = stderr.replace("\r", "\n").strip().splitlines()[-1]
+    assert last == "osmnet: stopped; finished videos are kept, the same command resumes."
+    assert [path.stem for path in (out / UNFINISHED).glob("*.json")] == ["a"] and not _holds(out)
+    assert _prepare(clips, out) == 0 and here == ["b"]
+    assert [clip.name for clip in Dataset.open(out).clips()] == ["a-000", "a-001", "b-000", "b-001"]
 
 
 def _holds(folder: Path) -> bool:

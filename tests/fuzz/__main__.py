@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from tests.fuzz.case import Case
@@ -70,19 +71,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _replay(path: Path, keep: list[str] | None, seeds: Path, limits: dict) -> Report:
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    report = Report()
-    for file in files:
-        text = file.read_text(encoding="utf-8")
-        one = run_jobs([text], seeds, **limits)
-        report.update(one)
-        (counts,) = one.counts.values()
-        details = [result.detail for _, result in one.failures]
-        sys.stdout.write("\n".join([f"{file.name}: {next(iter(counts))}", *details]) + "\n")
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    report = run_jobs(texts, seeds, **{**limits, "workers": 1})  # in this order
+    for file, (text, result) in zip(files, report.results, strict=True):
+        sys.stdout.write(f"{file.name}: {result.outcome}\n{result.detail.strip()}\n\n")
         if keep:
-            case = Case.load(text)
-            (CORPUS / f"{keep[0]}.json").write_text(
-                Case(case.kind, case.target, case.files, case.base, case.arguments, keep[1]).dump(), encoding="utf-8"
-            )
+            case = replace(Case.load(text), story=keep[1])
+            (CORPUS / f"{keep[0]}.json").write_text(case.dump(), encoding="utf-8")
     return report
 
 

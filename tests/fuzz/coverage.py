@@ -16,7 +16,10 @@ from tests.fuzz.worker import is_refusal
 
 # Each parser: a case whose only file is what atheris makes, and the seed that it starts from.
 PARSERS = {
-    "index": (Case("models", "family", {"model_index.json": b""}, "model"), "model/model_index.json"),
+    "index": (
+        Case("models", "family", {"model_index.json": b""}, "model", {"component": "''"}),
+        "model/model_index.json",
+    ),
     "config": (
         Case("models", "component", {"motion_space/config.json": b""}, "model", {"component": "'motion_space'"}),
         "model/motion_space/config.json",
@@ -33,6 +36,11 @@ PARSERS = {
     ),
     "ablation": (Case("settings", "ablation", {"ablation.yaml": b""}), "settings/ablation.yaml"),
     "table": (Case("settings", "table", {"table.csv": b""}), "settings/table.csv"),
+    "checkpoint": (
+        Case("takes", "checkpoint", {"checkpoint-000004/config.json": b""}, "checkpoints"),
+        "checkpoints/checkpoint-000004/config.json",
+    ),
+    "verify": (Case("takes", "verify", {"signed.png": b""}), "takes/signed.png"),
     "key": (Case("takes", "own_key", {takes.KEY: b""}), takes.KEY),
 }
 KINDS = {"models": models, "datasets": datasets, "settings": settings, "takes": takes}

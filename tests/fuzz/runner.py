@@ -38,17 +38,17 @@ class Report:
     slowest: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     peak_mb: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     signatures: Counter[str] = field(default_factory=Counter)
-    failures: list[tuple[Job, Result]] = field(default_factory=list)
+    results: list[tuple[Job, Result]] = field(default_factory=list)
 
     def add(self, kind: str, job: Job, result: Result) -> bool:
         """Count a result; whether its input is to be kept."""
+        self.results.append((job, result))
         self.counts[kind][result.outcome] += 1
         self.slowest[kind] = max(self.slowest[kind], result.seconds)
         self.peak_mb[kind] = max(self.peak_mb[kind], result.peak_mb)
         if result.outcome in GOOD:
             return False
         self.signatures[result.signature] += 1
-        self.failures.append((job, result))
         return self.signatures[result.signature] <= KEPT
 
     def update(self, other: Report) -> None:
@@ -57,13 +57,17 @@ class Report:
             self.counts[kind] += counts
             self.slowest[kind] = max(self.slowest[kind], other.slowest[kind])
             self.peak_mb[kind] = max(self.peak_mb[kind], other.peak_mb[kind])
-        self.failures += other.failures
+        self.results += other.results
         self.signatures += other.signatures
 
     @property
     def bad(self) -> int:
         """Number of failures."""
-        return len(self.failures)
+        return len(self.failures())
+
+    def failures(self) -> list[tuple[Job, Result]]:
+        """List the cases that failed."""
+        return [(job, result) for job, result in self.results if result.outcome in BAD]
 
     def table(self) -> str:
         """Format the counts by kind."""
@@ -108,6 +112,7 @@ def run_jobs(
     seconds: float = 20.0,
     memory_mb: float = 2048.0,
     keep: Path | None = None,
+    warm: bool = True,
     progress: bool = False,
 ) -> Report:
     """Run cases; one that hangs or crashes costs its child only.
@@ -119,6 +124,7 @@ def run_jobs(
         seconds (`float`): Time after which a case hangs.
         memory_mb (`float`): Memory that a case must stay below.
         keep (`Path`, *optional*): Folder for the inputs that fail.
+        warm (`bool`): Build the tiny pipeline before the first case.
         progress (`bool`): Show a progress bar.
 
     Returns:
@@ -131,7 +137,7 @@ def run_jobs(
     with tqdm(total=len(jobs), desc="fuzz", unit="case", disable=not progress, dynamic_ncols=True) as bar:
 
         def work() -> None:
-            child = _Child(seeds, seconds, memory_mb)
+            child = _Child(seeds, seconds, memory_mb, warm)
             try:
                 while not errors:
                     job = waiting.get_nowait()
@@ -178,8 +184,8 @@ def _keep(folder: Path, case: Case, job: Job, result: Result) -> None:
 class _Child:
     """A child process, replaced when it is lost."""
 
-    def __init__(self, seeds: Path, seconds: float, memory_mb: float):
-        self.seeds, self.seconds, self.memory_mb = seeds, seconds, memory_mb
+    def __init__(self, seeds: Path, seconds: float, memory_mb: float, warm: bool):
+        self.seeds, self.seconds, self.memory_mb, self.warm = seeds, seconds, memory_mb, warm
         self.folder = Path(tempfile.mkdtemp(prefix="child-", dir=seeds.parent))
         self.process: subprocess.Popen[bytes] | None = None
         self.served = 0
@@ -220,6 +226,7 @@ class _Child:
         }  # fmt: skip
         environment.pop("OSMNET_ISOLATE", None)
         arguments = [str(theirs.fileno()), str(self.seeds), str(self.memory_mb), str(self._log_path)]
+        arguments.append("warm" if self.warm else "cold")
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", "from tests.fuzz.worker import main; main()", *arguments],

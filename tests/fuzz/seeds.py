@@ -29,6 +29,7 @@ def make_seeds(folder: Path) -> None:
             part.mkdir()
             for name, content in make(part).items():
                 (part / name).write_bytes(content)
+        _call(folder)
         _model(folder / "model")
         _dataset(folder)
         _takes(folder)
@@ -182,6 +183,14 @@ def _encode(container: Any, format: str, codec: str | None, rate: int, layout: s
             each.pts = None
             container.mux(sound.encode(each))
         container.mux(sound.encode())
+
+
+def _call(folder: Path) -> None:
+    """Write valid inputs of a call, whose other arguments are strange."""
+    (folder / "call").mkdir()
+    for name, source in (("portrait.png", "pictures/rgb.png"), ("speech.wav", "sounds/pcm16.wav"),
+                         ("clip.mp4", "videos/silent.mp4")):  # fmt: skip
+        (folder / "call" / name).write_bytes((folder / source).read_bytes())
 
 
 def _model(folder: Path) -> None:

@@ -147,12 +147,12 @@ def _kept_or_measured(
     key: str,
     timer: Callable[[VideoGenerator], dict[str, float]],
 ) -> str:
-    path = cache_folder() / f"precision-{key}.json"
-    if (kept := _read(path, machine)) is not None:
-        return kept
     try:
+        path = cache_folder() / f"precision-{key}.json"
+        if (kept := _read(path, machine)) is not None:
+            return kept
         make_folder(path.parent)
-    except ValueError:  # not timed, because the next process might decide otherwise
+    except (ValueError, RuntimeError):  # not timed, because the next process might decide otherwise
         return "bfloat16" if "amx_bf16" in machine["capabilities"] else "float32"
     seconds = timer(video_generator)
     if (kept := _read(path, machine)) is not None:  # another process was faster: both take its answer

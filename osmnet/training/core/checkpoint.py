@@ -16,17 +16,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import SAFE_WEIGHTS_NAME, set_seed
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from osmnet.loading.model import temporary_folder_in
 from osmnet.training.core.processes import on_all, on_main
 from osmnet.utils.bounded_json import MAX_JSON, parse_json
 from osmnet.utils.checks import reason, short
+from osmnet.utils.files import WRITE_ERRORS, discard, put_folder_in_place, temporary_folder_in, why
 
 PREFIX, UNFINISHED = "checkpoint-", ".saving-"
 ABOUT, TENSORS = "config.json", SAFE_WEIGHTS_NAME
-WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)  # a full disk, as Python, safetensors and torch.save report it
 
 
 @dataclass(frozen=True)
@@ -72,16 +70,16 @@ def save_checkpoint(accelerator: Accelerator, work: Path, step: int, about: dict
         temporary = on_main(accelerator, lambda: temporary_folder_in(work))
         on_all(accelerator, lambda: accelerator.save_state(str(temporary)))
         on_main(accelerator, lambda: _publish(temporary, folder, {**about, "step": step}))
-    except WRITE_ERRORS as error:
+    except (*WRITE_ERRORS, RuntimeError) as error:  # torch.save raises RuntimeError for a full disk
         before = [each.name for each in _folders(work)[:1]]
         rest = f"run the same command again to resume from {before[0]}" if before else "start again"
         raise ValueError(
-            f"Cannot save a checkpoint of step {step} in '{work}' ({' '.join(str(error).split())}); free some space "
+            f"Cannot save a checkpoint of step {step} in '{work}' ({why(error)}); free some space "
             f"(or repair the disk) and {rest}."
         ) from error
     finally:
         if temporary is not None and accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
+            discard(temporary)
     if accelerator.is_main_process:
         # Those with higher numbers are damaged, otherwise the run would have resumed from them.
         kept = [each for each in _folders(work) if _step(each) <= step][:keep]
@@ -96,7 +94,7 @@ def _publish(temporary: Path, folder: Path, about: dict[str, Any]) -> None:
     (temporary / ABOUT).write_text(json.dumps({**about, "files": sums}, indent=1), encoding="utf-8")
     temporary.chmod(0o755)  # temporary folders are private to their owner
     shutil.rmtree(folder, ignore_errors=True)  # only there if damaged: the run resumed from an earlier one
-    temporary.rename(folder)
+    put_folder_in_place(temporary, folder)
 
 
 def newest_checkpoint(work: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -19,10 +19,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from osmnet.loading.fingerprint import weights_fingerprint
 from osmnet.loading.model import OSMNetModel
-from osmnet.training.core.checkpoint import TENSORS, WRITE_ERRORS, Checkpoint, seed_all
+from osmnet.training.core.checkpoint import TENSORS, Checkpoint, seed_all
 from osmnet.training.core.config import FREE_SETTINGS, StageConfig
 from osmnet.training.core.stage import Stage
 from osmnet.utils.checks import reason
+from osmnet.utils.files import why
 
 DISCRIMINATOR_OPTIMIZER = "discriminator_optimizer.bin"
 
@@ -199,9 +200,9 @@ class RunState:
         for name, network in self.kept.items():
             try:
                 network.save_pretrained(out / name)
-            except WRITE_ERRORS as error:
+            except ValueError as error:
                 raise ValueError(
-                    f"Cannot save {name} to '{out / name}' ({' '.join(str(error).split())}); free some space (or "
+                    f"Cannot save {name} to '{out / name}' ({why(error.__cause__ or error)}); free some space (or "
                     "repair the disk) and run the same command again to resume."
                 ) from error
 

@@ -74,6 +74,22 @@ ARGUMENTS = {
     "sign": ("path", "consent"),
 }  # fmt: skip
 SOUNDS, PORTRAITS = ("speech", "chunk"), ("portrait",)
+# Values at or near the ends of what is allowed.
+EDGES = {
+    "num_videos": ("2", "100", "np.int64(3)"), "epsilon": ("0", "100", "np.float32(0.5)"), "sampling": ("'ball'",),
+    "motion_scale": ("0", "10", "Fraction(1, 3)"), "expression_scale": ("0", "10"), "still": ("True",),
+    "blink": ("False",), "yaw": ("60", "-60.0", "np.float64(1)", "np.zeros(13)", "[0.5] * 13"),
+    "pitch": ("60", "[1] * 6"),
+    "roll": ("-60",), "head_motion": ("folder / 'clip.mp4'",), "near": ("[2**63 - 1] * 64", "7", "np.arange(3)"),
+    "full_frame": ("True", "False", "None"), "size": ("64", "65", "333", "2048"), "face": ("0", "1", "100"),
+    "seed": ("0", "2**63 - 1", "[1, 2]", "np.int64(5)"), "sampling_rate": ("1000", "768_000", "16000.5", "44_100"),
+    "output_type": ("'pil'", "'np'"), "lookahead": ("0", "25"), "block": ("1", "25"), "label": ("False",),
+    "max_side": ("1", "65536"), "max_seconds": ("0", "0.3", "1e9"), "fps": ("0.001", "1000", "Fraction(30000, 1001)"),
+    "chunk": ("np.zeros(0)", "np.zeros((100, 2), np.int16)", "np.ones(50_000, np.float32)", "np.zeros((7, 64))"),
+    "chunks": ("[(0, 1)]", "[]", "((2, 5), (0, 6))"), "speech": ("(np.sin(np.arange(9000) / 9), 8000)",),
+    "portrait": ("np.zeros((64, 64), bool)", "np.zeros((3000, 2, 4), np.uint16)"), "min_size": ("128", "0"),
+    "dtype": ("torch.float64", "torch.bfloat16"), "device": ("'cpu'",), "geometry": ("'none'",), "path": ("'a.mp4'",),
+}  # fmt: skip
 
 TEXTS = (
     "", "x", "-1", "0", "1", "3", "nan", "inf", "1e999", "9" * 5000, "2.5", "1,2", "None", "missing.png",
@@ -97,30 +113,30 @@ COMMANDS = {
                 ("--table", "--model", "--landmarker", "--workers", "--max-seconds", "--min-seconds", "--min-face",
                  "--min-sharpness", "--max-turn")),
     "train": (["motion", "--model", "m", "--data", "missing"], ("--config", "--work", "--out", "--threads", "--set")),
-    "evaluate": (["--data", "missing"], ("--model", "--out", "--clips", "--set")),
-    "push": (["missing", "a/b"], ("--private", "--revision")),
+    "evaluate": (["--data", "missing", "--out", "report"],
+                 ("--model", "--clips", "--takes", "--workers", "--device", "--syncnet", "--inception", "--sampling",
+                  "--ablate", "--page", "--markdown")),
+    "bases": (["--out", "figures", "--model", "missing"], ("--portrait", "--speech", "--portraits", "--video")),
+    "gallery": (["--model", "missing"], ("--portraits", "--speech", "--seed")),
+    "push": (["a/b", "--model", "missing"], ("--private", "--branch", "--message")),
     "doctor-x": ([], ()),
 }  # fmt: skip
 FLAGS = ("--overwrite", "--resume", "--no-sheet", "--consent", "--no-label", "--still", "--no-blink", "--crop",
-         "--profile", "--json", "--private")  # fmt: skip
+         "--profile", "--json", "--private", "--markdown", "--video")  # fmt: skip
 
 
 def make(rng: Random, seeds: Path) -> Case:
     """Make a case."""
-    files = {
-        "portrait.png": (seeds / "pictures/rgb.png").read_bytes(),
-        "speech.wav": (seeds / "sounds/pcm16.wav").read_bytes(),
-        "clip.mp4": (seeds / "videos/silent.mp4").read_bytes(),
-    }
     if rng.random() < 0.25:
-        return Case("arguments", "command", files, arguments={"argv": repr(_argv(rng))})
+        return Case("arguments", "command", base="call", arguments={"argv": repr(_argv(rng))})
     target = rng.choice(list(ARGUMENTS))
     names = rng.sample(ARGUMENTS[target], rng.choice((1, 1, 1, 2, 3)) if len(ARGUMENTS[target]) > 2 else 1)
     given = {}
     for name in names:
         arrays = name in SOUNDS + PORTRAITS and rng.random() < 0.5
-        given[name] = rng.choice(ARRAYS if arrays else VALUES)
-    return Case("arguments", target, files, arguments=given)
+        is_edge = name in EDGES and rng.random() < 0.4
+        given[name] = rng.choice(EDGES[name] if is_edge else ARRAYS if arrays else VALUES)
+    return Case("arguments", target, base="call", arguments=given)
 
 
 def _argv(rng: Random) -> list[str]:

@@ -16,7 +16,7 @@ SIDES = (1, 2, 255, 8000, 11_000, 13_000, 20_000, 65_535, 2**31 - 1)
 
 def make(rng: Random, seeds: Path) -> Case:
     """Make a case."""
-    target = rng.choices(("load", "opened", "encode", "isolated"), (70, 10, 19, 1))[0]
+    target = rng.choices(("load", "opened", "encode", "isolated"), (67, 10, 19, 4))[0]
     files = contents(seeds / "pictures")
     name = rng.choice(list(files))
     if rng.random() < 0.02:

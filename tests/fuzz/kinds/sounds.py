@@ -20,7 +20,7 @@ PLAYLISTS = (
 
 def make(rng: Random, seeds: Path) -> Case:
     """Make a case."""
-    target = rng.choices(("load", "record", "encode", "isolated"), (35, 40, 24, 1))[0]
+    target = rng.choices(("load", "record", "encode", "isolated"), (34, 39, 23, 4))[0]
     files = contents(seeds / "sounds")
     name = rng.choice(list(files))
     kind = rng.random()
