@@ -27,8 +27,6 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from osmnet.utils.home import lend_caches
-
 if TYPE_CHECKING:
     from osmnet.media.audio import load_speech
     from osmnet.media.image import load_portrait
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-lend_caches()  # before Numba and librosa are imported
+import_module("osmnet.utils.home").lend_caches()  # before Numba and librosa are imported
 
 _MODULE_OF_NAME = {
     "AudioMotionEncoder": "osmnet.models.osm_net.motion_codec",

@@ -78,7 +78,8 @@ class _Checked:
             if choices is not None and not (isinstance(value, str) and value in choices):
                 allowed = " or ".join(map(repr, choices))
                 raise ValueError(f"{each.name} must be {allowed}, not {short(value)}.")
-            if low is not None and value is not None and each.name not in ("yaw", "pitch", "roll"):
+            left_out = value is None and each.default is None
+            if low is not None and not left_out and each.name not in ("yaw", "pitch", "roll"):
                 check_range(each.name, value, low, each.metadata["high"], each.metadata["whole"])
 
 
