@@ -171,11 +171,11 @@ class OSMNetModel(ModelMixin, ConfigMixin):
         """
         if not safe_serialization:
             raise ValueError("Weights are only saved as safetensors: leave safe_serialization=True.")
-        weights_name(variant)  # checks it
         with written_whole(check_path("save_directory", save_directory)) as temporary:
             self._write(temporary, variant)
 
     def _write(self, folder: Path, variant: str | None) -> None:
+        weights_name(variant)  # checks it
         ModelMixin.save_pretrained(self, folder, variant=variant, max_shard_size="1000GB")
         for file in folder.iterdir():
             file.chmod(0o644)  # safetensors' files are readable by their owner only

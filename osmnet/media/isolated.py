@@ -110,12 +110,13 @@ class IsolatedDecoder:
                 worker.close()
             self._idle.put(None)
 
-    def picture(self, path: str | os.PathLike[str], max_side: int) -> np.ndarray:
+    def picture(self, path: str | os.PathLike[str], max_side: int, max_megapixels: float) -> np.ndarray:
         """Decode a picture, as `load_portrait` does.
 
         Args:
             path (`str` or `os.PathLike`): The file.
             max_side (`int`): See `load_portrait`.
+            max_megapixels (`float`): See `load_portrait`; `limits.megapixels` comes first.
 
         Returns:
             `np.ndarray` of shape `(H, W, 3)`: uint8 RGB.
@@ -123,7 +124,8 @@ class IsolatedDecoder:
         Raises:
             ValueError: As `load_portrait`; also if a limit is exceeded.
         """
-        request = {"kind": "picture", "max_side": max_side, "megapixels": self.limits.megapixels}
+        most = max_megapixels if self.limits.megapixels is None else self.limits.megapixels
+        request = {"kind": "picture", "max_side": max_side, "megapixels": most}
         with self._ask(path, "portrait", request) as replies:
             kind, data = next(replies)
             shape = struct.unpack("!QQ", data[:16]) if kind == PIXELS and len(data) > 16 else (0, 0)

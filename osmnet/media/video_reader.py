@@ -71,19 +71,17 @@ def read_frames(
     if streams[0].codec_context is None:
         container.close()
         raise ValueError(f"{name} is of a kind that cannot be decoded: export it again, for example as MP4.")
-    width, height = streams[0].width, streams[0].height
-    pixels = width * height / 1e6
-    if pixels > max_megapixels:
+    try:
+        pixels = _checked_size(streams[0].width, streams[0].height, name, max_megapixels)
+    except ValueError:
         container.close()
-        raise ValueError(
-            f"{name} has pictures of {width} x {height} pixels, and the limit is {max_megapixels:.3g} million pixels; "
-            "scale it down first."
-        )
+        raise
     # Of large pictures one at a time: each thread holds some.
     streams[0].thread_type = "AUTO" if pixels <= MAX_PARALLEL else "SLICE"
     streams[0].codec_context.options = pixel_limit(max_megapixels)
+    rate = Fraction(float(fps)).limit_denominator(1_000_000)
     return _pictures(
-        container, streams[0], Fraction(float(fps)).limit_denominator(1_000_000), name, max_side, window, on_break
+        container, _steady_frames(container, streams[0], rate, name, on_break, max_megapixels), max_side, window
     )
 
 
@@ -100,16 +98,13 @@ def count_pictures(path: str | os.PathLike[str]) -> int:
 
 def _pictures(
     container: av.container.InputContainer,
-    stream: Any,
-    fps: Fraction,
-    name: str,
+    frames: Iterator[Any],
     max_side: int | None,
     window: Callable[[int], Window | None] | None,
-    on_break: Callable[[Exception], None] | None,
 ) -> Iterator[np.ndarray]:
     to_rgb = _ToRGB()
     with container:
-        for k, frame in enumerate(_steady_frames(container, stream, fps, name, on_break)):
+        for k, frame in enumerate(frames):
             if window is None:
                 yield to_rgb(frame, max_side)
             elif (wanted := window(k)) is None:
@@ -124,6 +119,7 @@ def _steady_frames(
     fps: Fraction,
     name: str,
     on_break: Callable[[Exception], None] | None,
+    max_megapixels: float,
 ) -> Iterator[Any]:
     """Decode to upright FFmpeg frames at a constant rate."""
     usual = 1 / float(stream.average_rate or stream.guessed_rate or 25)  # s between two pictures
@@ -141,7 +137,15 @@ def _steady_frames(
             if graph is None:
                 # `fps` rounds up: a picture is shown from its timestamp on.
                 steady = ("fps", f"fps={fps}:round=up")
-                graph = _graph(frame, steady, *_square(frame, stream), *_upright(frame))
+                ratio = float(stream.sample_aspect_ratio or 1)
+                if not 1 / _MAX_RATIO <= ratio <= _MAX_RATIO:
+                    ratio = 1.0
+                width = max(1, round(frame.width * ratio))
+                _checked_size(width, frame.height, name, max_megapixels)
+                square = _square(frame, width)
+                # Scale what there is less of: the file's pictures, or those asked for.
+                filters = [*square, steady] if fps * usual > 1 else [steady, *square]
+                graph = _graph(frame, *filters, *_upright(frame))
                 shift = -(frame.time or 0.0)
             else:
                 time = before + gap if frame.time is None else frame.time + shift
@@ -182,11 +186,18 @@ def _announced_end(container: av.container.InputContainer, stream: Any) -> float
     return min(ends, default=0.0)
 
 
-def _square(frame: Any, stream: Any) -> list[tuple[str, str]]:
-    ratio = float(stream.sample_aspect_ratio or 1)
-    if not 1 / _MAX_RATIO <= ratio <= _MAX_RATIO:
-        ratio = 1.0
-    width = max(1, round(frame.width * ratio))
+def _checked_size(width: int, height: int, name: str, max_megapixels: float) -> float:
+    """Return millions of pixels within the limit."""
+    pixels = width * height / 1e6
+    if pixels > max_megapixels:
+        raise ValueError(
+            f"{name} has pictures of {width} x {height} pixels, and the limit is {max_megapixels:.3g} million pixels; "
+            "scale it down first."
+        )
+    return pixels
+
+
+def _square(frame: Any, width: int) -> list[tuple[str, str]]:
     return [] if width == frame.width else [("scale", f"{width}:{frame.height}:flags=bicubic+accurate_rnd")]
 
 

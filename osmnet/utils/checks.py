@@ -1,6 +1,7 @@
 """Argument checks."""
 
 import os
+import re
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def reason(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, RecursionError):
         text = "it is nested too deep"
-    lines = text.strip().splitlines()
+    lines = re.sub(r"\[Errno -?\d+\] ?", "", text).strip().splitlines()
     if not lines:
         return type(error).__name__
     line = "".join(letter if letter.isprintable() else "?" for letter in lines[0]).rstrip(".")

@@ -232,12 +232,13 @@ def _takes(folder: Path) -> None:
         "precision": "float32", "drawn_on": ["cpu", "libx264"], "inputs": "0" * 32, "label": True, "consent": None,
         "versions": {"osmnet": "1"},
     }  # fmt: skip
-    run = UnfinishedRun(work, record)
-    run.begin(resume=False)
-    run.finish_take(0)
-    run.leave()
+    work.mkdir()
     face.save(work / "portrait.png")
     write_wav(work / "speech.wav", speech(0.4))
+    run = UnfinishedRun(work, record)
+    run.begin(resume=False, replaced=[work / "portrait.png"])
+    run.mark_take(0, work / "speech.wav")
+    run.leave()
 
 
 def _checkpoint(folder: Path) -> None:

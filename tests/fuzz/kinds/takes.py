@@ -31,8 +31,9 @@ def make(rng: Random, seeds: Path) -> Case:
         return Case("takes", target, {KEY: data, "signed.png": taken})
     if part < 0.9:
         files = contents(seeds / "work")
-        name = next(each for each in files if each.endswith("run.json"))
-        data = mutate_json(rng, json.loads(files[name]))
+        name = rng.choice([each for each in files if each.endswith((".json", ".whole"))])
+        is_json = name.endswith(".json")
+        data = mutate_json(rng, json.loads(files[name])) if is_json else mutate_bytes(rng, files[name])
         return Case("takes", rng.choice(("records", "records", "resume")), {name: data}, "work")
     files = contents(seeds / "checkpoints")
     name = rng.choice(list(files))
