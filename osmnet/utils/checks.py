@@ -57,6 +57,8 @@ def short(value: Any) -> str:
         text = " ".join(repr(value).split())
     except ValueError:  # an integer of more digits than Python prints
         return "a number of thousands of digits"
+    if re.search(r" at 0x[0-9a-f]+", text):  # an address tells nobody anything
+        return f"an object of type {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

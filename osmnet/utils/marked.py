@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from osmnet.utils.checks import reason
 from osmnet.utils.files import write_whole
 
 
@@ -30,7 +31,7 @@ def _marked(page: Path, name: str) -> tuple[int, int, str]:
     try:
         text = page.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"The page '{page}' cannot be read ({error}); check its path.") from None
+        raise ValueError(f"The page '{page}' cannot be read ({reason(error)}); check its path.") from None
     opening = list(re.finditer(rf"<!-- {re.escape(name)}:[^>]*-->", text))
     closing = list(re.finditer(rf"<!-- /{re.escape(name)} -->", text))
     if len(opening) != 1 or len(closing) != 1 or opening[0].end() > closing[0].start():
