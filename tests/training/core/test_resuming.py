@@ -24,7 +24,6 @@ from osmnet.training.core.state import DISCRIMINATOR_OPTIMIZER, RunState
 from tests.support import toy_stage
 from tests.support.toy_stage import Toy, ToyConfig, ToyStage, log_of, made, run, same, trained
 
-
 pytestmark = pytest.mark.integration
 
 
