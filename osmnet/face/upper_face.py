@@ -26,7 +26,8 @@ INNER_SHARE = {107: 1.0, 66: 1.0, 55: 1.0, 65: 1.0, 105: 0.5, 52: 0.5, 70: 0.0, 
 BROW_WEIGHT, IRIS_WEIGHT, CORNER_WEIGHT, LID_WEIGHT, FOREHEAD_WEIGHT, RIDGE = 6.0, 4.0, 4.0, 2.5, 0.05, 1e-4
 
 OPEN_PERCENTILE, OPEN_WINDOW = 80, 75  # of the lids' distance; frames
-SHUT = 0.6  # share of the open eye; below it an eye blinks
+SHUT, OPEN = 0.6, 0.75  # shares of the open eye: below the first it blinks, having been above the second
+ONSET, LONGEST_BLINK = 5, 12  # frames in which an eye shuts, and of a blink in all
 
 
 def measure(shape: np.ndarray) -> np.ndarray:
@@ -73,6 +74,18 @@ def awake(share: np.ndarray, margin: int = 3) -> np.ndarray:
     near = np.convolve(share < SHUT, np.ones(2 * margin + 1), mode="same")[: len(share)]
     quiet: np.ndarray = near == 0
     return quiet
+
+
+def find_blinks(lids: np.ndarray) -> np.ndarray:
+    """Return the frames in which blinks are deepest, for the openness `(frames,)` of the eyes."""
+    low = np.concatenate([[0], lids < SHUT, [0]]).astype(int)
+    found = []
+    for start, stop in zip(np.flatnonzero(np.diff(low) == 1), np.flatnonzero(np.diff(low) == -1), strict=True):
+        deepest = start + int(lids[start:stop].argmin())
+        before = lids[max(deepest - ONSET, 0) : deepest - 1]
+        if stop - start <= LONGEST_BLINK and len(before) and before.max() > OPEN:
+            found.append(deepest)
+    return np.array(found, int)
 
 
 def upper_face_directions(face_model: FaceModel) -> np.ndarray:

@@ -9,9 +9,10 @@ from scipy.ndimage import gaussian_filter1d, median_filter
 
 from osmnet.data.dataset import Clip
 from osmnet.face.morphable import FaceModel
-from osmnet.face.upper_face import EXPRESSION, EYES, LIDS, SHUT, awake, measure
+from osmnet.face.upper_face import EXPRESSION, EYES, LIDS, awake, find_blinks, measure
 from osmnet.media.audio import FPS
 from osmnet.media.features import speech_activity
+from osmnet.pipelines.osm_net.upper_face import HOLD
 from osmnet.training.osm_net.pose_clip import unbroken_starts
 
 SMOOTHING = 1.2  # frames; brows jitter more than heads
@@ -62,18 +63,6 @@ class UpperFaceClip:
         return self.track[: count * STRETCH].reshape(count, STRETCH, len(EXPRESSION)).std(1)
 
 
-def find_blinks(lids: np.ndarray) -> np.ndarray:
-    """Return the frames in which blinks are deepest, for the openness `(frames,)` of the eyes."""
-    low = np.concatenate([[0], lids < SHUT, [0]]).astype(int)
-    found = []
-    for start, stop in zip(np.flatnonzero(np.diff(low) == 1), np.flatnonzero(np.diff(low) == -1), strict=True):
-        deepest = start + int(lids[start:stop].argmin())
-        before = lids[max(deepest - BEFORE, 0) : deepest - 1]
-        if stop - start <= FPS // 2 and len(before) and before.max() > 0.75:
-            found.append(deepest)
-    return np.array(found, int)
-
-
 def measure_habits(clips: Sequence[UpperFaceClip], radius: float) -> dict[str, float]:
     """Measure how eyes blink, fixate and glance; see `EYES` of the upper-face space.
 
@@ -109,18 +98,16 @@ def _blinks(clips: Sequence[UpperFaceClip]) -> dict[str, float]:
     counting = np.mean([1 / (number + 0.5) for number, _ in known])  # variance of a counted logarithm
     course = np.median(courses, 0)
     closed = (course.max() - course) / np.ptp(course)
-    # Crossings of a tenth of the closure; the curves of `_Blinks` reach it at 0.2 and 0.6 of their durations.
-    frames = np.arange(BEFORE + 1)
-    # The deepest frame comes half a frame after the lids meet, on average.
-    closing = BEFORE - 0.5 - float(np.interp(0.1, closed[: BEFORE + 1], frames))
-    after = closed[BEFORE:]
-    opening = float(np.interp(-0.1, -np.maximum.accumulate(after[::-1])[::-1], np.arange(AFTER))) - 1
+    # Where half is shut; the curves of `_Blinks` are there at 0.5 and 0.242 of their durations. The deepest frame
+    # comes half a frame after the lids meet, on average.
+    closing = BEFORE - 0.5 - float(np.interp(0.5, closed[: BEFORE + 1], np.arange(BEFORE + 1)))
+    opening = float(np.interp(-0.5, -np.minimum.accumulate(closed[BEFORE:]), np.arange(AFTER))) - HOLD / 2
     return {
         "blink_rate": float(np.sum([n for n, _ in known]) / np.sum([s for _, s in known])),
         "blink_rate_spread": float(np.clip(np.sqrt(max(np.log(rates).var() - counting, 0)), 0.2, 0.5)),
         "blink_spread": float(np.std(np.log(pauses))) if len(pauses) > 8 else 0.6,
-        "blink_closing": float(np.clip(closing / 0.8, 1.5, 4)) / FPS,
-        "blink_opening": float(np.clip(opening / 0.6, 4, 12)) / FPS,
+        "blink_closing": float(np.clip(closing / 0.5, 1.5, 4)) / FPS,
+        "blink_opening": float(np.clip(opening / 0.242, 4, 12)) / FPS,
     }
 
 
@@ -135,7 +122,7 @@ def _glances(clips: Sequence[UpperFaceClip], radius: float) -> dict[str, float]:
         for start, stop in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True):
             if SHORTEST <= stop - start <= LONGEST:
                 durations.append((stop - start) / FPS)
-                reaches.append(np.linalg.norm(place[start:stop], axis=1).max())
+                reaches.append(np.linalg.norm(place[start:stop], axis=1).mean())
         places.append(place[clip.awake & ~away])
         seconds += clip.awake.sum() / FPS
     # From the median distance, because the distribution has long tails.

@@ -9,11 +9,11 @@ import torch
 
 from osmnet.data.dataset import Dataset
 from osmnet.face.morphable import FaceModel
-from osmnet.face.upper_face import MIRROR
+from osmnet.face.upper_face import MIRROR, find_blinks
 from osmnet.models.osm_net.upper_face_space import UpperFaceSpace
 from osmnet.pipelines.options import MotionOptions
 from osmnet.pipelines.osm_net.upper_face import UpperFaceTake
-from osmnet.training.osm_net.upper_face_clip import UpperFaceClip, find_blinks, measure_habits
+from osmnet.training.osm_net.upper_face_clip import UpperFaceClip, measure_habits
 from osmnet.training.osm_net.upper_face_stage import UpperFaceConfig, UpperFaceStage, train
 from tests.support.dummies import FACE_MODEL
 
