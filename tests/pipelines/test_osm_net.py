@@ -247,8 +247,8 @@ def test_saved_json_says_how_the_take_was_made(saved, tiny, voice):
         assert content["versions"]["osmnet"] == osmnet.__version__ and content["versions"]["torch"]
         np.testing.assert_allclose(content["head_pose"], out.head_pose[take], atol=1e-5)
         assert content["settings"] == {
-            "motion_scale": 1.0, "expression_scale": 1.0, "blink": True, "yaw": 0.0, "pitch": 0.0, "roll": 0.0,
-            "full_frame": True,
+            "motion_scale": 1.0, "expression_scale": 1.0, "blink": True, "upper_face": 1.0, "gaze": "viewer",
+            "yaw": 0.0, "pitch": 0.0, "roll": 0.0, "full_frame": True,
         }  # fmt: skip
         assert content["take_seed"] < 2**53  # more is not exact in every reader of JSON
         alone = tiny(

@@ -63,18 +63,17 @@ class UpperFaceClip:
         return self.track[: count * STRETCH].reshape(count, STRETCH, len(EXPRESSION)).std(1)
 
 
-def measure_habits(clips: Sequence[UpperFaceClip], radius: float) -> dict[str, float]:
+def measure_habits(clips: Sequence[UpperFaceClip]) -> dict[str, float]:
     """Measure how eyes blink, fixate and glance; see `EYES` of the upper-face space.
 
     Args:
         clips (sequence of `UpperFaceClip`): Clips of many people.
-        radius (`float`): From the centre of the eyeball to the iris, head units.
 
     Returns:
         `dict[str, float]`: What the clips tell; few of them tell nothing.
     """
     clear = [clip for clip in clips if clip.gaze_noise < NOISY_GAZE and clip.awake.sum() > STRETCH // 2]
-    return _blinks(clips) | (_glances(clear, radius) if len(clear) > 2 else {})
+    return _blinks(clips) | (_glances(clear) if len(clear) > 2 else {})
 
 
 def _blinks(clips: Sequence[UpperFaceClip]) -> dict[str, float]:
@@ -111,11 +110,13 @@ def _blinks(clips: Sequence[UpperFaceClip]) -> dict[str, float]:
     }
 
 
-def _glances(clips: Sequence[UpperFaceClip], radius: float) -> dict[str, float]:
+def _glances(clips: Sequence[UpperFaceClip]) -> dict[str, float]:
     places, durations, reaches, seconds = [], [], [], 0.0
     for clip in clips:
-        against = radius * np.stack([np.sin(clip.head_pose[:, 0]), -np.sin(clip.head_pose[:, 1])], 1)
-        place = clip.gaze + against
+        # Without what goes with the head: people differ in how far their eyes make its turns good.
+        turns = np.column_stack([np.sin(clip.head_pose[:, :2]), np.ones(len(clip.gaze))])
+        shares = np.linalg.lstsq(turns[clip.awake], clip.gaze[clip.awake], rcond=None)[0]
+        place = clip.gaze - turns @ shares
         place = place - np.median(place[clip.awake], 0)
         away = (np.linalg.norm(place, axis=1) > GLANCE) & clip.awake
         edges = np.diff(np.concatenate([[0], away, [0]]).astype(int))
@@ -130,7 +131,7 @@ def _glances(clips: Sequence[UpperFaceClip], radius: float) -> dict[str, float]:
     habits = {"fixation_right": float(right), "fixation_down": float(down)}
     if len(durations) >= 8:
         habits |= {
-            "glance_rate": len(durations) / seconds,
+            "glance_rate": float(len(durations) / seconds),
             "glance": float(np.median(durations)),
             "glance_spread": float(np.clip(np.std(np.log(durations)), 0.2, 0.8)),
             "glance_reach": float(np.median(reaches)),

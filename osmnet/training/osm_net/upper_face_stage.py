@@ -156,7 +156,7 @@ class UpperFaceStage(Stage):
         tracks = np.concatenate([np.abs(clip.track - np.median(clip.track, 0)) for clip in clips])
         # A mirrored face has the same limits, and each side may go as far as the other.
         space.limits.copy_(torch.from_numpy(np.quantile(tracks, FARTHEST, axis=0).clip(1e-4)))
-        habits = measure_habits(clips, space.habit("eye_radius"))
+        habits = measure_habits(clips)
         for name, value in habits.items():
             space.eyes[name].fill_(value)
         # 3. How far brows and lids go, and how much more in speech.

@@ -84,10 +84,10 @@ def test_habits_are_measured_as_they_were_sampled():
     found = find_blinks(clips[0].lids)
     assert len(found) > 10 and (clips[0].lids[found] < 0.15).all()
     space = UpperFaceSpace()
-    habits = measure_habits(clips, space.habit("eye_radius"))
+    habits = measure_habits(clips)
     for name, tolerance in (
         ("blink_rate", 0.3), ("blink_closing", 0.35), ("blink_opening", 0.4), ("glance_reach", 0.4), ("glance", 0.5),
         ("glance_rate", 0.5), ("fixation_right", 0.4),
     ):  # fmt: skip
         assert habits[name] == pytest.approx(space.habit(name), rel=tolerance), name
-    assert measure_habits(clips[:2], 0.1).keys() == set()  # too few people
+    assert measure_habits(clips[:2]).keys() == set()  # too few people
