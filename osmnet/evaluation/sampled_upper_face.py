@@ -60,12 +60,14 @@ def measure_upper_faces(
         generator = torch.Generator().manual_seed(seed + number)
         motion = pipe.sample_motion(speech, num_videos=takes, generator=generator)
         face, closing = UpperFace(pipe.upper_face_space, pipe.face_model, source), lid_closing(source, pipe.face_model)
-        closure, change = face.of(motion)
+        closure, _ = face.of(motion)
         frames = np.arange(min(motion.head_pose.shape[1], len(pose)))
         true = dynamics(shape)
         real.append(upper_face_figures(shape, pose))
         for take in range(takes):
-            beta = closure[take, frames, None] * closing + (0 if change is None else change(take, frames))
+            beta = closure[take, frames, None] * closing
+            if motion.upper_face is not None:
+                beta = beta + face.change(motion.upper_face[take, frames], drawn=False)
             moved = pipe.face_model.move(portrait.shape, beta)
             sampled.append(upper_face_figures(moved, motion.head_pose[take, frames]))
             deviations.append(float(true.mean() - dynamics(moved).mean()))

@@ -58,7 +58,7 @@ def tiny_components(seed: int, geometry: str, speech_encoder: bool) -> dict[str,
 
 
 def _upper_face_space() -> UpperFaceSpace:
-    space = UpperFaceSpace(num_bases=6, motion_dim=16, hidden_dim=16)
+    space: UpperFaceSpace = UpperFaceSpace(num_bases=6, motion_dim=16, hidden_dim=16)
     space.decoder.pose_scale.copy_(torch.tensor([0.02, 0.02, 0.01, 0.01, 0.01, 0.1]))
     space.limits.copy_(torch.tensor([0.06, 0.06, 0.03, 0.03, 0.03, 0.4]))
     return space

@@ -38,7 +38,10 @@ SACCADE_MS, SACCADE_MS_PER_DEG = 21.0, 2.2  # duration of a saccade; Carpenter, 
 GLANCE_DOWN = 0.4  # of a glance's way to the side
 FULL_BLINK = 0.9  # least closure at the bottom of a blink
 HOLD = 1.0  # frames for which the lids stay shut, so that one of them shows it
-GAZE_ROOM = (0.24, 0.3)  # how far an iris may be from the eye's middle: eye widths, and openings up or down
+GAZE_ROOM = (0.26, 0.3)  # how far an iris may be from the eye's middle: eye widths, and openings up or down
+# The warp moves an iris's centre, and its rim by a part of that; brows drag skin that stays. Tracked in rendered
+# takes, brows go 0.7 and irises 0.55 of the way, so they are drawn further.
+DRAWN_BROWS, DRAWN_GAZE = 1.35, 1.7
 LIDS_RANGE = (-0.15, 0.4)  # of the open eye
 BROW_ROOM = (0.35, 0.45)  # of the skin between brow and lid: how far brows sink and rise; more stretches it to bands
 
@@ -233,9 +236,9 @@ class UpperFace:
         own = np.clip((irises - middle) * np.array([1.0, 0.0]), -0.8 * room, 0.8 * room)
         self._room = np.maximum(np.stack([room + own, room - own]), 1e-6)
 
-    def gaze(self, coordinates: np.ndarray) -> np.ndarray:
-        """Limit gazes `(..., 2)` of coordinates `(..., 8)` to the eyes."""
-        return _within(coordinates[..., EYES], *self._room)
+    def gaze(self, coordinates: np.ndarray, factor: float = 1.0) -> np.ndarray:
+        """Limit gazes `(..., 2)` of coordinates `(..., 8)`, times a factor, to the eyes."""
+        return _within(factor * coordinates[..., EYES], *self._room)
 
     def closure(self, coordinates: np.ndarray, blink: np.ndarray) -> np.ndarray:
         """Return how far lids are closed by expression, gaze and blinks `(...)`; below 0 they are wider open."""
@@ -243,10 +246,11 @@ class UpperFace:
         closure: np.ndarray = (1 - (1 - blink) * (1 - np.clip(lids, *LIDS_RANGE))).astype(np.float32)
         return closure
 
-    def change(self, coordinates: np.ndarray) -> np.ndarray:
-        """Return changes of β `(..., 64)` by brows and gaze."""
-        limited = np.concatenate([coordinates[..., : len(EXPRESSION)], self.gaze(coordinates)], -1)
-        limited[..., BROWS] = _within(limited[..., BROWS], *self._brow_room)
+    def change(self, coordinates: np.ndarray, drawn: bool = True) -> np.ndarray:
+        """Return changes of β `(..., 64)` by brows and gaze, enlarged for the warp if `drawn`."""
+        brows, gaze = (DRAWN_BROWS, DRAWN_GAZE) if drawn else (1.0, 1.0)
+        limited = np.concatenate([coordinates[..., : len(EXPRESSION)], self.gaze(coordinates, gaze)], -1)
+        limited[..., BROWS] = _within(brows * limited[..., BROWS], *self._brow_room)
         changed: np.ndarray = (limited @ self._directions).astype(np.float32)
         return changed
 
