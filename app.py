@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from demo.memory import share_arenas
+from demo.memory import allow_connections, share_arenas
 from demo.zero_gpu import LENT, make_paint  # before anything that may ask for a GPU, as many libraries do
 
 # isort: split
@@ -98,6 +98,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     settings = Settings.from_environment()
     share_arenas()
+    allow_connections()
     gr.set_static_paths([EXAMPLES])
     studio = Studio.load(settings, folders=[Path(get_upload_folder())])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # how services are stopped

@@ -1,27 +1,23 @@
-"""What stands between the page and the network: limits of each client, fair turns, and no route that we do not use.
+"""Limits of each client, fair turns in Gradio's queue, and errors in words; `gate.py` is what the network sees."""
 
-Gradio serves more than this page needs, for example a route that runs FFmpeg on any video.
-"""
-
-import json
 import logging
 import os
-import re
 import secrets
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import fastapi
 import gradio as gr
-from anyio.to_thread import run_sync
 from gradio.context import LocalContext
 from gradio.exceptions import InvalidPathError
 from gradio_client.utils import is_http_url_like
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse
 
+from demo.gate import FAILED, Gate
 from demo.uploads import NOT_UPLOADED
 from demo.zero_gpu import Paint
 from osmnet.serving.clients import ClientBudgets, client_address, fair_order
@@ -31,18 +27,11 @@ from osmnet.serving.settings import Settings
 from osmnet.serving.studio import Studio
 
 log = logging.getLogger(__name__)
-MB = 2**20
-API = "/gradio_api"
-UPLOAD = re.compile(rf"{API}/upload/?")
-MCP = re.compile(rf"{API}/mcp(/.*)?")
-JSON = re.compile(rf"{API}/(queue/join|cancel|reset|run/[^/]+|api/[^/]+|call/.+)/?")
-CLOSED = re.compile(rf"{API}/(file=https?:/.*|proxy=.*|deep_link.*)", re.IGNORECASE)  # of those that are only read
-BASE64_GROWTH = 4 / 3
-FORM_BYTES = 64 * 1024  # of an upload beside the file
-LIST_BYTES = MB  # of the answer to an upload
 ADDRESS = b"x-osmnet-address"
+IDLE_SECONDS = 30.0  # s
+ANALYTICS_EVENTS = 16  # requests that Gradio remembers; it computes statistics of all of them after each
+UNREAD_REQUESTS = 4  # results of an address that are not fetched, for each request that it may have at a time
 WRONG_TYPE = "An input has the wrong type or form; 'Use via API' at the foot of the page describes all of them."
-FAILED = "Something went wrong here that should not; the page's log says what."
 
 # The server would believe `X-Forwarded-For` of any program on this machine; `Settings.proxies` says whom to believe.
 os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
@@ -63,10 +52,19 @@ class Guard:
         self.settings: Settings = studio.settings
         self.budgets = ClientBudgets(self.settings)
         self._secret = secrets.token_hex()  # the MCP server calls this page with the headers of its own caller
-        self._posts: dict[str, int] = {}  # unanswered, by address
+        self._open: dict[tuple[str, bool], int] = {}  # unanswered requests, by address and whether they read
+        self._idle: WeakKeyDictionary[Any, tuple[Any, float]] = WeakKeyDictionary()  # connections: last request, time
+        self._unread: dict[str, tuple[str, str, float]] = {}  # by event: its session, its address, and when it came
 
     def protect(self, page: gr.Blocks) -> gr.Blocks:
-        """Limit the queue and the inputs of a page, and put its errors into words."""
+        """Limit the queue and the inputs of a page, and put its errors into words.
+
+        Raises:
+            ValueError: If Gradio is not as this module expects it.
+        """
+        check_gradio(page)
+        self.page, self.queue = page, page._queue
+        self.queue.ANALYTICS_MAX_EVENTS = ANALYTICS_EVENTS
         _take_turns(page._queue, self)
         for block in page.blocks.values():
             _download_nothing(block)
@@ -75,7 +73,7 @@ class Guard:
 
     def middleware(self) -> Middleware:
         """For the page's server."""
-        return Middleware(_Gate, self)
+        return Middleware(Gate, self)
 
     # 1. Whose request it is.
 
@@ -94,6 +92,36 @@ class Guard:
 
     # 2. What it may use.
 
+    @contextmanager
+    def open_requests(self, address: str, reads: bool) -> Iterator[bool]:
+        """Count a request until it is answered; gives whether its address may have one more."""
+        key, most = (address, reads), self.settings.max_address_connections if reads else self.max_posts
+        self._open[key] = self._open.get(key, 0) + 1
+        try:
+            yield self._open[key] <= most
+        finally:
+            self._open[key] -= 1
+            if not self._open[key]:
+                del self._open[key]
+
+    def close_idle(self) -> None:
+        """Close connections that have not sent a whole head of a request for a while; the server waits for ever."""
+        now = time.monotonic()
+        for each in list(self.page.server.server_state.connections):
+            request = each.cycle
+            if request is not None and not request.response_complete:
+                self._idle.pop(each, None)
+                continue
+            if self._idle.get(each, (None,))[0] is not request or each not in self._idle:
+                self._idle[each] = (request, now)
+            elif now - self._idle[each][1] > IDLE_SECONDS:
+                each.transport.close()
+
+    @property
+    def max_posts(self) -> int:
+        """Requests with a body of an address that may be unanswered; those to the queue are answered at once."""
+        return 2 * self.settings.max_address_requests
+
     def check_join(self, session: str | None, address: str, queue: Any) -> None:
         """Refuse a request to the queue.
 
@@ -105,6 +133,39 @@ class Guard:
             raise RefusedInputError("takes", f"The page is busy: {waiting} requests wait; try again in a minute.")
         own = [each for each in (*_waiting(queue), *_running(queue)) if event_address(each) == address]
         self.budgets.check_requests(sum(each.session_hash == session for each in own), len(own))
+        self._forget_old()
+        unread = sum(each == address for _, each, _ in self._unread.values()) - len(own)
+        if unread >= UNREAD_REQUESTS * self.settings.max_address_requests:
+            raise RefusedInputError("takes", f"{unread} results of yours were not fetched; fetch one of them first.")
+
+    def add_unread(self, event: str, session: str, address: str) -> None:
+        """Remember a request until its result is fetched: Gradio keeps it in memory as long."""
+        self._unread[event] = (session, address, time.monotonic())
+
+    def forget_unread(self, session: str, event: str) -> None:
+        """Forget results of a session, or of the session of an event, whose reader is gone."""
+        session = self._unread[event][0] if event in self._unread else session
+        for each, (own, _, _) in list(self._unread.items()):
+            running = self.queue.event_ids_to_events.get(each)
+            if own == session and (running is None or not running.alive):
+                self._forget(each)
+
+    def _forget_old(self) -> None:
+        oldest = time.monotonic() - self.settings.keep_seconds
+        for each, (session, _, came) in list(self._unread.items()):
+            is_fetched = each not in self.queue.pending_event_ids_session.get(session, ())
+            if is_fetched or (came < oldest and each not in self.queue.event_ids_to_events):
+                self._forget(each)
+
+    def _forget(self, event: str) -> None:
+        session, _, _ = self._unread.pop(event)
+        events = self.queue.pending_event_ids_session.get(session)
+        if events is not None:
+            events.discard(event)
+            if not events:
+                del self.queue.pending_event_ids_session[session]
+                if session in self.queue.pending_messages_per_session:
+                    del self.queue.pending_messages_per_session[session]
 
     def counted(self, paint: Paint) -> Paint:
         """`paint` that counts the results for the visitor whose request it is, and refuses if there are too many."""
@@ -135,96 +196,30 @@ def _said_address(request: Any) -> str:
     return "" if request is None else str(request.headers.get(ADDRESS.decode(), "")).partition(" ")[2]
 
 
-# The network
+# Gradio
+
+INTERNALS = {
+    "page": ("fns", "preprocess_data", "process_api", "blocks"),
+    "queue": (
+        "push", "get_events", "active_jobs", "event_queue_per_concurrency_id", "event_ids_to_events",
+        "pending_event_ids_session", "pending_messages_per_session", "ANALYTICS_MAX_EVENTS",
+    ),
+}  # fmt: skip
 
 
-class _Gate:
-    """ASGI middleware: refuses requests before anything reads them."""
+def check_gradio(page: Any) -> None:
+    """Check that a page has what its limits are built on.
 
-    def __init__(self, app: Any, guard: Guard):
-        self.app, self.guard = app, guard
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self.app(scope, receive, send)
-            return  # no WebSockets
-        guard, headers = self.guard, dict(scope["headers"])
-        address = guard.address_of(headers, (scope.get("client") or ("",))[0])
-        scope = {**scope, "headers": guard.marked(scope["headers"], address)}
-        path, method = scope["path"], scope["method"]
-        if method in ("GET", "HEAD", "OPTIONS"):
-            refusal = (404, "There is nothing here.") if CLOSED.fullmatch(path) else None
-        else:
-            refusal = await self._refusal(method, path, headers, address)
-        if refusal is not None:
-            status, sentence = refusal
-            await JSONResponse({"detail": sentence, "error": sentence}, status)(scope, receive, send)
-        elif method == "POST":
-            await self._post(scope, receive, send, address)
-        else:
-            await self.app(scope, receive, send)
-
-    async def _refusal(
-        self, method: str, path: str, headers: dict[bytes, bytes], address: str
-    ) -> tuple[int, str] | None:
-        guard, settings = self.guard, self.guard.settings
-        limits = (
-            (UPLOAD, settings.max_mb * MB + FORM_BYTES),
-            (MCP, round(BASE64_GROWTH * 2 * settings.max_mb * MB) + settings.max_request_kb * 1024),  # two files
-            (JSON, settings.max_request_kb * 1024),
-        )
-        limit = next((limit for pattern, limit in limits if pattern.fullmatch(path)), None)
-        if method == "DELETE" and MCP.fullmatch(path):  # the end of a session
-            return None
-        if method != "POST" or limit is None:
-            return 404, "There is nothing here."
-        length = headers.get(b"content-length", b"").decode("latin-1")
-        if not (length.isascii() and length.isdecimal()):
-            return 411, "A request must say its length (Content-Length)."
-        if int(length) > limit:
-            return 413, f"This request exceeds the maximum allowed size of {limit / MB:.1f} MB."
-        if guard._posts.get(address, 0) >= 2 * settings.max_address_requests:
-            return 429, "Too many requests of yours are not answered yet; wait for one of them."
-        if int(length) > FORM_BYTES or UPLOAD.fullmatch(path):
-            try:
-                await run_sync(guard.studio.disk.check)
-                guard.budgets.check_storage(address, int(length))
-            except RefusedInputError as error:
-                return 507, str(error)
-            guard.budgets.store(address, int(length))
-        return None
-
-    async def _post(self, scope: Any, receive: Any, send: Any, address: str) -> None:
-        posts = self.guard._posts
-        posts[address] = posts.get(address, 0) + 1
-        try:
-            if UPLOAD.fullmatch(scope["path"]):
-                await self.app(scope, receive, self._counting(send, address))
-            else:
-                await self.app(scope, receive, send)
-        finally:
-            posts[address] -= 1
-            if not posts[address]:
-                del posts[address]
-
-    def _counting(self, send: Any, address: str) -> Any:
-        """`send` that counts the files of an upload: one request may hold a thousand."""
-        answer = bytearray()
-
-        async def counting(message: Any) -> None:
-            if message["type"] == "http.response.body":
-                answer.extend(message.get("body", b"")[:LIST_BYTES])
-                if not message.get("more_body"):
-                    try:
-                        files = len(json.loads(answer))
-                    except ValueError:
-                        files = 0
-                    if files > 1:
-                        self.guard.budgets.store(address, 0, files - 1)
-            await send(message)
-
-        return counting
+    Raises:
+        ValueError: If it has not.
+    """
+    for name, owner in (("page", page), ("queue", getattr(page, "_queue", None))):
+        for each in INTERNALS[name]:
+            if not hasattr(owner, each):
+                raise ValueError(
+                    f"Gradio {gr.__version__} has no '{each}' of a {name}, which the limits of this page need; "
+                    "install the version that requirements.txt names."
+                )
 
 
 # The queue
@@ -247,7 +242,10 @@ def _take_turns(queue: Any, guard: Guard) -> None:
             guard.check_join(body.session_hash, _said_address(request), queue)
         except RefusedInputError as error:
             raise fastapi.HTTPException(429, str(error)) from None
-        return await push(body=body, request=request, username=username)
+        answer = await push(body=body, request=request, username=username)
+        if answer[0]:
+            guard.add_unread(answer[1], body.session_hash, _said_address(request))
+        return answer
 
     def fair_events() -> Any:
         running = _running(queue)

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
+import_module("osmnet.utils.home").lend_caches()  # before Numba and librosa are imported
+
 _MODULE_OF_NAME = {
     "AudioMotionEncoder": "osmnet.models.osm_net.motion_codec",
     "ExpressionExtractor": "osmnet.models.osm_net.expression",

@@ -12,6 +12,7 @@ from importlib import import_module
 
 import osmnet
 from osmnet.cli.parser import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, Parser
+from osmnet.utils.checks import one_line, short
 
 # Each command is the module of its name here, with a `main(argv)`.
 COMMANDS = {
@@ -68,8 +69,14 @@ def main(argv: list[str] | None = None) -> int:
         if "--debug" in argv:
             traceback.print_exc()
         hint = " Run `osmnet doctor` to see what is missing." if isinstance(error, ImportError) else ""
-        sys.stderr.write(f"osmnet: {' '.join(str(error).split())}{hint}\n")
+        sys.stderr.write(f"osmnet: {one_line(_message(error))}{hint}\n")
         return EXIT_WRONG_INPUT
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{short(str(error.filename))} cannot be used ({error.strerror}); check the path."
+    return str(error)
 
 
 def _run(command: str, argv: list[str]) -> int:

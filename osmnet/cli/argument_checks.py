@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from osmnet.loading.packaged import INDEX_NAME, packaged_weights
+from osmnet.utils.checks import check_path
 
 
 def check_files(paths: Iterable[Path | None]) -> None:
@@ -26,7 +27,7 @@ def check_model(model: str | os.PathLike[str] | None) -> None:
     if model is None:
         packaged_weights()
         return
-    path = Path(model).expanduser()
+    path = check_path("The path of the model", os.path.expanduser(model))
     if path.is_dir():
         if not (path / INDEX_NAME).is_file():
             raise ValueError(f"'{model}' has no {INDEX_NAME}, so it is not a saved pipeline; give the folder of one.")

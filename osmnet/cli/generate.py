@@ -11,7 +11,6 @@ import math
 import os
 import re
 import secrets
-import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -21,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from osmnet.cli.parser import EXIT_INTERRUPTED, Parser, add_model
-from osmnet.pipelines.options import MAX_EPSILON, MAX_SEED, NUM_VIDEOS, MotionOptions, PictureOptions
+from osmnet.cli.signals import sigterm_as_ctrl_c
+from osmnet.pipelines.options import MAX_EPSILON, MAX_SEED, NUM_VIDEOS, MotionOptions, PictureOptions, is_seed
 from osmnet.takes.files import ANIMATIONS, TakeFiles, free_folder
 from osmnet.takes.unfinished import unfinished_records
 from osmnet.utils.files import write_whole
@@ -236,6 +236,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.take_seed is not None and arguments.num_videos is not None:
         raise ValueError("--take-seed makes one take again; leave --num-videos out.")
     motion, picture = motion_options(arguments), picture_options(arguments)
+    _check_key()
     arguments.output = _choose_output(arguments, motion.num_videos)
 
     # 2. Load the model.
@@ -261,6 +262,17 @@ def _generate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_key() -> None:
+    """Refuse a key that cannot be used, and say so if it does not last."""
+    from osmnet.provenance.key import signing_credential
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        signing_credential()
+    for warning in caught:
+        sys.stderr.write(f"osmnet: {warning.message}\n")
+
+
 def _seed(arguments: argparse.Namespace) -> int | list[int]:
     """Return the given, resumed or a new seed."""
     if arguments.take_seed is not None:
@@ -269,7 +281,7 @@ def _seed(arguments: argparse.Namespace) -> int | list[int]:
         return int(arguments.seed)
     unfinished = unfinished_records(TakeFiles(arguments.output, 1).folder) if arguments.resume else []
     seed = unfinished[0].get("seed") if unfinished else None
-    return seed if isinstance(seed, int) else secrets.randbelow(2**31)
+    return seed if is_seed(seed) else secrets.randbelow(2**31)
 
 
 def _make(
@@ -319,14 +331,11 @@ def _make(
 def main(argv: list[str] | None = None) -> int:
     """Run `osmnet generate`."""
     arguments = build_parser().parse_args(argv)
-    # SIGTERM as Ctrl-C: remove half-written files, keep finished ones.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _generate(arguments)
+        with sigterm_as_ctrl_c():
+            return _generate(arguments)
     except KeyboardInterrupt:
         unfinished = unfinished_records(TakeFiles(arguments.output or OUTPUT, 1).folder)
         kept = "; finished parts are kept, --resume completes the takes" if unfinished else ""
         sys.stderr.write(f"\nosmnet: stopped{kept}.\n")
         return EXIT_INTERRUPTED
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -4,7 +4,8 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from osmnet.cli.parser import Parser
+from osmnet.cli.parser import EXIT_INTERRUPTED, Parser
+from osmnet.cli.signals import sigterm_as_ctrl_c
 from osmnet.data.cluster import usable_cpus
 from osmnet.data.prepare import find_videos, key_of, prepare, read_table
 from osmnet.data.report import REPORT, dropped_text
@@ -30,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--landmarker", type=Path, help="a .task bundle (default: the one in the package)")
     parser.add_argument("--workers", type=int, default=usable_cpus(), help="videos at a time (default: %(default)s)")
     parser.add_argument("--ray", metavar="ADDRESS", help="run on this Ray cluster instead")
+    parser.add_argument(
+        "--keep-speakers", action="store_true", help="keep speakers apart that are one person by their faces"
+    )
     for each in fields(Options):
         parser.add_argument(
             f"--{each.name.replace('_', '-')}", type=type(each.default), default=each.default,
@@ -44,16 +48,21 @@ def main(argv: list[str] | None = None) -> int:
     table = read_table(args.table) if args.table else {}
     videos = find_videos(args.clips)
     model = args.model or packaged_weights()
-    rows = prepare(
-        videos, args.out, model, args.landmarker or packaged_landmarker(), options, table, args.workers, args.ray
-    )
+    landmarker = args.landmarker or packaged_landmarker()
+    settings = options, table, args.workers, args.ray, args.keep_speakers
+    try:
+        with sigterm_as_ctrl_c():
+            rows = prepare(videos, args.out, model, landmarker, *settings)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nosmnet: stopped; finished videos are kept, the same command resumes.\n")
+        return EXIT_INTERRUPTED
     kept, given = [row for row in rows if row["status"] == "kept"], {key_of(video) for video in videos}
     report = args.out / REPORT
     sys.stderr.write(dropped_text([row for row in rows if row.get("video") in given], report))
     if not kept:
         raise ValueError(f"No clip could be made ({_count(len(videos), 'video')} given); '{report}' says why.")
     seconds = sum(row["frames"] for row in kept) / FPS
-    speech = sum(row["speech"] for row in kept)
+    speech = sum(row.get("speech", False) for row in kept)
     sys.stdout.write(f"{_count(len(kept), 'clip')} ({speech} with speech), {seconds / 60:.1f} minutes; {report}\n")
     return 0
 

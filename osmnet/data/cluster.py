@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Job = TypeVar("Job")
@@ -58,9 +59,6 @@ def on_processes(
                             yield job, future.result()
             except BrokenProcessPool:  # raised by submit
                 pass
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
             if suspects or running:
                 for future, job in running.items():
                     if future.exception() is None:
@@ -81,9 +79,20 @@ def _alone(job: Job, function: Callable[[Job], Result]) -> Result | WorkerKilled
     return WorkerKilled(KILLED)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     # Spawned, not forked: OpenCV's and MediaPipe's threads do not survive a fork.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
+        try:
+            yield pool
+        except BaseException as error:
+            processes = list(pool._processes.values())
+            pool.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(error, Exception):  # Ctrl-C or SIGTERM: do not wait for the videos at work
+                for process in processes:
+                    process.terminate()
+            raise
 
 
 def _begin_worker() -> None:

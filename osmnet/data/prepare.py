@@ -1,7 +1,8 @@
 """Prepare raw videos into a dataset of tracked, cropped clips, see docs/preparing.md."""
 
 import csv
-import json
+import io
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,11 +11,16 @@ from typing import Any
 from tqdm import tqdm
 
 from osmnet.data.cluster import WorkerKilled, on_processes, on_ray
-from osmnet.data.prepared_video import UNFINISHED, Job, load_face_model, prepare_video, read_records, write_record
+from osmnet.data.manifest import DATASET_FILE, MANIFEST, MAX_OFFSET, read_about, read_manifest, write_manifest
+from osmnet.data.prepared_video import UNFINISHED, Job, prepare_video, read_records, settings_of, write_record
 from osmnet.data.report import write_report
 from osmnet.data.segments import Known, Options, dropped
-from osmnet.data.shards import DATASET_FILE, MANIFEST, SHARDS, read_manifest, write_manifest
+from osmnet.data.shards import CONTROL, MAX_NAME, SHARDS, TRACKS
+from osmnet.data.speakers import merge_speakers, restore_names
+from osmnet.utils.checks import reason, short
 from osmnet.utils.files import only_run_in
+
+MAX_TABLE = 2**24  # bytes
 
 
 def read_table(path: Path) -> dict[str, Known]:
@@ -22,39 +28,59 @@ def read_table(path: Path) -> dict[str, Known]:
 
     Args:
         path (`Path`): CSV with the column `file` and any of `speech` (yes or no), `av_offset_frames` (whole frames by
-            which the picture is late) and `speaker`; empty cells are measured.
+            which the picture is late) and `speaker`; empty cells are measured, other columns ignored.
 
     Returns:
         `dict[str, Known]`: By file name.
 
     Raises:
-        ValueError: If the table cannot be read or a cell has another value.
+        ValueError: If the table cannot be read, names a column or a file twice, or a cell has another value.
     """
-    table = {}
+    table: dict[str, Known] = {}
+    line = 1
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for line, row in enumerate(csv.DictReader(file), 2):
-                try:
-                    if not row.get("file"):
-                        raise ValueError("the column 'file' is missing or empty")
-                    table[row["file"]] = _known(row)
-                except ValueError as error:
-                    raise ValueError(f"'{path}', line {line}: {error}; correct the table.") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(
-            f"The table '{path}' cannot be read ({getattr(error, 'strerror', None) or error}); check its path."
-        ) from error
+        with path.open("rb") as file:
+            content = file.read(MAX_TABLE + 1)
+        if len(content) > MAX_TABLE:
+            raise ValueError(f"it has more than {MAX_TABLE} bytes")
+        rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        columns = next(rows, [])
+        if len(set(columns)) < len(columns):
+            raise ValueError("it names a column twice")
+        if not any(columns):
+            raise ValueError("it has no columns")
+        for cells in rows:
+            line = rows.line_num
+            if not cells:
+                continue
+            if len(cells) > len(columns):
+                raise ValueError(f"it has {len(cells)} cells, and there are {len(columns)} columns")
+            row = dict(zip(columns, cells, strict=False))
+            if not (name := row.get("file")):
+                raise ValueError("the column 'file' is missing or empty")
+            if "\0" in name:
+                raise ValueError(f"{short(name)} is no name of a file")
+            if name in table:
+                raise ValueError(f"the file {short(name)} is there twice")
+            table[name] = _known(row)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"The table '{path}' cannot be read ({reason(error)}); check its path.") from error
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"'{path}', line {line}: {error}; correct the table.") from None
     return table
 
 
-def _known(row: dict[str, str | None]) -> Known:
-    speech, offset, speaker = ((row.get(name) or "").strip() for name in ("speech", "av_offset_frames", "speaker"))
+def _known(row: dict[str, str]) -> Known:
+    speech, offset, speaker = (row.get(name, "").strip() for name in ("speech", "av_offset_frames", "speaker"))
     if speech not in ("yes", "no", ""):
-        raise ValueError(f"speech is {speech!r}, not yes or no")
-    try:
-        frames = int(offset) if offset else None
-    except ValueError:
-        raise ValueError(f"av_offset_frames is {offset!r}, not a whole number") from None
+        raise ValueError(f"speech is {short(speech)}, not yes or no")
+    frames = int(offset) if re.fullmatch(r"[+-]?\d{1,9}", offset, re.ASCII) else None
+    if offset and frames is None:
+        raise ValueError(f"av_offset_frames is {short(offset)}, not a whole number")
+    if frames is not None and abs(frames) > MAX_OFFSET:
+        raise ValueError(f"av_offset_frames is {frames}, beyond {MAX_OFFSET} frames")
+    if len(speaker) > MAX_NAME or CONTROL.search(speaker):
+        raise ValueError(f"speaker is {short(speaker)}, not a name of at most {MAX_NAME} printable characters")
     return Known({"yes": True, "no": False, "": None}[speech], frames, speaker or None)
 
 
@@ -81,6 +107,8 @@ def find_videos(paths: list[Path]) -> list[Path]:
         raise ValueError(f"There are no files in '{paths[0]}'; give videos, or folders of videos.")
     of_name: dict[str, Path] = {}
     for video in videos:
+        if "\\udc" in ascii(video.name):  # stands for a byte that is not UTF-8
+            raise ValueError(f"The name of the video {video.name!r} is not valid UTF-8; rename it.")
         other = of_name.setdefault(key_of(video), video)
         if other.resolve() != video.resolve():
             raise ValueError(
@@ -90,8 +118,8 @@ def find_videos(paths: list[Path]) -> list[Path]:
 
 
 def key_of(video: Path) -> str:
-    """Derive the dataset key: the stem without dots, which end a WebDataset key."""
-    return video.stem.replace(".", "_")
+    """Derive the dataset key: the stem without dots, which end a WebDataset key, and what is in no file name."""
+    return CONTROL.sub("_", re.sub(r"[.\\]", "_", video.stem))
 
 
 def _rows_before(out: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
@@ -99,7 +127,12 @@ def _rows_before(out: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
     if not ((out / DATASET_FILE).exists() and (out / MANIFEST).exists()):
         return []
     rows = read_manifest(out)
-    before = json.loads((out / DATASET_FILE).read_text(encoding="utf-8")).get("prepared_with") or {}
+    before = read_about(out).get("prepared_with") or {}
+    if before and before.get("tracks", 1) != TRACKS:
+        raise ValueError(
+            f"'{out}' was prepared by another version of osmnet, which tracked faces differently; prepare its videos "
+            "again, into another --out."
+        )
     for name, value in options.items():
         if name in before and before[name] != value:
             raise ValueError(
@@ -146,7 +179,7 @@ def _sweep(out: Path, rows: list[dict[str, Any]]) -> None:
     """Remove half-written files and orphaned shards."""
     named = {row["shard"] for row in rows if row["status"] == "kept"}
     for leftover in (path for folder in (out, out / UNFINISHED, out / SHARDS) for path in folder.glob(".*.part")):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
     for shard in out.glob(f"{SHARDS}/*.[0-9][0-9][0-9].tar"):
         if f"{SHARDS}/{shard.name}" not in named:
             shard.unlink()
@@ -185,6 +218,7 @@ def prepare(
     table: dict[str, Known] | None = None,
     workers: int = 1,
     ray: str | None = None,
+    keep_speakers: bool = False,
 ) -> list[dict[str, Any]]:
     """Prepare videos into a new or existing dataset.
 
@@ -197,6 +231,7 @@ def prepare(
         table (`dict[str, Known]`, *optional*): See `read_table`.
         workers (`int`): Processes.
         ray (`str`, *optional*): Address of a Ray cluster to use instead.
+        keep_speakers (`bool`): Keep speakers as they are named, also if faces say that two are one person.
 
     Returns:
         `list[dict]`: All rows of the manifest.
@@ -206,7 +241,7 @@ def prepare(
         CannotSave: If a worker cannot write.
     """
     options = options or Options()
-    about = options.as_dict() | {"face_model": load_face_model(model)[1]}
+    about = settings_of(options, model)
     out = out.resolve()
     jobs = [
         Job(
@@ -221,9 +256,13 @@ def prepare(
         _sweep(out, _with_records(out, rows))
         if todo:
             _run(todo, workers, ray)
-        # 2. Write the manifest and the report.
+        # 2. Merge speakers, write the manifest and the report.
         rows = _with_records(out, rows)
+        restore_names(rows)
+        merges = [] if keep_speakers else merge_speakers(out, rows)
+        for merge in merges:
+            _say(f"{' and '.join(merge.names)} are one person by their faces (see report.html).")
         write_manifest(out, rows, prepared_with=about)
-        write_report(out, rows, about)
+        write_report(out, rows, about, merges)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return rows

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import av
@@ -16,15 +17,18 @@ import soundfile
 import torch
 
 from osmnet.data.dataset import speaker_of
-from osmnet.data.offset import LipReader
-from osmnet.data.segments import Known, Options, Segment, choose_segments, crop_segments
-from osmnet.data.shards import ShardWriter, encode_track, fingerprint
+from osmnet.data.manifest import check_row, is_flat
+from osmnet.data.offset import LipReader, Listener
+from osmnet.data.segments import Known, Options, Segment, choose_segments, crop_segments, decide_on_speech
+from osmnet.data.shards import TRACKS, ShardWriter, encode_track, fingerprint
 from osmnet.data.track import Tracking, track_faces
 from osmnet.face.morphable import FaceModel
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE, load_speech
-from osmnet.utils.files import write_whole
+from osmnet.utils.bounded_json import parse_json
+from osmnet.utils.files import why, write_whole
 
 UNFINISHED = ".unfinished"  # folder of the records, in the dataset
+MAX_RECORD = 2**27  # bytes: a line of the manifest for each clip of a video
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Job:
 
     def prepared_with(self) -> dict[str, Any]:
         """Return the settings shared by the dataset."""
-        return self.options.as_dict() | {"face_model": load_face_model(self.model)[1]}
+        return settings_of(self.options, self.model)
 
 
 class CannotSave(OSError):
@@ -80,6 +84,11 @@ def load_face_model(model: Path) -> tuple[FaceModel, str]:
     """Load the face model and its fingerprint, cached."""
     face_model = FaceModel.from_pretrained(model / "face_model")
     return face_model, fingerprint(face_model)
+
+
+def settings_of(options: Options, model: Path) -> dict[str, Any]:
+    """Return what all clips of a dataset must share."""
+    return options.as_dict() | {"face_model": load_face_model(model)[1], "tracks": TRACKS}
 
 
 def prepare_video(job: Job) -> dict[str, Any]:
@@ -98,16 +107,14 @@ def prepare_video(job: Job) -> dict[str, Any]:
     torch.set_num_threads(1)
     frames = 0
     try:
-        # 1. Find the faces, and choose whom and what to keep.
+        # 1. Find the faces, and choose whom to keep.
         tracking = track_faces(job.video, job.bundle)
         frames = tracking.frames
         sound = _sound(job)
-        face_model, _ = load_face_model(job.model)
-        segments, rows = choose_segments(
-            tracking, sound, job.options, job.known, face_model, lambda: LipReader.load(job.model)
-        )
-        # 2. Crop and write, clip by clip.
-        rows += _write_clips(job, tracking, segments, sound)
+        listener = None if sound is None else LipReader.load(job.model).listen(sound)
+        segments, rows = choose_segments(tracking, job.options, load_face_model(job.model)[0], listener)
+        # 2. Crop, track again, decide about the sound, and write.
+        rows += _write_clips(job, tracking, segments, sound, listener)
     except CannotSave:
         raise
     except (ValueError, OSError, RuntimeError, cv2.error, av.FFmpegError) as error:
@@ -119,22 +126,29 @@ def prepare_video(job: Job) -> dict[str, Any]:
 
 
 def _write_clips(
-    job: Job, tracking: Tracking, segments: list[Segment], sound: np.ndarray | None
+    job: Job, tracking: Tracking, segments: list[Segment], sound: np.ndarray | None, listener: Listener | None
 ) -> list[dict[str, Any]]:
-    """Write kept segments to shards; returns the rows of all."""
+    """Crop segments and write the kept ones to shards; returns the rows of all."""
     rows = []
-    stamp, model_print = job.stamp(), load_face_model(job.model)[1]
+    stamp, (face_model, model_print) = job.stamp(), load_face_model(job.model)
     try:
-        with ShardWriter(job.out, job.key) as shards:
-            cropped = crop_segments(job.video, tracking, segments, job.options, job.record.parent)
-            for number, (segment, files) in enumerate(cropped):
+        with (
+            TemporaryDirectory(prefix=".crop-", suffix=".part", dir=job.record.parent) as temporary,
+            ShardWriter(job.out, job.key) as shards,
+        ):
+            cropped = crop_segments(
+                job.video, job.bundle, tracking, segments, job.options, face_model, Path(temporary)
+            )
+            decide_on_speech(segments, tracking, job.known, listener)
+            for number, (segment, made) in enumerate(zip(segments, cropped, strict=True)):
                 row = _row(job, f"{job.key}-{number:03d}", segment)
                 if segment.reason:
                     # The manifest carries the picture of a clip that is in no shard.
-                    picture = base64.b64encode(files["jpg"]).decode()
+                    picture = base64.b64encode(made["jpg"]).decode()
                     row |= {"status": "dropped", "reason": segment.reason, "thumbnail": picture}
                 else:
-                    files["npz"] = encode_track(segment.landmarks_px, segment.fit, model_print)
+                    files = {"mp4": made["mp4"].read_bytes(), "jpg": made["jpg"]}
+                    files["npz"] = encode_track(segment.landmarks_px, segment.fit, model_print, segment.descriptor)
                     files["json"] = json.dumps(stamp | row).encode()
                     if segment.verdict.speech and sound is not None:
                         files["wav"] = _wav(sound, segment)
@@ -202,7 +216,7 @@ def write_record(job: Job, rows: list[dict[str, Any]]) -> None:
     try:
         write_whole(job.record, json.dumps(record).encode())
     except ValueError as error:
-        raise _cannot_save(job, error.__cause__) from error
+        raise _cannot_save(job, error.__cause__ or error) from error
 
 
 def read_records(out: Path) -> dict[str, dict[str, Any]]:
@@ -213,11 +227,40 @@ def read_records(out: Path) -> dict[str, dict[str, Any]]:
 
     Returns:
         `dict`: By the video's key: `digest`, `prepared_with`, `source_bytes`, `source_mtime` and `rows`.
+
+    Raises:
+        ValueError: If a record is damaged.
     """
-    records = (json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / UNFINISHED).glob("*.json")))
-    return {record["video"]: record for record in records}
+    return {path.stem: _read_record(path) for path in sorted((out / UNFINISHED).glob("*.json"))}
 
 
-def _cannot_save(job: Job, error: BaseException | None) -> CannotSave:
-    reason = getattr(error, "strerror", None) or str(error)
-    return CannotSave(f"'{job.out}' cannot be written ({reason}); make room and run again, finished videos are kept.")
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_RECORD + 1)
+        record = parse_json(content, MAX_RECORD)
+        stamp = ("source", "video", "source_bytes", "source_mtime")
+        if not isinstance(record, dict):
+            raise ValueError("it is no object")
+        check_row({name: record[name] for name in stamp if name in record}, stamp)
+        rows, digest = record.get("rows"), record.get("digest")
+        if record["video"] != path.stem or not isinstance(digest, str) or not is_flat(record.get("prepared_with")):
+            raise ValueError("it is of another video")
+        if not isinstance(rows, list):
+            raise ValueError("'rows' must be a list")
+        for row in rows:
+            check_row(row)
+            if row.get("video") != path.stem:
+                raise ValueError("a clip is of another video")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The record '{path}' is damaged ({str(error).rstrip('.')}); delete it, so that its video is prepared "
+            "again."
+        ) from error
+    return record
+
+
+def _cannot_save(job: Job, error: BaseException) -> CannotSave:
+    return CannotSave(
+        f"'{job.out}' cannot be written ({why(error)}); make room and run again, finished videos are kept."
+    )

@@ -4,27 +4,41 @@ import base64
 import io
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from osmnet.data.shards import read_member
+from osmnet.data.speakers import Merge
 from osmnet.media.audio import FPS
 from osmnet.utils.files import write_whole
 
 MOST_ROWS = 1000  # in each table of the page: a longer one opens slowly
 MOST_LINES = 20  # of dropped videos on the terminal
 REPORT = "report.html"
+_MEASURED = (
+    "first_frame",
+    "face_px",
+    "yaw_deg",
+    "sharpness",
+    "av_offset",
+    "av_correlation",
+)  # other programs leave out
 _INK, _MUTED, _BAR = "#1c2330", "#6b7484", "#0072b2"
 
 
-def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, Any]) -> Path:
+def write_report(
+    folder: Path, rows: list[dict[str, Any]], options: dict[str, Any], merges: Sequence[Merge] = ()
+) -> Path:
     """Write a self-contained HTML report.
 
     Args:
         folder (`Path`): The dataset, with all its shards.
         rows (`list[dict]`): Its manifest.
         options (`dict`): The settings it was prepared with.
+        merges (sequence of `Merge`): Speakers found to be one person.
 
     Returns:
         `Path`: `folder/report.html`.
@@ -38,6 +52,7 @@ def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, An
         raise ValueError("The report needs the package 'jinja2'; install osmnet with its extra 'train'.") from error
     kept = [row for row in rows if row["status"] == "kept"]
     lost = [row for row in rows if row["status"] != "kept"]
+    of_key = {row["key"]: row for row in kept}
     # File names are untrusted: escape them.
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.html.j2").render(
@@ -46,7 +61,8 @@ def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, An
         numbers=_numbers(kept, lost),
         plot=_plot(kept) if kept else "",
         reasons=_reasons(lost),
-        kept=[row | {"picture": _picture(folder, row)} for row in kept[:MOST_ROWS]],
+        merges=[(merge, [_picture(folder, of_key[key]) for key in merge.clips]) for merge in merges],
+        kept=[dict.fromkeys(_MEASURED) | row | {"picture": _picture(folder, row)} for row in kept[:MOST_ROWS]],
         more_kept=max(len(kept) - MOST_ROWS, 0),
         lost=lost[:MOST_ROWS],
         more_lost=max(len(lost) - MOST_ROWS, 0),
@@ -81,8 +97,8 @@ def dropped_text(rows: list[dict[str, Any]], report: Path) -> str:
 
 
 def _numbers(kept: list[dict[str, Any]], lost: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    with_speech = [row for row in kept if row["speech"]]
-    corrected = [row for row in with_speech if row["av_offset"]]
+    with_speech = [row for row in kept if row.get("speech")]
+    corrected = [row for row in with_speech if row.get("av_offset")]
     return [
         ("clips kept", str(len(kept))),
         ("minutes", f"{sum(row['frames'] for row in kept) / FPS / 60:.1f}"),
@@ -108,10 +124,8 @@ def _reasons(lost: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
 def _picture(folder: Path, row: dict[str, Any]) -> str:
     if "jpg" not in row["files"]:
         return ""
-    start, size = row["files"]["jpg"]
-    with (folder / row["shard"]).open("rb") as shard:
-        shard.seek(start)
-        return base64.b64encode(shard.read(size)).decode()
+    content = read_member(str(folder / row["shard"]), f"{row['key']}.jpg", *row["files"]["jpg"])
+    return base64.b64encode(content).decode()
 
 
 def _plot(kept: list[dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """Evaluation of a model on a dataset by the papers' protocol."""
 
+import os
 import sys
 import time
 import warnings
@@ -41,6 +42,8 @@ from osmnet.utils.files import make_folder
 # A damaged clip or one without a face can raise these; anything else is a defect and stops the run.
 CLIP_ERRORS = (ValueError, OSError, RuntimeError, ArithmeticError, cv2.error, av.FFmpegError)
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # its unit is a second of video
+
+VERSION = 2  # of the protocol, see docs/evaluation.md
 
 Outcome = tuple[Clip, ClipResult | Exception]
 
@@ -95,6 +98,11 @@ def evaluate(
     networks = MetricNetworks.load(syncnet, inception)
     out = Path(out)
     make_folder(out)
+    if old := sum("tracks" not in clip.info for clip in chosen):
+        notes.append(
+            f"{old} of the clips were tracked by an earlier `osmnet prepare`, less steadily, which the oracle shows; "
+            "prepare their videos again."
+        )
     if networks.sync is None:
         notes.append("This installation has no sync judge, so sync is measured by the mouth's opening alone.")
     seconds = QUICK_SECONDS if quick else MAX_SECONDS
@@ -136,7 +144,7 @@ def evaluate(
         notes += _add_fid(results, by_length, plain)
     report = jsonable({
         "format": "osmnet-evaluation",
-        "version": 1,
+        "version": VERSION,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "model": {"name": _model_name(pipe, model), "fingerprint": weights_fingerprint(pipe.components)},
         "data": {
@@ -199,7 +207,7 @@ def choose_clips(
 
 def _model_name(pipe: OSMNetPipeline, model: str | Path | None) -> str:
     """Return the Hub id or the folder's name, without its path."""
-    return Path(model).resolve().name if model is not None and Path(model).expanduser().is_dir() else pipe.name
+    return Path(model).resolve().name if model is not None and Path(os.path.expanduser(model)).is_dir() else pipe.name
 
 
 def _attempt(pipe: OSMNetPipeline, networks: MetricNetworks, clip: Clip, seconds: float) -> ClipResult | Exception:

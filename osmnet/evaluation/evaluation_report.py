@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from osmnet.evaluation.metrics.upper_face import FIGURES as UPPER_FACE
 from osmnet.evaluation.plots import drift_plot, epsilon_plot, opening_plot, strip, takes_plot
 from osmnet.evaluation.protocol import METHODS, ClipResult
-from osmnet.evaluation.summary import Metric, rows
+from osmnet.evaluation.summary import COLUMNS, Metric, rows
 from osmnet.utils.files import write_whole
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -44,14 +44,15 @@ def write_report(folder: Path, report: dict[str, Any], results: Sequence[ClipRes
 def markdown(report: dict[str, Any]) -> str:
     """Return the tables in Markdown."""
     split, count = report["settings"]["split"], len(report["clips"])
+    methods = list(report["mean_by_length"])
     lines = [
         f"{count} clips ({split}), {report['seconds']:.0f} seconds; mean by length.",
         "",
-        "| | unit | | " + " | ".join(METHODS) + " |",
-        "| --- | --- | --- |" + " --- |" * len(METHODS),
+        "| | unit | | " + " | ".join(COLUMNS[method] for method in methods) + " |",
+        "| --- | --- | --- |" + " --- |" * len(methods),
     ]
     for metric, values in rows(report["mean_by_length"]):
-        cells = " | ".join(number(values[method], metric.digits) for method in METHODS)
+        cells = " | ".join(number(values[method], metric.digits) for method in methods)
         lines.append(f"| {metric.label} | {metric.unit} | {metric.arrow} | {cells} |")
     motion = report["motion"]
     if motion.get("by_epsilon"):
@@ -156,7 +157,7 @@ def html(report: dict[str, Any], results: Sequence[ClipResult]) -> str:
     """Return the report as one self-contained page."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "image": _data_address}
-    motion = report["motion"]
+    motion, methods = report["motion"], list(report["mean_by_length"])
     plots = {}
     if motion.get("by_epsilon"):
         plots = {
@@ -175,7 +176,7 @@ def html(report: dict[str, Any], results: Sequence[ClipResult]) -> str:
         for result, clip in zip(results, report["clips"], strict=True)
     ]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        report=report, motion=motion, plots=plots, clips=clips, methods=METHODS, angles=ANGLES,
+        report=report, motion=motion, plots=plots, clips=clips, methods=methods, columns=COLUMNS, angles=ANGLES,
         figures_of_motion=FIGURES, upper=report.get("upper_face", UNMEASURED), figures_of_upper_face=UPPER_FACE,
         aims=aims(report),
         rows=[(metric, values, _plain(report, metric)) for metric, values in rows(report["mean_by_length"])],
@@ -183,7 +184,7 @@ def html(report: dict[str, Any], results: Sequence[ClipResult]) -> str:
 
 
 def _plain(report: dict[str, Any], metric: Metric) -> dict[str, float | None]:
-    return {method: report["mean_plain"][method].get(metric.name) for method in METHODS}
+    return {method: mean.get(metric.name) for method, mean in report["mean_plain"].items()}
 
 
 def number(value: float | None, digits: int = 2) -> str:

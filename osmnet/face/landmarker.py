@@ -10,6 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from osmnet.utils.checks import reason
+
+MAX_SIDE = 2**15 - 2  # px; MediaPipe ends the process at larger pictures
+# Frames. The window of the first frame comes from the detector. After so many copies of that frame the window has
+# settled around the landmarks, to a fifth of a pixel of 256.
+SETTLING = 10
+
 _stderr_lock = threading.Lock()
 if hasattr(os, "register_at_fork"):  # a process forked meanwhile would write to the null device for ever
     os.register_at_fork(
@@ -75,7 +82,9 @@ class FaceLandmarker:
             import mediapipe
             from mediapipe.tasks.python import BaseOptions, vision
         except (ImportError, OSError) as error:
-            raise ValueError(f"MediaPipe cannot be loaded ({error}); `osmnet doctor` says what is missing.") from error
+            raise ValueError(
+                f"MediaPipe cannot be loaded ({reason(error)}); `osmnet doctor` says what is missing."
+            ) from error
         if not Path(bundle).is_file():
             raise ValueError(f"No face landmarker at '{bundle}'; build it with scripts/build_landmarker.py.")
         self._image = lambda array: mediapipe.Image(
@@ -92,7 +101,7 @@ class FaceLandmarker:
             with _native_notices_hidden():
                 self._task = vision.FaceLandmarker.create_from_options(options)
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"'{bundle}' is not a MediaPipe face landmarker bundle ({error}).") from error
+            raise ValueError(f"'{bundle}' is not a MediaPipe face landmarker bundle ({reason(error)}).") from error
         self._process = os.getpid()
         self._release = weakref.finalize(self, _release, self._task, self._process)
         self._started = False
@@ -107,8 +116,12 @@ class FaceLandmarker:
             `list[np.ndarray]`: For each face `(478, 3)`, float32, in pixels; largest face first.
 
         Raises:
+            ValueError: If a side is longer than `MAX_SIDE`.
             RuntimeError: In a forked child, if its parent built this landmarker.
         """
+        if max(image.shape[:2]) > MAX_SIDE:
+            height, width = image.shape[:2]
+            raise ValueError(f"A picture of {width} x {height} pixels is too large to find faces in; scale it down.")
         if os.getpid() != self._process:
             raise RuntimeError("This face landmarker was built before the process was forked. Build one here.")
         with nullcontext() if self._started else _native_notices_hidden():
@@ -124,6 +137,24 @@ class FaceLandmarker:
             for face in result.face_landmarks
         ]
         return sorted(faces, key=lambda face: -np.prod(np.ptp(face[:, :2], axis=0)))
+
+    def detect_twice(self, image: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Detect the faces in two copies of a picture, side by side.
+
+        In video mode with `num_faces=2` this is the steadiest way to track one face: two faces are found, so the
+        detector rests and each window follows the last landmarks; and MediaPipe filters single faces only, with lag.
+        Show the first frame `SETTLING` times before it counts.
+
+        Returns:
+            `tuple[list[np.ndarray], list[np.ndarray]]`: The faces of the left and of the right copy, as by `detect`,
+            both in pixels of the picture.
+        """
+        width = image.shape[1]
+        faces = self.detect(np.concatenate([image, image], axis=1))
+        is_left = [face[:, 0].mean() < width for face in faces]
+        left = [face for face, here in zip(faces, is_left, strict=True) if here]
+        right = [face - np.float32([width, 0, 0]) for face, here in zip(faces, is_left, strict=True) if not here]
+        return left, right
 
     def close(self) -> None:
         """Free the native task; may be called twice."""

@@ -11,7 +11,9 @@ from torch import nn
 from osmnet.face.pose import Similarity, fit_similarity, pose_from_similarity
 from osmnet.face.topology import INNER_LIPS, NUM_VERTICES, STABLE, eye_opening, mouth_opening, opposite_lid
 from osmnet.loading.model import OSMNetModel
+from osmnet.utils.checks import check_range
 
+MIN_NOISE, MAX_NOISE = 1e-6, 1.0  # head units; without noise, a fit may be singular
 LIP_REACH = 0.05  # head units; distance from its edge within which a lip follows it
 
 
@@ -52,6 +54,7 @@ class FaceModel(OSMNetModel):
     @register_to_config
     def __init__(self, identity_dim: int = 40, expression_dim: int = 64, landmark_noise: float = 0.02):
         super().__init__()
+        check_range("landmark_noise", landmark_noise, MIN_NOISE, MAX_NOISE)
         fixed = {
             "mean_shape": torch.zeros(NUM_VERTICES, 3),
             "identity_basis": torch.zeros(identity_dim, NUM_VERTICES, 3),

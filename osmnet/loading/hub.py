@@ -22,12 +22,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
+from osmnet.utils.checks import check_path, reason, short
+
 # HfHubHTTPError derives from the base error of the HTTP library below, which has changed between versions of the
 # client. OSError covers being offline and files that are not in the cache.
 HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 HUB_ERRORS: tuple[type[Exception], ...] = (HTTP_ERROR, HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError)
 READ_BYTES = 2**20
-MAX_REASON = 300  # characters of another library's message
 CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -45,10 +46,16 @@ def find_folder(source: str | os.PathLike[str], names: Sequence[str], revision: 
         raise ValueError(f"A model is a folder or an id on the Hub, not {type(source).__name__}.")
     if source == "":
         raise ValueError("The path of the model is empty; give a folder or an id on the Hub.")
-    path = Path(source).expanduser()
+    if revision is not None and not isinstance(revision, str):
+        raise ValueError(f"revision must be a branch, tag or commit, not {type(revision).__name__}.")
+    if hub.get("cache_dir") is not None:
+        check_path("cache_dir", hub["cache_dir"])
+    if not isinstance(hub.get("token"), str | bool | None):
+        raise ValueError(f"token must be a text, True or False, not {type(hub['token']).__name__}.")
+    path = Path(os.path.expanduser(check_path("The model", source)))
     if path.is_dir():
         if revision is not None:
-            raise ValueError(f"revision={revision!r} is for models on the Hub, and '{path}' is a local folder.")
+            raise ValueError(f"revision={short(revision)} is for models on the Hub, and '{path}' is a local folder.")
         return path
     if path.exists() or path.is_absolute() or not isinstance(source, str) or source.startswith((".", "~")):
         raise ValueError(f"{source} is not a folder; give the folder of a saved model or its id on the Hub.")
@@ -127,13 +134,5 @@ def explained(error: BaseException, repo_id: str, revision: str | None = None) -
         status = answer.response.status_code
         fixes = {401: "log in with `hf auth login`, or set HF_TOKEN", 403: "use a token that allows it"}
         return f"The Hub answered {status} when asked for {repo_id!r}; {fixes.get(status, 'try again later')}."
-    reason = first_line(next((cause for cause in chain if isinstance(cause, HTTP_ERROR)), error))
-    return f"Cannot fetch {repo_id!r} from the Hub at {constants.ENDPOINT} ({reason}); check the connection."
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, cut to `MAX_REASON`, else its class name."""
-    lines = str(error).strip().splitlines()
-    if not lines:
-        return type(error).__name__
-    return lines[0].rstrip(".") if len(lines[0]) <= MAX_REASON else f"{lines[0][:MAX_REASON]}…"
+    why = reason(next((cause for cause in chain if isinstance(cause, HTTP_ERROR)), error))
+    return f"Cannot fetch {repo_id!r} from the Hub at {constants.ENDPOINT} ({why}); check the connection."

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import json
-import math
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,16 +16,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
-from osmnet.loading.hub import find_folder, first_line
-from osmnet.utils.checks import short
+from osmnet.loading.hub import find_folder
+from osmnet.utils.bounded_json import leaves, read_json
+from osmnet.utils.checks import check_path, reason, short
+from osmnet.utils.files import written_whole
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 # Bounds for files of strangers. Those of the package stay far below.
-MAX_JSON = 2**20  # bytes
-MAX_DEPTH = 16  # of nested JSON
-MAX_DIGITS = 20  # of a whole number in JSON
 MAX_HEADER = 2**20  # bytes of a safetensors header: some ten thousand tensors
 MAX_BYTES = 2**32  # of a network's tensors
 MAX_NUMBER = 2**14  # in a configuration: sizes, counts and scales
@@ -41,41 +36,10 @@ KINDS = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 def weights_name(variant: str | None = None) -> str:
     """Return the name of a weights file, e.g. `diffusion_pytorch_model.fp16.safetensors` for `variant="fp16"`."""
+    if variant is not None and not (isinstance(variant, str) and re.fullmatch(r"[\w.-]{0,64}", variant)):
+        raise ValueError(f"variant must be a name such as 'fp16', not {short(variant)}.")
     stem, suffix = WEIGHTS_NAME.rsplit(".", 1)
     return f"{stem}.{variant}.{suffix}" if variant else WEIGHTS_NAME
-
-
-def temporary_folder_in(folder: Path) -> Path:
-    """Make a temporary folder inside `folder`, which is made if necessary.
-
-    Raises:
-        ValueError: If the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
-    except OSError as error:
-        raise ValueError(f"Cannot write to the folder {folder} ({error}); choose another one.") from error
-
-
-@contextmanager
-def written_whole(folder: Path, last: str = "") -> Iterator[Path]:
-    """Yield a temporary folder whose files move into `folder` after the block, `last` at the end.
-
-    Raises:
-        ValueError: If the folder cannot be written; it is then left as it was.
-    """
-    temporary = temporary_folder_in(folder)
-    try:
-        yield temporary
-        files = [path.relative_to(temporary) for path in sorted(temporary.rglob("*")) if path.is_file()]
-        for file in sorted(files, key=lambda file: file.name == last):
-            (folder / file).parent.mkdir(exist_ok=True)
-            os.replace(temporary / file, folder / file)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"Cannot save in {folder} ({error}); free space or choose another folder.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class OSMNetModel(ModelMixin, ConfigMixin):
@@ -158,15 +122,17 @@ class OSMNetModel(ModelMixin, ConfigMixin):
                 return model
         except Exception as error:  # a constructor may fail in any way with a stranger's numbers
             raise ValueError(
-                f"The configuration beside {path} does not describe a {cls.__name__} ({first_line(error)}); restore "
+                f"The configuration beside {path} does not describe a {cls.__name__} ({reason(error)}); restore "
                 f"its {cls.config_name} or download the model again."
             ) from error
 
     @classmethod
     def _checked_config(cls, path: Path) -> dict[str, Any]:
         config = read_json(path)
-        if not isinstance(config, dict) or config.get("_class_name", cls.__name__) != cls.__name__:
-            name = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
+        if not isinstance(config, dict):
+            raise ValueError(f"{path} holds no settings, but {short(config)}; restore it or download it again.")
+        name = config.get("_class_name", cls.__name__)
+        if name != cls.__name__:
             raise ValueError(f"{path} describes a {shown(name)}, not a {cls.__name__}; load it with its own class.")
         arguments = {key: value for key, value in config.items() if not key.startswith("_")}
         known = inspect.signature(cls.__init__).parameters
@@ -179,7 +145,7 @@ class OSMNetModel(ModelMixin, ConfigMixin):
             kind = getattr(annotation, "__name__", annotation)
             if kind in KINDS and type(value) not in KINDS[kind]:
                 raise ValueError(f"{path} gives {key} as {short(value)}, which is no {kind}; restore it.")
-            if any(isinstance(number, int | float) and abs(number) > MAX_NUMBER for number, _ in _leaves(value)):
+            if any(isinstance(number, int | float) and abs(number) > MAX_NUMBER for number, _ in leaves(value)):
                 raise ValueError(
                     f"{path} gives {key} as {short(value)}, which is beyond the limit of {MAX_NUMBER}; restore it."
                 )
@@ -205,10 +171,14 @@ class OSMNetModel(ModelMixin, ConfigMixin):
         """
         if not safe_serialization:
             raise ValueError("Weights are only saved as safetensors: leave safe_serialization=True.")
-        with written_whole(Path(save_directory)) as temporary:
-            ModelMixin.save_pretrained(self, temporary, variant=variant, max_shard_size="1000GB")
-            for file in temporary.iterdir():
-                file.chmod(0o644)  # safetensors' files are readable by their owner only
+        with written_whole(check_path("save_directory", save_directory)) as temporary:
+            self._write(temporary, variant)
+
+    def _write(self, folder: Path, variant: str | None) -> None:
+        weights_name(variant)  # checks it
+        ModelMixin.save_pretrained(self, folder, variant=variant, max_shard_size="1000GB")
+        for file in folder.iterdir():
+            file.chmod(0o644)  # safetensors' files are readable by their owner only
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast as `torch.nn.Module.to` does, except for `_keep_in_fp32_modules`."""
@@ -231,52 +201,9 @@ class OSMNetModel(ModelMixin, ConfigMixin):
         return {name: tensor for name, tensor in tensors.items() if names & set(name.split("."))}
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of bounded size, depth and numbers, or raise `ValueError`."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_JSON + 1)
-        if len(content) > MAX_JSON:
-            raise ValueError(f"more than {MAX_JSON} bytes")
-        value = json.loads(
-            content.decode("utf-8"), parse_int=_whole_number, parse_float=_number, parse_constant=_number
-        )
-        if any(depth > MAX_DEPTH for _, depth in _leaves(value)):
-            raise ValueError(f"nested more than {MAX_DEPTH} deep")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not readable JSON ({first_line(error)}); restore it or download it again."
-        ) from error
-    return value
-
-
 def shown(name: Any) -> str:
     """Return a name from a file for a message: as it is if it is harmless, else quoted and cut."""
     return name if isinstance(name, str) and re.fullmatch(r"[\w.:-]{1,100}", name, re.ASCII) else short(name)
-
-
-def _whole_number(text: str) -> int:
-    if len(text) > MAX_DIGITS:
-        raise ValueError(f"a number of {len(text)} digits")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"the number {short(text)}")
-    return number
-
-
-def _leaves(value: Any) -> Iterator[tuple[Any, int]]:
-    """Yield what a JSON value consists of, with its depth, down to just beyond `MAX_DEPTH`."""
-    stack = [(value, 0)]
-    while stack:
-        value, depth = stack.pop()
-        children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-        if children is None or depth > MAX_DEPTH:
-            yield value, depth
-        else:
-            stack.extend((child, depth + 1) for child in children)
 
 
 class _CallLimit(TorchFunctionMode):
@@ -296,7 +223,7 @@ class _CallLimit(TorchFunctionMode):
 def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
     """Return `dtype`, or raise `ValueError` unless it is a floating one."""
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f"dtype must be a floating torch.dtype such as torch.float16, not {dtype!r}.")
+        raise ValueError(f"dtype must be a floating torch.dtype such as torch.float16, not {short(dtype)}.")
     return dtype
 
 
@@ -306,7 +233,7 @@ def _safetensors_errors(path: Path) -> Iterator[None]:
         yield
     except (SafetensorError, OSError, MemoryError) as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({first_line(error)}); download it again or save the model again "
+            f"{path} is not a whole safetensors file ({reason(error)}); download it again or save the model again "
             "with save_pretrained. Pickled weights are never loaded."
         ) from error
 

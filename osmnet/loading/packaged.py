@@ -5,9 +5,13 @@ from pathlib import Path
 
 INDEX_NAME = "model_index.json"
 LANDMARKER_NAME = "face_landmarker.task"
-# SHA-256 of the bundles that load without being named: MediaPipe crashes on some damaged ones. They are:
-# scripts/build_landmarker.py's.
-KNOWN_LANDMARKERS = ("86ebb386a043e884008c6d0b803cf15922aa02c532732b4ec3b507009e6a33cc",)
+# SHA-256 of the bundles that load without being named: MediaPipe crashes on some damaged ones.
+KNOWN_LANDMARKERS = (
+    "86ebb386a043e884008c6d0b803cf15922aa02c532732b4ec3b507009e6a33cc",  # scripts/build_landmarker.py's
+    # Google's own face_landmarker.task, float16, version 1: MediaPipe's documentation links to it, and other projects
+    # pin it by this sum.
+    "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+)
 MAX_LANDMARKER = 2**26  # bytes
 
 

@@ -13,10 +13,12 @@ from typing import Any, ClassVar, Self
 import torch
 
 import osmnet
-from osmnet.loading.hub import find_folder, first_line
-from osmnet.loading.model import OSMNetModel, check_dtype, read_json, shown, weights_name, written_whole
+from osmnet.loading.hub import find_folder
+from osmnet.loading.model import OSMNetModel, check_dtype, shown, weights_name
 from osmnet.loading.packaged import INDEX_NAME, LANDMARKER_NAME, is_known_landmarker, packaged_weights
-from osmnet.utils.checks import short
+from osmnet.utils.bounded_json import read_json
+from osmnet.utils.checks import check_path, reason, short
+from osmnet.utils.files import written_whole
 
 FORMAT_VERSION = 1
 BEST_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -118,7 +120,7 @@ class PipelineLoader:
             )  # fmt: skip
         # 1. Find the files.
         dtype, device = check_dtype(torch_dtype if dtype is None else dtype), resolve_device(device, device_map)
-        if face_landmarker is not None and not os.path.isfile(face_landmarker):
+        if face_landmarker is not None and not check_path("face_landmarker", face_landmarker).is_file():
             raise ValueError(f"There is no face landmarker file {face_landmarker}; give the path of a .task file.")
         files = [
             f"{name}/{file}" for name in cls.components_classes for file in ("config.json", weights_name(variant))
@@ -200,17 +202,20 @@ class PipelineLoader:
         Raises:
             ValueError: If the folder cannot be written.
         """
-        with written_whole(Path(save_directory), last=INDEX_NAME) as temporary:
+        bundle = self.face_landmarker_path
+        if bundle is not None and not Path(bundle).is_file():
+            raise ValueError(f"Cannot save the face landmarker '{bundle}', which is not there any more; restore it.")
+        with written_whole(check_path("save_directory", save_directory), last=INDEX_NAME) as temporary:
             index: dict[str, Any] = {
                 "_class_name": type(self).__name__,
                 "_osmnet_version": osmnet.__version__,
                 "format_version": FORMAT_VERSION,
             }
             for name, network in self.components.items():
-                network.save_pretrained(temporary / name, variant=variant)
+                network._write(temporary / name, variant)
                 index[name] = ["osmnet", type(network).__name__]
-            if self.face_landmarker_path is not None:
-                shutil.copyfile(self.face_landmarker_path, temporary / LANDMARKER_NAME)
+            if bundle is not None:
+                shutil.copyfile(bundle, temporary / LANDMARKER_NAME)
             (temporary / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
     @property
@@ -258,14 +263,14 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.parent} has no {path.name}, so it is not a saved pipeline; give the folder of one.")
     index = read_json(path)
     if not isinstance(index, dict):
-        raise ValueError(f"{path} describes a {type(index).__name__}, not a pipeline; give the folder of one.")
+        raise ValueError(f"{path} describes a list or value instead of a pipeline; give the folder of one.")
     return index
 
 
 def _name_of(source: str | os.PathLike[str] | None, folder: Path) -> str:
     if source is None:
         return f"weights of osmnet {osmnet.__version__}"
-    if not os.path.isdir(Path(source).expanduser()) and folder.parent.name == "snapshots":
+    if not os.path.isdir(Path(os.path.expanduser(source))) and folder.parent.name == "snapshots":
         return f"{source}@{folder.name}"  # in the Hub client's cache the folder's name is the commit
     return os.fspath(source)
 
@@ -294,7 +299,7 @@ def resolve_device(
     try:
         resolved = torch.device(wanted)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f'{wanted!r} is not a device; use "cpu", "cuda", "cuda:0", "mps" or "auto".') from error
+        raise ValueError(f'{short(wanted)} is not a device; use "cpu", "cuda", "cuda:0", "mps" or "auto".') from error
     available = {
         "cuda": torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
@@ -314,7 +319,7 @@ def _accelerate_device() -> torch.device:
     except (RuntimeError, ValueError, OSError, NotImplementedError) as error:
         PartialState._reset_state()  # a half-built state would pass for a whole one at the next call
         raise ValueError(
-            f'Accelerate cannot place this process on a device ({first_line(error)}); give one, as in device="cpu", '
+            f'Accelerate cannot place this process on a device ({reason(error)}); give one, as in device="cpu", '
             "or check how it was launched."
         ) from error
 

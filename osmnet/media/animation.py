@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import os
 from collections.abc import Iterable
 from itertools import islice
@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from osmnet.media.video_reader import read_frames
-from osmnet.utils.files import Seal, put_in_place, temporary_path
+from osmnet.utils.checks import check_path
+from osmnet.utils.files import Seal, write_whole
 
 MAX_FRAMES = 500  # of an animation; they are all held in memory, at 320 x 320 pixels 0.4 MB each
 # Options of Pillow's writers, by ending.
@@ -48,7 +49,7 @@ def write_animation(
         ValueError: If an argument is out of range, frames are not uint8 RGB of one size, or the file cannot be
             written.
     """
-    path = Path(path)
+    path = check_path("path", path)
     ending = path.suffix.lower()
     if ending not in _OPTIONS:
         raise ValueError(f"'{path}' is no animation: give a name that ends with {' or '.join(_OPTIONS)}.")
@@ -61,24 +62,15 @@ def write_animation(
     unit = 10 if ending == ".gif" else 1
     ends = np.rint(np.arange(MAX_FRAMES + 1) * 1000 / fps / unit).astype(int) * unit
     options = {"duration": np.diff(ends).tolist(), "loop": loop, **_OPTIONS[ending]}
-    temporary, sizes = temporary_path(path), set()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file, iio.imopen(file, "w", plugin="pillow", extension=ending) as writer:
-            for frame in islice(_single(frames), MAX_FRAMES):
-                sizes.add(frame.shape)
-                if len(sizes) == 1:
-                    writer.write(_scaled(frame, max_side), is_batch=False, **options)
-        if len(sizes) != 1:
-            raise ValueError(f"'{path}' needs at least one frame, and all of one size.")
-        put_in_place(temporary, path, seal)
-    except OSError as error:
-        raise ValueError(
-            f"'{path}' cannot be written ({error.strerror or error}): give a folder with room in which you may write."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    file, sizes = io.BytesIO(), set()
+    with iio.imopen(file, "w", plugin="pillow", extension=ending) as writer:
+        for frame in islice(_single(frames), MAX_FRAMES):
+            sizes.add(frame.shape)
+            if len(sizes) == 1:
+                writer.write(_scaled(frame, max_side), is_batch=False, **options)
+    if len(sizes) != 1:
+        raise ValueError(f"'{path}' needs at least one frame, and all of one size.")
+    write_whole(path, file.getvalue(), seal)
     return path
 
 

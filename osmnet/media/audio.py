@@ -18,6 +18,7 @@ import soxr
 
 from osmnet.media.container import open_container
 from osmnet.media.isolated import IsolatedDecoder, decoder_for
+from osmnet.utils.checks import check_path, check_range, short
 
 SAMPLING_RATE = 16_000  # Hz, of every waveform inside the library
 FPS = 25  # video frames a second
@@ -26,6 +27,8 @@ SAMPLES_PER_FRAME = SAMPLING_RATE // FPS  # 640
 MIN_SECONDS = 0.2  # s; shorter recordings hold no syllable
 SILENCE_PEAK = 1e-3  # of full scale, about -60 dB
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; beyond them a rate is an error, and resampling would need gigabytes
+
+MAX_SECONDS = 1e9  # of `max_seconds`
 
 _MAX_CHANNELS = 64  # of FFmpeg's resampler
 _MAX_START_SHIFT = 10.0  # s between sound and picture; a larger distance is a broken timestamp
@@ -98,13 +101,13 @@ def find_sound(
     Raises:
         ValueError: If an array cannot be used. Faults of a file are raised when its pieces are read.
     """
+    if max_seconds is not None:
+        check_range("max_seconds", max_seconds, 0, MAX_SECONDS)
     if isinstance(speech, str | os.PathLike):
         if speech == "":
             raise ValueError("There is no recording: its path is empty.")
-        decoder = decoder_for(isolated)
-        pieces = (
-            decoder.sound(speech, max_seconds) if decoder else first_seconds(decode_file(Path(speech)), max_seconds)
-        )
+        path, decoder = check_path("speech", speech), decoder_for(isolated)
+        pieces = decoder.sound(path, max_seconds) if decoder else first_seconds(decode_file(path), max_seconds)
         return f"'{os.fspath(speech)}'", pieces
     array, rate = _array_and_rate(speech, sampling_rate)
     if rate == SAMPLING_RATE:
@@ -324,9 +327,10 @@ def _resampled(sound: MonoArray, rate: float) -> Generator[np.ndarray]:
 
 def _array_and_rate(speech: Any, sampling_rate: Any) -> tuple[np.ndarray, float]:
     if isinstance(speech, tuple | list):
-        if len(speech) != 2 or np.ndim(speech[0]) + np.ndim(speech[1]) == 0:
+        is_array = [isinstance(each, np.ndarray) and each.ndim > 0 for each in speech]
+        if len(speech) != 2 or not any(is_array):
             raise ValueError("Speech given as a pair must be (array, sampling rate), for example (waveform, 16000).")
-        speech, sampling_rate = speech if np.ndim(speech[1]) == 0 else (speech[1], speech[0])
+        speech, sampling_rate = (speech[1], speech[0]) if is_array == [False, True] else speech
     if not isinstance(speech, np.ndarray):
         raise ValueError(f"Speech must be a file or a numpy array with its rate, not {type(speech).__name__}.")
     return speech, _checked_rate(sampling_rate)
@@ -335,9 +339,8 @@ def _array_and_rate(speech: Any, sampling_rate: Any) -> tuple[np.ndarray, float]
 def _checked_rate(sampling_rate: Any) -> float:
     if sampling_rate is None:
         raise ValueError("Speech given as an array needs its rate: pass sampling_rate=..., for example 16000.")
-    if np.ndim(sampling_rate) != 0 or not isinstance(sampling_rate, int | float | np.number):
+    if not isinstance(sampling_rate, int | float | np.integer | np.floating):
         raise ValueError(f"sampling_rate must be a number of Hz, not of type {type(sampling_rate).__name__}.")
-    rate = float(sampling_rate)
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise ValueError(f"sampling_rate must lie between {MIN_RATE} and {MAX_RATE} Hz, not {sampling_rate}.")
-    return rate
+    if not MIN_RATE <= sampling_rate <= MAX_RATE:
+        raise ValueError(f"sampling_rate must lie between {MIN_RATE} and {MAX_RATE} Hz, not {short(sampling_rate)}.")
+    return float(sampling_rate)

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import av
 
+from osmnet.utils.checks import check_path
+
 # FFmpeg's demuxers for files that hold their own sound and pictures. Playlists (hls, dash, concat, sdp) name other
 # files; still pictures, subtitles and raw data are neither recordings nor videos.
 FORMATS = (
     "wav", "w64", "aiff", "au", "caf", "mp3", "aac", "ac3", "amr", "flac", "ogg", "wv",
     "mov", "matroska", "mpegts", "mpeg", "avi", "asf", "flv", "dv", "mxf", "gif",
 )  # fmt: skip
+
+MAX_MEGAPIXELS = 64  # millions of pixels; an 8K frame has 33
 
 
 class NamedContent(io.BytesIO):
@@ -31,7 +35,11 @@ class NamedContent(io.BytesIO):
 
 
 def open_container(
-    source: str | os.PathLike[str] | bytes, kind: str, advice: str, content: bytes | None = None
+    source: str | os.PathLike[str] | bytes,
+    kind: str,
+    advice: str,
+    content: bytes | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> av.container.InputContainer:
     """Open a media file of one of `FORMATS`.
 
@@ -40,6 +48,7 @@ def open_container(
         kind (`str`): Its kind in messages ("recording", "video").
         advice (`str`): End of the message if it cannot be opened.
         content (`bytes`, *optional*): Content of a file that was read before.
+        max_megapixels (`float`): Largest picture that is decoded, also to find out about streams and for covers.
 
     Returns:
         `av.container.InputContainer`: For the caller to close.
@@ -52,14 +61,19 @@ def open_container(
     elif content is not None:
         address = NamedContent(content, f"file:{os.fspath(source)}")
     else:
-        address = local_file(Path(source), kind)
-    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS)}
+        address = local_file(check_path(f"The {kind}", source), kind)
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS), **pixel_limit(max_megapixels)}
     try:
         return av.open(address, mode="r", metadata_errors="ignore", options=options)
     except av.FFmpegError as error:
         name = f"The {kind} in memory" if isinstance(source, bytes) else f"'{os.fspath(source)}'"
         reason = "its format is not supported" if error.errno == errno.EINVAL else error.strerror
         raise ValueError(f"{name} cannot be decoded as a {kind} ({reason}): {advice}") from error
+
+
+def pixel_limit(max_megapixels: float) -> dict[str, str]:
+    """Options of FFmpeg that make its decoders refuse larger pictures before they allocate them."""
+    return {"max_pixels": str(round(max_megapixels * 1e6))}
 
 
 def local_file(path: Path, kind: str) -> str:

@@ -1,23 +1,29 @@
-"""Load portraits as RGB arrays by imageio."""
+"""Load portraits as RGB arrays, within a budget of pixels."""
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import imageio.v3 as iio
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from osmnet.media.isolated import IsolatedDecoder, decoder_for
+from osmnet.utils.checks import check_path, check_range, reason
 
-MAX_PIXELS = 179_000_000  # more is a decompression bomb, not a portrait; twice the limit at which PIL warns
+MAX_MEGAPIXELS = 64.0  # by default, millions of pixels
+LARGEST_MEGAPIXELS = 178.0  # that can be asked for: PIL refuses more
 MAX_SIDE = 2048  # px
+LARGEST_SIDE = 2**16  # px, that can be asked for
 
 # Formats of cameras, phones and browsers; not EPS and the like, for which PIL starts other programs.
-_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA", "ICO")
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA")
+_ORIENTATION = 0x0112  # EXIF tag
+_TILE = 322, 323  # width and height of a TIFF's tiles
+_BAND = 2**20  # pixels that are converted at a time
 
 # Transposes to upright, by EXIF orientation.
 _UPRIGHT = {
@@ -35,6 +41,7 @@ def load_portrait(
     portrait: str | os.PathLike[str] | Image.Image | np.ndarray,
     max_side: int = MAX_SIDE,
     *,
+    max_megapixels: float = MAX_MEGAPIXELS,
     isolated: IsolatedDecoder | bool | None = None,
 ) -> np.ndarray:
     """Load a picture as upright 8-bit RGB.
@@ -47,6 +54,8 @@ def load_portrait(
             shape `(H, W)`, `(H, W, 1)`, `(H, W, 3)` (RGB) or `(H, W, 4)` (RGBA): uint8, uint16, other integers within
             one of these ranges, bool, or floats in [0, 1]. It is not modified.
         max_side (`int`): Longest side of the result in pixels.
+        max_megapixels (`float`): Largest picture, millions of pixels, at most 178; checked before it is decoded, which
+            takes 8 to 20 bytes a pixel. An array may be larger.
         isolated (`IsolatedDecoder` or `bool`, *optional*): Decode a file in a limited child process, see
             `osmnet.media.isolated.decoder_for`.
 
@@ -54,25 +63,29 @@ def load_portrait(
         `np.ndarray` of shape `(H, W, 3)`: uint8 RGB.
 
     Raises:
-        ValueError: If the file is missing, empty, damaged or not a picture, has more than 179 million pixels, or the
-            array has another shape, type or range.
+        ValueError: If the file is missing, empty, damaged or not a picture, has more pixels, or the array has another
+            shape, type or range.
     """
-    if max_side < 1:
-        raise ValueError(f"max_side must be at least 1 pixel, not {max_side}.")
+    check_range("max_side", max_side, 1, LARGEST_SIDE, whole=True)
+    check_range("max_megapixels", max_megapixels, 0, LARGEST_MEGAPIXELS)
     if isinstance(portrait, str) and not portrait:
         raise ValueError("There is no portrait: its path is empty.")
     if isinstance(portrait, str | os.PathLike):
-        decoder = decoder_for(isolated)
-        return decoder.picture(portrait, max_side) if decoder else _load_file(Path(portrait), max_side)
+        path, decoder = check_path("portrait", portrait), decoder_for(isolated)
+        if decoder:
+            return decoder.picture(path, max_side, max_megapixels)
+        return _load_file(path, max_side, max_megapixels)
     if isinstance(portrait, Image.Image):
-        _check_pixels(portrait.size, "The given picture")
+        _check_pixels(portrait.size, "The given picture", max_megapixels)
         return _decode(portrait, max_side, "The given picture")
     if isinstance(portrait, np.ndarray):
-        return _to_rgb_array(_from_array(portrait), max_side)
+        if portrait.size > 4e6 * LARGEST_MEGAPIXELS:  # before copies are made
+            raise ValueError(_too_large("The given array", LARGEST_MEGAPIXELS))
+        return _scaled(_to_rgb(_from_array(portrait)), max_side)
     raise ValueError(f"A portrait must be a file, a PIL image or a numpy array, not {type(portrait).__name__}.")
 
 
-def _load_file(path: Path, max_side: int) -> np.ndarray:
+def _load_file(path: Path, max_side: int, max_megapixels: float) -> np.ndarray:
     try:
         if path.is_dir():
             raise ValueError(f"'{path}' is a folder: give the path of one picture.")
@@ -81,19 +94,19 @@ def _load_file(path: Path, max_side: int) -> np.ndarray:
         if path.stat().st_size == 0:
             raise ValueError(f"'{path}' is empty (0 bytes): copy or save the picture again.")
         with path.open("rb") as file:
-            return decode_picture(file, max_side, f"'{path}'")
+            return decode_picture(file, max_side, f"'{path}'", max_megapixels)
     except OSError as error:
         raise ValueError(f"'{path}' cannot be read ({error.strerror}): check the path of the portrait.") from error
 
 
-def decode_picture(file: BinaryIO, max_side: int, name: str, megapixels: float | None = None) -> np.ndarray:
-    """Decode an open file as `load_portrait` does.
+def decode_picture(file: BinaryIO, max_side: int, name: str, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
+    """Decode an open file, which is closed, as `load_portrait` does.
 
     Args:
         file (`BinaryIO`): The picture.
         max_side (`int`): See `load_portrait`.
         name (`str`): Its name in messages.
-        megapixels (`float`, *optional*): A lower limit of its size, millions of pixels.
+        max_megapixels (`float`): See `load_portrait`.
 
     Returns:
         `np.ndarray` of shape `(H, W, 3)`: uint8 RGB.
@@ -107,71 +120,67 @@ def decode_picture(file: BinaryIO, max_side: int, name: str, megapixels: float |
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is checked below
             Image.init()  # fills Image.OPEN, which knows the formats of this build of PIL
             image = Image.open(file, formats=[format for format in _FORMATS if format in Image.OPEN])
+        # Tiles of a TIFF are decoded whole, also where they reach beyond it.
+        tile = tuple(image.getexif().get(tag) for tag in _TILE) if image.format == "TIFF" else ()
     except Image.DecompressionBombError as error:
-        raise ValueError(_too_large(name)) from error
+        raise ValueError(_too_large(name, max_megapixels)) from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not a picture that can be read: give a JPEG, PNG or WebP file.") from error
     except MemoryError:
         raise
     except Exception as error:  # PIL's readers raise almost anything on damaged data
         raise ValueError(_damaged(name, error)) from error
-    _check_pixels(image.size, name, megapixels)
+    _check_pixels(image.size, name, max_megapixels)
+    match tile:
+        case (int(width), int(height)) if width > 0 and height > 0:
+            _check_pixels((width, height), name, max_megapixels)
     # 2. Decode. PIL decodes JPEG faster at 1/2, 1/4 or 1/8 size; twice the wanted size keeps the quality.
     scale = 2 * max_side / max(image.size)
-    if scale < 1 and image.format == "JPEG":
-        image.draft(None, (round(image.width * scale), round(image.height * scale)))
-        return _decode(image, max_side, name)
-    mode = None if image.mode.startswith("I") else "RGBA" if image.has_transparency_data else "RGB"
-    try:
-        file.seek(0)
-        opened: Any = iio.imopen(file, "r", plugin="pillow")  # whose own arguments the base class does not know
-        with opened as picture:
-            pixels = picture.read(index=0, mode=mode, writeable_output=False)
-            orientation = picture.metadata(index=0, exclude_applied=False).get("Orientation")
-    except MemoryError:
-        raise
-    except Exception as error:  # as above
-        raise ValueError(_damaged(name, error)) from error
-    # 3. Turn it upright; imageio would rotate grey and palette pictures along wrong axes.
-    upright = _from_array(pixels)
-    if orientation in _UPRIGHT:
-        upright = upright.transpose(_UPRIGHT[orientation])
-    return _to_rgb_array(upright, max_side)
+    if scale < 1 and image.format in ("JPEG", "MPO"):
+        image.draft(None, (max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    return _decode(image, max_side, name, is_ours=True)
 
 
-def _decode(image: Image.Image, max_side: int, name: str) -> np.ndarray:
+def _decode(image: Image.Image, max_side: int, name: str, is_ours: bool = False) -> np.ndarray:
+    """Convert an opened picture; one of ours is closed as soon as its pixels have been copied."""
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except MemoryError:
         raise
     except Exception as error:  # as above
         raise ValueError(_damaged(name, error)) from error
-    return _to_rgb_array(image, max_side)
+    rgb = _to_rgb(image)
+    if is_ours and rgb is not image:
+        image.close()
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+    return _scaled(rgb, max_side)
 
 
 def _damaged(name: str, error: Exception) -> str:
-    return f"{name} is damaged ({error}): copy or save the picture again."
+    return f"{name} is damaged ({reason(error)}): copy or save the picture again."
 
 
-def _check_pixels(size: tuple[int, int], name: str, megapixels: float | None = None) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise ValueError(_too_large(name))
+def _too_large(name: str, max_megapixels: float) -> str:
+    return (
+        f"{name} has more than {LARGEST_MEGAPIXELS:g} million pixels, and the limit is {max_megapixels:g} million; "
+        "scale it down first."
+    )
+
+
+def _check_pixels(size: Sequence[int], name: str, max_megapixels: float) -> None:
     pixels = size[0] * size[1] / 1e6
-    if megapixels is not None and pixels > megapixels:
+    if pixels > max_megapixels:
         raise ValueError(
-            f"{name} has {pixels:.0f} million pixels, and the limit is {megapixels:g} million; scale it down first."
+            f"{name} has {pixels:.0f} million pixels, and the limit is {max_megapixels:g} million; scale it down "
+            "first."
         )
     if min(size) < 1:
         raise ValueError(f"{name} has no pixels: give a whole picture.")
 
 
-def _too_large(name: str) -> str:
-    return f"{name} has more than {MAX_PIXELS // 1_000_000} million pixels: scale the portrait down first."
-
-
-def _to_rgb_array(image: Image.Image, max_side: int) -> np.ndarray:
-    rgb = _to_rgb(image)
+def _scaled(rgb: Image.Image, max_side: int) -> np.ndarray:
     scale = max_side / max(rgb.size)
     if scale < 1:
         size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
@@ -180,12 +189,22 @@ def _to_rgb_array(image: Image.Image, max_side: int) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # PIL would cut 16-bit grey off at 255
-        return _from_array(np.asarray(image)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    """Convert to RGB band by band, so that what is needed between takes no memory."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    is_deep = image.mode.startswith("I")  # PIL would cut 16-bit grey off at 255
+    rgb, rows = Image.new("RGB", image.size), max(1, _BAND // image.width)
+    bands = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+    is_16_bit = is_deep and (image.mode != "I" or any(np.asarray(image.crop(band)).max() > 255 for band in bands))
+    for band in bands:
+        part = image.crop(band)
+        if is_deep:
+            part = Image.fromarray(_of_bits(np.asarray(part), is_16_bit))
+        elif part.has_transparency_data:
+            rgba = part.convert("RGBA")
+            part = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        rgb.paste(part.convert("RGB"), band)
+    return rgb
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -206,8 +225,15 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
             raise ValueError("A portrait array of floats must lie in [0, 1]: divide by 255, or convert it to uint8.")
         scaled: np.ndarray = np.round(np.clip(array, 0, 1) * 255)
         return scaled.astype(np.uint8)
-    if array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 65535:
-        if array.dtype != np.uint16 and array.max() <= 255:
-            return array.astype(np.uint8)
-        return np.round(array / 257).astype(np.uint8)  # 16 bits: 65535 / 255 = 257
-    raise ValueError(f"A portrait array must be uint8, uint16 or floats in [0, 1], not {array.dtype} of this range.")
+    if array.dtype.kind in "iu":
+        return _of_bits(array, array.dtype == np.uint16 or array.max() > 255)
+    raise ValueError(f"A portrait array must be uint8, uint16 or floats in [0, 1], not {array.dtype}.")
+
+
+def _of_bits(array: np.ndarray, is_16_bit: bool) -> np.ndarray:
+    """Convert integers of 8 or 16 bits to uint8."""
+    if array.min() < 0 or array.max() > 65535:
+        raise ValueError(
+            f"A portrait array must be uint8, uint16 or floats in [0, 1], not {array.dtype} of this range."
+        )
+    return np.round(array / (257 if is_16_bit else 1)).astype(np.uint8)  # 16 bits: 65535 / 255 = 257

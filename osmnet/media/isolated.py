@@ -25,6 +25,7 @@ from typing import Any, Self
 import numpy as np
 
 from osmnet.media.container import local_file
+from osmnet.utils.checks import check_flag
 
 MB = 2**20
 START_SECONDS = 60.0  # s until a child has imported its modules; about one on an idle machine
@@ -109,12 +110,13 @@ class IsolatedDecoder:
                 worker.close()
             self._idle.put(None)
 
-    def picture(self, path: str | os.PathLike[str], max_side: int) -> np.ndarray:
+    def picture(self, path: str | os.PathLike[str], max_side: int, max_megapixels: float) -> np.ndarray:
         """Decode a picture, as `load_portrait` does.
 
         Args:
             path (`str` or `os.PathLike`): The file.
             max_side (`int`): See `load_portrait`.
+            max_megapixels (`float`): See `load_portrait`; `limits.megapixels` comes first.
 
         Returns:
             `np.ndarray` of shape `(H, W, 3)`: uint8 RGB.
@@ -122,7 +124,8 @@ class IsolatedDecoder:
         Raises:
             ValueError: As `load_portrait`; also if a limit is exceeded.
         """
-        request = {"kind": "picture", "max_side": max_side, "megapixels": self.limits.megapixels}
+        most = max_megapixels if self.limits.megapixels is None else self.limits.megapixels
+        request = {"kind": "picture", "max_side": max_side, "megapixels": most}
         with self._ask(path, "portrait", request) as replies:
             kind, data = next(replies)
             shape = struct.unpack("!QQ", data[:16]) if kind == PIXELS and len(data) > 16 else (0, 0)
@@ -333,6 +336,8 @@ def decoder_for(isolated: IsolatedDecoder | bool | None) -> IsolatedDecoder | No
     """
     if isinstance(isolated, IsolatedDecoder):
         return isolated
-    if isolated is None:
+    if isolated is not None:
+        check_flag("isolated", isolated)
+    else:
         isolated = os.environ.get("OSMNET_ISOLATE", "").strip() == "1"
     return shared_decoder() if isolated else None

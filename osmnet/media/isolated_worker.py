@@ -26,6 +26,7 @@ from PIL import Image
 from osmnet.media.audio import MIN_SECONDS, SAMPLING_RATE, decode_file, first_seconds
 from osmnet.media.image import decode_picture
 from osmnet.media.isolated import DONE, HEADER, MAX_TEXT, MB, PIXELS, READY, REFUSED, SAMPLES
+from osmnet.media.seccomp import limit_calls
 
 FIRST_FREE = 3  # file number after standard input, output and error
 
@@ -109,6 +110,7 @@ def seal(max_memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(ValueError, OSError):  # macOS
         resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
+    limit_calls()
 
 
 def limit_next(memory: int, seconds: float) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from osmnet.media.audio import SAMPLING_RATE, Level, MonoArray, find_sound
 from osmnet.media.isolated import IsolatedDecoder
+from osmnet.utils.checks import short
 
 MEMORY_SECONDS = 120  # s; longer sound is decoded into a file, an hour would take 230 MB
 
@@ -83,7 +84,7 @@ class Recording:
 
     def __getitem__(self, where: slice) -> np.ndarray:
         if not isinstance(where, slice) or where.step not in (None, 1):
-            raise TypeError(f"A recording is read by slices of step 1, recording[a:b], not by {where!r}.")
+            raise TypeError(f"A recording is read by slices of step 1, recording[a:b], not by {short(where)}.")
         part = self._samples[where]
         return part / self._peak if self._peak > 1 else part
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -13,11 +12,15 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
-from osmnet.media.container import open_container
+from osmnet.media.container import MAX_MEGAPIXELS, open_container, pixel_limit
+from osmnet.utils.checks import check_path, check_range
 
 Window = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright picture
 
+MAX_PARALLEL = 16.0  # millions of pixels
+
 _MAX_GAP = 5.0  # s between two timestamps; a larger jump is a broken clock
+_MAX_RATIO = 8.0  # of a pixel's sides; beyond it a broken header
 _MAX_TAIL = 1.0  # s by which a file's announced end may follow its last picture: sound, rounding
 _CLOCK = Fraction(1, 1_000_000)  # s, unit of the timestamps given to filters
 # Measured on a colourful 256 px picture, to 4:2:0 and back: mean error 0.5 grey levels, 3.5 with FFmpeg's defaults.
@@ -31,6 +34,7 @@ def read_frames(
     max_side: int | None = None,
     window: Callable[[int], Window | None] | None = None,
     on_break: Callable[[Exception], None] | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Iterator[np.ndarray]:
     """Read a video at a constant rate, upright, with square pixels.
 
@@ -42,32 +46,49 @@ def read_frames(
         max_side (`int`, *optional*): Longest side in pixels; larger pictures are scaled down.
         window (`Callable`, *optional*): Maps frame `k` to the part to convert to RGB, which costs more than decoding:
             `(left, top, right, bottom)` or `None`. Not together with `max_side`.
-        on_break (`Callable`, *optional*): Called with the error if the file is damaged or truncated.
+        on_break (`Callable`, *optional*): Called with the error if the file is damaged or truncated, or from a picture
+            beyond `max_megapixels` on.
+        max_megapixels (`float`): Largest picture, millions of pixels; checked before it is decoded.
 
     Yields:
         `np.ndarray` of shape `(H, W, 3)`: uint8 RGB; of shape `(0, 0, 3)` where `window` gives `None`.
 
     Raises:
-        ValueError: At the call, if the file is missing, empty or not a video, or `fps` is out of range; while reading,
-            if no picture decodes.
+        ValueError: At the call, if the file is missing, empty, too large or not a video, or `fps` is out of range;
+            while reading, if no picture decodes.
     """
-    if not 0.001 <= fps <= 1000:
-        raise ValueError(f"fps must lie between 0.001 and 1000 frames per second, not {fps}.")
-    name = "The video in memory" if isinstance(path, bytes) else f"'{Path(path)}'"
-    container = open_container(path, "video", "give a whole video file, for example MP4.")
+    check_range("fps", fps, 0.001, 1000)
+    if max_side is not None:
+        check_range("max_side", max_side, 1, 2**16, whole=True)
+    name = "The video in memory" if isinstance(path, bytes) else f"'{check_path('The video', path)}'"
+    container = open_container(
+        path, "video", "give a whole video file, for example MP4.", max_megapixels=max_megapixels
+    )
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         container.close()
         raise ValueError(f"{name} is not a video: give a file with moving pictures, for example MP4.")
+    if streams[0].codec_context is None:
+        container.close()
+        raise ValueError(f"{name} is of a kind that cannot be decoded: export it again, for example as MP4.")
+    try:
+        pixels = _checked_size(streams[0].width, streams[0].height, name, max_megapixels)
+    except ValueError:
+        container.close()
+        raise
+    # Of large pictures one at a time: each thread holds some.
+    streams[0].thread_type = "AUTO" if pixels <= MAX_PARALLEL else "SLICE"
+    streams[0].codec_context.options = pixel_limit(max_megapixels)
+    rate = Fraction(float(fps)).limit_denominator(1_000_000)
     return _pictures(
-        container, streams[0], Fraction(fps).limit_denominator(1_000_000), name, max_side, window, on_break
+        container, _steady_frames(container, streams[0], rate, name, on_break, max_megapixels), max_side, window
     )
 
 
 def count_pictures(path: str | os.PathLike[str]) -> int:
     """Count a `VideoWriter` file's pictures; 0 if missing or damaged."""
     try:
-        with av.open(f"file:{os.fspath(path)}", format="mp4") as container:
+        with av.open(f"file:{os.fspath(path)}", format="mp4", metadata_errors="ignore") as container:
             packets = container.demux(container.streams.video[0])
             # A truncated file may have a whole index: its pictures are then missing or all zeros.
             return sum(packet.pts is not None and any(bytes(packet)[:4]) for packet in packets)
@@ -77,16 +98,13 @@ def count_pictures(path: str | os.PathLike[str]) -> int:
 
 def _pictures(
     container: av.container.InputContainer,
-    stream: Any,
-    fps: Fraction,
-    name: str,
+    frames: Iterator[Any],
     max_side: int | None,
     window: Callable[[int], Window | None] | None,
-    on_break: Callable[[Exception], None] | None,
 ) -> Iterator[np.ndarray]:
     to_rgb = _ToRGB()
     with container:
-        for k, frame in enumerate(_steady_frames(container, stream, fps, name, on_break)):
+        for k, frame in enumerate(frames):
             if window is None:
                 yield to_rgb(frame, max_side)
             elif (wanted := window(k)) is None:
@@ -101,9 +119,9 @@ def _steady_frames(
     fps: Fraction,
     name: str,
     on_break: Callable[[Exception], None] | None,
+    max_megapixels: float,
 ) -> Iterator[Any]:
     """Decode to upright FFmpeg frames at a constant rate."""
-    stream.thread_type = "AUTO"
     usual = 1 / float(stream.average_rate or stream.guessed_rate or 25)  # s between two pictures
     if not 0 < usual < _MAX_GAP:
         usual = 1 / 25
@@ -119,7 +137,12 @@ def _steady_frames(
             if graph is None:
                 # `fps` rounds up: a picture is shown from its timestamp on.
                 steady = ("fps", f"fps={fps}:round=up")
-                graph = _graph(frame, steady, *_square(frame, stream), *_upright(frame))
+                ratio = float(stream.sample_aspect_ratio or 1)
+                if not 1 / _MAX_RATIO <= ratio <= _MAX_RATIO:
+                    ratio = 1.0
+                width = max(1, round(frame.width * ratio))
+                _checked_size(width, frame.height, name, max_megapixels)
+                graph = _graph(frame, steady, *_square(frame, width), *_upright(frame))
                 shift = -(frame.time or 0.0)
             else:
                 time = before + gap if frame.time is None else frame.time + shift
@@ -144,7 +167,9 @@ def _steady_frames(
         if on_break is not None and end is not None and _announced_end(container, stream) - end > _MAX_TAIL:
             on_break(EOFError(f"{name} is shorter than it announces"))
     if graph is None:
-        raise ValueError(f"{name} holds no picture that decodes: the file is damaged, export it again.")
+        # FFmpeg gives no size for some formats whose pictures are too large.
+        too_large = "" if stream.width else ", or its pictures are too large"
+        raise ValueError(f"{name} holds no picture that decodes: the file is damaged{too_large}; export it again.")
     yield from _filtered(graph, None)
 
 
@@ -158,8 +183,18 @@ def _announced_end(container: av.container.InputContainer, stream: Any) -> float
     return min(ends, default=0.0)
 
 
-def _square(frame: Any, stream: Any) -> list[tuple[str, str]]:
-    width = max(1, round(frame.width * float(stream.sample_aspect_ratio or 1)))
+def _checked_size(width: int, height: int, name: str, max_megapixels: float) -> float:
+    """Return millions of pixels within the limit."""
+    pixels = width * height / 1e6
+    if pixels > max_megapixels:
+        raise ValueError(
+            f"{name} has pictures of {width} x {height} pixels, and the limit is {max_megapixels:.3g} million pixels; "
+            "scale it down first."
+        )
+    return pixels
+
+
+def _square(frame: Any, width: int) -> list[tuple[str, str]]:
     return [] if width == frame.width else [("scale", f"{width}:{frame.height}:flags=bicubic+accurate_rnd")]
 
 

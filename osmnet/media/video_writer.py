@@ -15,7 +15,8 @@ import av  # not imageio, which writes neither sound nor colour tags, and cannot
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-from osmnet.utils.files import Seal, put_in_place, temporary_path
+from osmnet.utils.checks import check_path, short
+from osmnet.utils.files import Seal, cannot_write, discard, put_in_place, temporary_path
 
 _AUDIO_BIT_RATE = 96_000  # bit/s
 _NVENC = "h264_nvenc"
@@ -108,7 +109,7 @@ class VideoWriter:
         temporary_folder: str | os.PathLike[str] | None = None,
         seal: Seal | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = check_path("path", path)
         self.size = (int(size[0]), int(size[1]))
         if min(self.size) < 1:
             raise ValueError(f"size must be (height, width) of at least one pixel, not {size}.")
@@ -117,9 +118,9 @@ class VideoWriter:
         if not 0 <= crf <= 51:
             raise ValueError(f"crf must lie between 0 (lossless) and 51 (worst), not {crf}.")
         if preset not in _PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(_PRESETS)}, not {preset!r}.")
+            raise ValueError(f"preset must be one of {', '.join(_PRESETS)}, not {short(preset)}.")
         if codec not in _CODECS:
-            raise ValueError(f"codec must be one of {', '.join(_CODECS)}, not {codec!r}.")
+            raise ValueError(f"codec must be one of {', '.join(_CODECS)}, not {short(codec)}.")
         _check_sound(waveform, sampling_rate)
         self.num_frames = 0
         self._fps = Fraction(fps).limit_denominator(1001)
@@ -146,7 +147,7 @@ class VideoWriter:
             self._open()
         except (OSError, av.FFmpegError) as error:
             self._discard()
-            raise ValueError(_cannot_write(self.path, error)) from error
+            raise ValueError(cannot_write(self.path, error)) from error
         except BaseException:
             self._discard()
             raise
@@ -173,7 +174,7 @@ class VideoWriter:
             if self._sound is not None:
                 self._sound.write(self._samples_due())
         except (OSError, av.FFmpegError) as error:
-            raise ValueError(_cannot_write(self.path, error)) from error
+            raise ValueError(cannot_write(self.path, error)) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -182,7 +183,7 @@ class VideoWriter:
             if kind is None:
                 self._finish()
         except (OSError, av.FFmpegError) as reason:
-            raise ValueError(_cannot_write(self.path, reason)) from reason
+            raise ValueError(cannot_write(self.path, reason)) from reason
         finally:
             self._discard()
 
@@ -239,8 +240,7 @@ class VideoWriter:
             # An error on closing must not hide the first one.
             with contextlib.suppress(OSError, av.FFmpegError):
                 container.close()
-        with contextlib.suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+        discard(self._temporary)
 
 
 class _SoundTrack:
@@ -275,11 +275,6 @@ def _check_sound(sound: Sound | None, sampling_rate: int) -> None:
         raise ValueError(f"waveform must hold floats of shape (samples,), not {sound.dtype} of shape {sound.shape}.")
     if sampling_rate not in _AAC_RATES:
         raise ValueError(f"sampling_rate must be one that AAC knows, for example 16000, not {sampling_rate}.")
-
-
-def _cannot_write(path: Path, error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or str(error)
-    return f"'{path}' cannot be written ({reason}): give a folder with room in which you may write."
 
 
 def join_videos(
@@ -334,8 +329,7 @@ def join_videos(
                 sound.finish()
         put_in_place(temporary, path, seal)
     except (OSError, av.FFmpegError) as error:
-        raise ValueError(_cannot_write(path, error)) from error
+        raise ValueError(cannot_write(path, error)) from error
     finally:
         for file in (temporary, listed):
-            with contextlib.suppress(OSError):
-                file.unlink(missing_ok=True)
+            discard(file)

@@ -6,12 +6,14 @@ Imports nothing heavy: the command line builds its parser from the fields.
 from __future__ import annotations
 
 import difflib
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from osmnet.utils.checks import check_range
+from osmnet.utils.checks import check_flag, check_path, check_range, short
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,12 +74,13 @@ class _Checked:
     def __post_init__(self) -> None:
         for each in fields(self):  # type: ignore[arg-type]
             value, choices, low = getattr(self, each.name), each.metadata["choices"], each.metadata["low"]
-            if isinstance(each.default, bool) and not isinstance(value, bool):
-                raise ValueError(f"{each.name} must be True or False, not {value!r}.")
-            if choices is not None and value not in choices:
+            if isinstance(each.default, bool):
+                check_flag(each.name, value)
+            if choices is not None and not (isinstance(value, str) and value in choices):
                 allowed = " or ".join(map(repr, choices))
-                raise ValueError(f"{each.name} must be {allowed}, not {value!r}.")
-            if low is not None and value is not None and each.name not in ("yaw", "pitch", "roll"):
+                raise ValueError(f"{each.name} must be {allowed}, not {short(value)}.")
+            left_out = value is None and each.default is None
+            if low is not None and not left_out and each.name not in ("yaw", "pitch", "roll"):
                 check_range(each.name, value, low, each.metadata["high"], each.metadata["whole"])
 
 
@@ -129,8 +132,8 @@ class MotionOptions(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "near", _checked_near(self.near))
-        if self.head_motion is not None and not isinstance(self.head_motion, str | os.PathLike):
-            raise ValueError(f"head_motion must be the path of a video, not {type(self.head_motion).__name__}.")
+        if self.head_motion is not None:
+            check_path("head_motion", self.head_motion)
         if self.still and self.head_motion is not None:
             raise ValueError("still and head_motion exclude each other; leave one out.")
         if self.near and (self.still or self.head_motion is not None):
@@ -164,8 +167,8 @@ class PictureOptions(_Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.full_frame not in (None, True, False):
-            raise ValueError(f"full_frame must be True, False or None, not {self.full_frame!r}.")
+        if self.full_frame is not None and not isinstance(self.full_frame, bool):
+            raise ValueError(f"full_frame must be True, False or None, not {short(self.full_frame)}.")
         if self.full_frame and self.size is not None:
             raise ValueError("size is the side of the square around the head; leave it out, or give full_frame=False.")
 
@@ -229,18 +232,25 @@ def as_settings(options: MotionOptions | PictureOptions) -> dict[str, Any]:
 
 
 def _checked_near(near: Any) -> tuple[int, ...]:
-    seeds = near if isinstance(near, Iterable) and not isinstance(near, str | bytes) else (near,)
-    seeds = tuple(seeds)
+    try:
+        seeds = (near,) if isinstance(near, str | bytes) else tuple(islice(near, MAX_NEAR + 1))
+    except TypeError:  # not iterable, as an array without dimensions
+        seeds = (near,)
     if not all(is_seed(seed) for seed in seeds):
-        raise ValueError(f"near must be a take's own near, then its seed, whole numbers of at least 0; not {near!r}.")
+        raise ValueError(
+            f"near must be a take's own near, then its seed, whole numbers of at least 0; not {short(near)}."
+        )
     if len(seeds) > MAX_NEAR:
-        raise ValueError(f"near has {len(seeds)} seeds, and {MAX_NEAR} are the most; begin from another take.")
+        raise ValueError(f"near has more than {MAX_NEAR} seeds; begin from another take.")
     return tuple(int(seed) for seed in seeds)
 
 
 def is_seed(seed: Any) -> bool:
     """Whether a value is a whole number from 0 to `MAX_SEED`."""
-    return hasattr(seed, "__index__") and not isinstance(seed, bool) and 0 <= int(seed) <= MAX_SEED
+    try:
+        return not isinstance(seed, bool) and 0 <= operator.index(seed) <= MAX_SEED
+    except TypeError:
+        return False
 
 
 def _turn(name: str, turn: HeadTurn, frames: int) -> np.ndarray:
@@ -251,7 +261,7 @@ def _turn(name: str, turn: HeadTurn, frames: int) -> np.ndarray:
     try:
         curve = np.asarray(turn, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{expected}, not {turn!r}.") from error
+        raise ValueError(f"{expected}, not {short(turn)}.") from error
     if curve.shape not in ((), (frames,)):
         raise ValueError(f"{expected}, not of shape {curve.shape}.")
     if not np.isfinite(curve).all():

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from osmnet.pipelines.options import MAX_SEED, is_seed
+from osmnet.utils.checks import short
 
 
 def as_generator(
@@ -33,7 +34,7 @@ def as_generator(
 
 def _generator(seed: Any) -> torch.Generator:
     if not is_seed(seed):
-        raise ValueError(f"seed must be a whole number from 0 to {MAX_SEED}, or a list of them, not {seed!r}.")
+        raise ValueError(f"seed must be a whole number from 0 to {MAX_SEED}, or a list of them, not {short(seed)}.")
     return torch.Generator().manual_seed(int(seed))
 
 

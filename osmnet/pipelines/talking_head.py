@@ -19,6 +19,7 @@ from osmnet.pipelines.options import MotionOptions, PictureOptions, build_option
 from osmnet.pipelines.seeds import as_generator, known_seed
 from osmnet.structures import Motion, Source, Speech, StreamChunk
 from osmnet.takes.output import TalkingHeadOutput, check_memory
+from osmnet.utils.checks import short
 from osmnet.utils.lazy_rows import LazyRows
 
 Portrait = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -134,8 +135,8 @@ class TalkingHeadPipeline(PipelineLoader):
         """
         also = ("seed", "generator", "sampling_rate", "output_type", "progress")
         motion_options, picture = build_options(type(self).__name__, options, MotionOptions, PictureOptions, also=also)
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type must be 'np', 'pil' or 'lazy', not {output_type!r}.")
+        if not (isinstance(output_type, str) and output_type in OUTPUT_TYPES):
+            raise ValueError(f"output_type must be 'np', 'pil' or 'lazy', not {short(output_type)}.")
         generator = as_generator(seed, generator)
         # 1. Encode the portrait.
         source = self._source(portrait, picture)

@@ -6,15 +6,19 @@ import contextlib
 import datetime
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from filelock import FileLock
+
+from osmnet.utils.files import discard, put_in_place, why
 
 CERTIFICATE, KEY, TIMESTAMP = "OSMNET_SIGNING_CERTIFICATE", "OSMNET_SIGNING_KEY", "OSMNET_TIMESTAMP_URL"
 HOME = "OSMNET_HOME"
@@ -47,8 +51,8 @@ def signing_credential() -> Credential:
     """Return the signing key, making this installation's own if necessary.
 
     `OSMNET_SIGNING_CERTIFICATE` (the key's own certificate first) and `OSMNET_SIGNING_KEY` (without a password) are
-    paths of PEM files or PEM text. Without them, the key is `signing.pem` in `data_folder()`, or lasts as long as the
-    process where that cannot be written.
+    paths of PEM files or PEM text. Without them, the key is `signing.pem` in `data_folder()`. Where that cannot be
+    written, it lasts as long as the process, with a warning.
 
     Raises:
         ValueError: If a file cannot be read or used.
@@ -59,22 +63,30 @@ def signing_credential() -> Credential:
     if all(given):
         (key, key_name), (certificate, name) = _pem(KEY), _pem(CERTIFICATE)
         return _credential(key, certificate, f"{name}' or '{key_name}")
-    path = data_folder() / FILE_NAME
+    try:
+        path = data_folder() / FILE_NAME
+    except RuntimeError:
+        return _for_this_process("there is no home folder")
     return _stored(path) or _made(path)
 
 
 def local_issuer() -> bytes | None:
     """Return the issuer's certificate (PEM) of this installation's key, `None` before there is a key."""
-    with contextlib.suppress(ValueError):
-        path = data_folder() / FILE_NAME
-        local = _stored(path) or (_for_this_process() if _for_this_process.cache_info().currsize else None)
-        if local is not None:
-            return x509.load_pem_x509_certificates(local.certificates)[-1].public_bytes(serialization.Encoding.PEM)
-    return None
+    local = None
+    with contextlib.suppress(ValueError, RuntimeError):
+        local = _stored(data_folder() / FILE_NAME)
+    local = local or (_process_key() if _process_key.cache_info().currsize else None)
+    if local is None:
+        return None
+    return x509.load_pem_x509_certificates(local.certificates)[-1].public_bytes(serialization.Encoding.PEM)
 
 
 def data_folder() -> Path:
-    """Return osmnet's folder of this user: `OSMNET_HOME`, or the system's default."""
+    """Return osmnet's folder of this user: `OSMNET_HOME`, or the system's default.
+
+    Raises:
+        RuntimeError: If there is neither `OSMNET_HOME` nor a home folder.
+    """
     if named := os.environ.get(HOME):
         return Path(named)
     if sys.platform == "win32":
@@ -95,25 +107,35 @@ def _stored(path: Path) -> Credential | None:
 
 
 def _made(path: Path) -> Credential:
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.part")  # one name, so that the next run sweeps it
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{path.name}.lock")):  # concurrent processes get the same key
             if not path.exists():
                 temporary.unlink(missing_ok=True)  # of a process that was killed
                 key, certificates = _new_key()
-                with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                    file.write(key + certificates)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-    except OSError:
-        return _for_this_process()
-    return _stored(path) or _for_this_process()
+                try:
+                    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                        file.write(key + certificates)
+                    put_in_place(temporary, path)
+                finally:
+                    discard(temporary)
+    except OSError as error:
+        return _for_this_process(f"'{path}' cannot be written: {why(error)}")
+    return _stored(path) or _for_this_process(f"'{path}' was removed")
+
+
+def _for_this_process(reason: str) -> Credential:
+    if not _process_key.cache_info().currsize:
+        warnings.warn(
+            f"The signing key lasts only as long as this process ({reason}); set {HOME} to a folder that lasts.",
+            stacklevel=2,
+        )
+    return _process_key()
 
 
 @lru_cache(maxsize=1)
-def _for_this_process() -> Credential:
+def _process_key() -> Credential:
     key, certificates = _new_key()
     return _credential(key, certificates, "the key of this process")
 
@@ -190,7 +212,7 @@ def _credential(key: bytes, certificates: bytes, where: str) -> Credential:
     try:
         private = serialization.load_pem_private_key(key, password=None)
         chain = x509.load_pem_x509_certificates(certificates)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ValueError(
             f"There is no key or no certificate to be read in '{where}' (PEM, without a password). Fix the file, or "
             "remove it."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +12,8 @@ from PIL import Image
 
 import osmnet
 from osmnet.provenance.key import TIMESTAMP, signing_credential
+from osmnet.utils.checks import check_path, reason, short
+from osmnet.utils.files import discard, put_in_place, temporary_path, why
 from osmnet.utils.profiling import span
 
 ASSERTION = "osmnet.generation"
@@ -44,19 +45,23 @@ def sign(path: str | os.PathLike[str], consent: bool | None = None) -> None:
         ValueError: If the file cannot be read, signed or written (it is then unchanged), or `consent` is invalid.
     """
     check_consent(consent)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name.lstrip('.')}.{secrets.token_hex(4)}.part")
+    path = check_path("path", path)
+    try:
+        seal(path, consent)
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be signed ({why(error)}); check free space and permissions.") from error
+
+
+def seal(path: Path, consent: bool | None = None) -> None:
+    """Sign as `sign`, but raise `OSError` for a fault of the disk."""
+    temporary = temporary_path(path)
     try:
         # In its own thread: otherwise Ctrl-C would be raised, and lost, in a callback of the signer.
         with span("sign"), ThreadPoolExecutor(1, "osmnet sign") as pool:
             pool.submit(_sign, path, temporary, consent).result()
-        temporary.replace(path)
-    except OSError as error:
-        raise ValueError(
-            f"'{path}' cannot be signed ({error.strerror or error}); check free space and permissions."
-        ) from error
+        put_in_place(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
 
 
 def check_signing() -> None:
@@ -75,8 +80,8 @@ def check_consent(consent: Any) -> None:
     """Raise `ValueError` unless consent is `True` or `None`."""
     if consent is not None and consent is not True:
         raise ValueError(
-            f"consent must be True (those who are seen and heard agreed) or left out, not {consent!r}; without their "
-            "consent, do not make the video."
+            f"consent must be True (those who are seen and heard agreed) or left out, not {short(consent)}; without "
+            "their consent, do not make the video."
         )
 
 
@@ -101,11 +106,35 @@ def _sign(path: Path, signed: Path, consent: bool | None) -> None:
     if kind is None:
         raise ValueError(f"'{path}' cannot be signed: it is no MP4, MOV, PNG, JPEG, WebP or GIF file.")
     with open(path, "rb") as source, open(signed, "x+b") as target:
-        _sign_stream(f"'{path}'", kind, source, target, path.stat().st_size, consent)
+        witness = _Witness(target)
+        try:
+            _sign_stream(f"'{path}'", kind, source, witness, path.stat().st_size, consent)
+        finally:
+            if witness.error is not None:
+                raise witness.error
+
+
+class _Witness:
+    """A file that keeps its first error, which the signer reports as "UntrackedPointer"."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.error = file, None
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._file, name)
+
+        def call(*arguments: Any) -> Any:
+            try:
+                return method(*arguments)
+            except OSError as error:
+                self.error = self.error or error
+                raise
+
+        return call
 
 
 def _sign_stream(
-    name: str, kind: str, source: BinaryIO, target: BinaryIO, length: int, consent: bool | None = None
+    name: str, kind: str, source: BinaryIO, target: BinaryIO | _Witness, length: int, consent: bool | None = None
 ) -> None:
     import c2pa  # a library of 23 MB, which only signing and verifying need
 
@@ -129,5 +158,5 @@ def _sign_stream(
     except c2pa.C2paError as error:
         at = f", or the time stamp service {address} (unset {TIMESTAMP})" if address else ""
         raise ValueError(
-            f"{name} cannot be signed ({str(error).splitlines()[0]}); check the certificate and the disk{at}."
+            f"{name} cannot be signed ({reason(error)}); check the certificate and the disk{at}."
         ) from error

@@ -13,12 +13,14 @@ from osmnet.media.container import local_file, open_container
 from osmnet.provenance.key import local_issuer
 from osmnet.provenance.label import TEXT
 from osmnet.provenance.manifest import ASSERTION, DECLARED, media_type
+from osmnet.utils.checks import check_path, reason
 
 TRUST = "OSMNET_TRUST_ANCHORS"
 # Failures that concern the signer and not the file: codes of the C2PA specification 2.2.
 ABOUT_SIGNER = ("signingCredential.untrusted", "signingCredential.expired", "claimSignature.outsideValidity")
 HASHES = ("bmff", "data", "boxes", "collection")  # C2PA's kinds of content hashes
 MAX_QUOTED = 200  # characters
+MAX_ANCHORS = 2**24  # bytes; all authorities of a browser have 2**18
 GENERATED = ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia")
 
 
@@ -69,7 +71,7 @@ def verify(path: str | os.PathLike[str], trust_anchors: str | os.PathLike[str] |
         ValueError: If there is no such file, or it is of another kind.
     """
     # 1. Read the manifest.
-    path = Path(path)
+    path = check_path("path", path)
     local_file(path, "picture or video")
     try:
         kind = media_type(path)
@@ -131,19 +133,24 @@ def _read(path: Path, kind: str, anchors: bytes | None) -> tuple[dict[str, Any] 
                 return None, ""
             with reader:
                 return json.loads(reader.json()), str(reader.get_validation_state())
-    except c2pa.C2paError as error:
-        raise _Damaged(str(error).splitlines()[0]) from error
+    except (c2pa.C2paError, ValueError) as error:  # also texts that are not UTF-8, or no JSON
+        raise _Damaged(reason(error)) from error
 
 
 def _anchors(given: str | os.PathLike[str] | None) -> bytes | None:
-    given = given or os.environ.get(TRUST)
+    if given is None or given == "":
+        given = os.environ.get(TRUST)
     if not given:
         return None
+    path = check_path("trust_anchors", given)
     try:
-        content = Path(given).read_bytes()
+        if path.exists() and not path.is_file():
+            raise ValueError(f"The trust anchors '{path}' are no file; give a PEM file.")
+        with path.open("rb") as file:
+            content = file.read(MAX_ANCHORS)
     except OSError as error:
         raise ValueError(f"The trust anchors '{given}' cannot be read ({error.strerror}); give a PEM file.") from error
-    if b"BEGIN CERTIFICATE" not in content:
+    if b"BEGIN CERTIFICATE" not in content or not content.isascii():
         raise ValueError(f"There is no certificate in '{given}'; give a PEM file of the signers you trust.")
     return content
 

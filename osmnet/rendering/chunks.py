@@ -1,9 +1,12 @@
 """Chunks of frames, rendered independently on several threads."""
 
+import operator
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import numpy as np
 
+from osmnet.utils.checks import short
 from osmnet.utils.threads import in_order
 
 # Chunks of several takes are in memory at a time, so large frames make short chunks.
@@ -27,6 +30,14 @@ def chunk_bounds(frames: int, length: int, begin: int = 0) -> list[Chunk]:
     edges = sorted({min(FIRST_CHUNK, length), *range(0, frames, length), frames})
     edges = [begin, *(edge for edge in edges if begin < edge <= frames)]
     return list(zip(edges, edges[1:], strict=False))
+
+
+def check_chunks(chunks: Any) -> list[Chunk]:
+    """Check that given chunks are pairs of whole numbers; none if `None`."""
+    try:
+        return [] if chunks is None else [(operator.index(start), operator.index(stop)) for start, stop in chunks]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"chunks must be pairs of a start and a stop frame, not {short(chunks)}.") from error
 
 
 def render_chunks(

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from osmnet import OSMNetPipeline
 from osmnet.media.audio import SAMPLING_RATE
-from osmnet.media.image import load_portrait
+from osmnet.media.image import LARGEST_MEGAPIXELS, load_portrait
 from osmnet.media.isolated import DecodeLimits, IsolatedDecoder
 from osmnet.media.recording import Recording
 from osmnet.pipelines.options import PictureOptions
@@ -85,9 +84,12 @@ class Inputs:
         def encode() -> Source:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the number of faces becomes a note
-                if self.decoder is None:
-                    self._check_pixels(path)
-                pixels = load_portrait(path, MAX_PICTURE, isolated=self.decoder or False)
+                pixels = load_portrait(
+                    path,
+                    MAX_PICTURE,
+                    max_megapixels=min(self.settings.max_megapixels, LARGEST_MEGAPIXELS),
+                    isolated=self.decoder or False,
+                )
                 source: Source = self.pipe.encode_source(
                     pixels, full_frame=picture.whole_picture, size=size, face=picture.face
                 )
@@ -164,19 +166,6 @@ class Inputs:
             file.setparams((1, 2, SAMPLING_RATE, 0, "NONE", ""))
             file.writeframes(np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
         return out
-
-    def _check_pixels(self, path: str) -> None:
-        try:
-            with Image.open(path) as image:  # reads the header only
-                pixels = image.width * image.height / 1e6
-        except Exception:  # PIL's readers raise almost anything; encoding the file says what is wrong with it
-            return
-        limit = self.settings.max_megapixels
-        if pixels > limit:
-            raise RefusedInputError(
-                "portrait",
-                f"The upload has {pixels:.0f} million pixels, and the limit is {limit} million; scale it down first.",
-            )
 
 
 def _source_bytes(source: Source) -> int:

@@ -28,9 +28,10 @@ class Settings:
         max_request_kb (`int`): Largest request without its files, KB.
         max_session_requests (`int`): Most requests of a session that wait or run.
         max_address_requests (`int`): Most requests of an IP address that wait or run.
+        max_address_connections (`int`): Most open requests of an IP address for pages, files and progress.
         max_address_mb (`int`): Most disk space for uploads and results of an IP address within `keep_seconds`, MB.
         proxies (`int`): Reverse proxies in front of the page that append to `X-Forwarded-For`; without any, that
-            header is not believed.
+            header is not believed. 1 by default on a Hugging Face Space.
     """
 
     model: str = ""
@@ -50,6 +51,7 @@ class Settings:
     max_request_kb: int = 1024
     max_session_requests: int = 6
     max_address_requests: int = 12
+    max_address_connections: int = 128
     max_address_mb: int = 1000
     proxies: int = 0
 
@@ -66,7 +68,7 @@ class Settings:
         Raises:
             ValueError: If a number is not a whole number above 0.
         """
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"proxies": 1} if environment.get("SPACE_ID") else {}
         for field in fields(cls):
             name = f"OSMNET_{field.name.upper()}"
             text = environment.get(name, "").strip()

@@ -49,7 +49,8 @@ class Studio:
         settings (`Settings`): Limits of the service.
         pipe (`OSMNetPipeline`): Encodes inputs and samples motion.
         render_pipe (`OSMNetPipeline`, *optional*): Renders on another device.
-        folders (sequence of `Path`): Further folders that count towards the disk budget.
+        folders (sequence of `Path`): Of uploads and results: they count towards the disk budget, too, and their
+            files are removed after `keep_seconds`.
 
     Attributes:
         inputs (`Inputs`): Checks and encodes portraits and speech.
@@ -77,7 +78,7 @@ class Studio:
         # No lock: a process that is forked while another thread held it would wait for ever.
         self._closed = False
         self._work: set[object] = set()  # what is writing to the folder
-        self.disk = DiskBudget([self.folder, *folders], settings.max_disk_mb)
+        self.disk = DiskBudget([self.folder], settings.max_disk_mb, folders, settings.keep_seconds)
 
     @classmethod
     def load(cls, settings: Settings, folders: Sequence[Path] = ()) -> "Studio":

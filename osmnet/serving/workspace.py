@@ -1,5 +1,6 @@
 """`Workspace`: a temporary folder that is removed even if its process is killed, by the next one that starts."""
 
+import os
 import shutil
 import tempfile
 from contextlib import suppress
@@ -22,14 +23,21 @@ class Workspace:
     """
 
     def __init__(self, prefix: str):
-        self._lock = tempfile.NamedTemporaryFile(prefix=prefix, suffix=".lock", delete=False)  # noqa: SIM115
-        if fcntl is not None:
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._owner = os.getpid()
+        while True:
+            self._lock = tempfile.NamedTemporaryFile(prefix=prefix, suffix=".lock", delete=False)  # noqa: SIM115
+            if fcntl is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if os.path.exists(self._lock.name):
+                break
+            self._lock.close()  # swept by another process before it was locked
         self.folder = Path(self._lock.name).with_suffix("")
         self.folder.mkdir(mode=0o700)
 
     def remove(self) -> None:
-        """Remove the folder."""
+        """Remove the folder; in a forked process, which shares it with its parent, do nothing."""
+        if os.getpid() != self._owner:
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
         Path(self._lock.name).unlink(missing_ok=True)
         self._lock.close()

@@ -18,6 +18,7 @@ from osmnet.media.audio import FPS, SAMPLES_PER_FRAME
 from osmnet.provenance.label import Label, label_for
 from osmnet.rendering.chunks import Chunk, chunk_bounds, chunk_length
 from osmnet.structures import Motion, Source, StreamChunk
+from osmnet.utils.checks import check_flag, short
 from osmnet.utils.memory import available_bytes, readable_size
 from osmnet.utils.profiling import span
 
@@ -198,10 +199,14 @@ class TalkingHeadOutput:
         """
         from osmnet.takes.writer import TakeWriter
 
+        if not (progress is None or isinstance(progress, bool) or callable(progress)):
+            raise ValueError(f"progress must be True, False or a function, not {short(progress)}.")
         writer = TakeWriter(
             self, path, sheet=sheet, resume=resume, label=label, consent=consent, overwrite=overwrite,
             animation=animation,
         )  # fmt: skip
+        if progress is not None and not callable(progress) and not isinstance(progress, bool):
+            raise ValueError(f"progress must be a function, True or False, not {short(progress)}.")
         if not isinstance(progress, bool):
             return writer.write(progress)
         with tqdm(desc="rendering", unit="frame", disable=not progress) as bar:
@@ -223,6 +228,7 @@ class TalkingHeadOutput:
         Yields:
             `StreamChunk`: In order; concatenated they are `frames`, except for the label.
         """
+        check_flag("label", label)
         begin, mark = 0, label_for(self.source, self.head_pose) if label else None
         for frames in self.chunks(range(len(self)), self.chunk_bounds(), mark):
             end = begin + frames.shape[1]

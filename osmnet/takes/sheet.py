@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from osmnet.media.audio import FPS
+from osmnet.utils.checks import check_path
+from osmnet.utils.files import write_whole
 
 MAX_TAKES = 24  # takes; some viewers do not open a taller page
 
@@ -54,7 +56,7 @@ def contact_sheet(
     shown = takes[:MAX_TAKES]
     sheet = _draw(shown, times_s, np.rad2deg(head_pose[: len(shown), :, :3]), title, len(head_pose))
     if path is not None:
-        _save(sheet, Path(path))
+        _save(sheet, check_path("path", path))
     return sheet
 
 
@@ -154,14 +156,11 @@ def _draw(
 def _save(sheet: Image.Image, path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"'{path}' is a folder: give the name of a PNG file inside it.")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ValueError(f"'{path}' cannot be written ({reason}): give a folder in which you may write.") from error
-    finally:
-        if temporary.parent.is_dir():
-            temporary.unlink(missing_ok=True)
+    write_whole(path, as_png(sheet))
+
+
+def as_png(image: Image.Image) -> bytes:
+    """Encode a picture."""
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()

@@ -8,17 +8,18 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from osmnet.utils.files import write_whole
+from osmnet.utils.files import discard, write_whole
 
 FOLDER_NAME = ".osmnet-unfinished"
-RECORD_NAME, LOCK_NAME = "run.json", "lock"
+RECORD_NAME, REPLACED_NAME, LOCK_NAME = "run.json", "replaced.json", "lock"
 PART_SECONDS = 60
+MAX_RECORD = 2**22  # bytes
 # Descriptions of record entries, in the order in which a difference is reported.
 MEANINGS = {
     "take_seeds": "other seeds, or another number of takes",
@@ -50,14 +51,12 @@ class UnfinishedRun:
         """Whether an interrupted run with this record exists."""
         return (self.folder / RECORD_NAME).is_file()
 
-    def begin(self, resume: bool) -> bool:
+    def begin(self, resume: bool, replaced: Collection[Path] = ()) -> None:
         """Lock the folder, and start over or resume.
 
         Args:
             resume (`bool`): Resume the run if it exists; otherwise remove its parts.
-
-        Returns:
-            `bool`: Whether a run was resumed.
+            replaced (collection of `Path`): Files of earlier takes that this run replaces.
 
         Raises:
             ValueError: If another process writes takes into the folder, or only other runs can be resumed.
@@ -72,11 +71,14 @@ class UnfinishedRun:
                 "begin anew without resuming."
             )
         _sweep(self.takes / FOLDER_NAME, self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
             raise ValueError(self._in_use()) from None
+        except OSError:
+            self._remove_empty()
+            raise
         for other in self.folder.parent.iterdir():
             if other != self.folder and _is_locked(other):
                 self.leave()
@@ -84,9 +86,14 @@ class UnfinishedRun:
         for path in self.folder.iterdir():
             half_written = path.name.startswith(".")
             if path.name != LOCK_NAME and (half_written or not resume):
-                path.unlink()
-        write_whole(self.folder / RECORD_NAME, (json.dumps(self.record, indent=1) + "\n").encode())
-        return resumed
+                discard(path)
+        try:
+            if times := {file.name: file.stat().st_mtime_ns for file in replaced}:
+                write_whole(self.folder / REPLACED_NAME, json.dumps(times).encode())
+            write_whole(self.folder / RECORD_NAME, (json.dumps(self.record, indent=1) + "\n").encode())
+        except BaseException:
+            self.leave()
+            raise
 
     def _in_use(self) -> str:
         return f"Another process is making takes in '{self.takes}'; wait for it, or name another folder."
@@ -108,15 +115,31 @@ class UnfinishedRun:
                 return index
         return count
 
-    def finish_take(self, take: int) -> None:
-        """Mark a take as finished and remove its parts."""
-        (self.folder / f"take-{take + 1}.whole").touch()
+    def mark_take(self, take: int, video: Path) -> None:
+        """Keep the digest of a finished video, before it gets its final name."""
+        write_whole(self._mark(take), _digest(video).encode())
+
+    def remove_parts(self, take: int) -> None:
+        """Remove the parts of a finished take."""
         for part in self.folder.glob(f"take-{take + 1}.*.mp4"):
-            part.unlink(missing_ok=True)
+            discard(part)
 
     def has_take(self, take: int, video: Path) -> bool:
-        """Whether a take is finished and its video exists."""
-        return (self.folder / f"take-{take + 1}.whole").is_file() and video.is_file()
+        """Whether a video is this run's finished take."""
+        mark = self._mark(take)
+        return mark.is_file() and video.is_file() and mark.read_text() == _digest(video)
+
+    def lost_take(self, take: int, video: Path) -> bool:
+        """Whether a take was finished and its video is not there any more."""
+        return self._mark(take).is_file() and not video.exists()
+
+    def _mark(self, take: int) -> Path:
+        return self.folder / f"take-{take + 1}.whole"
+
+    def replaced(self, existing: Iterable[Path]) -> set[Path]:
+        """Return those of the existing files that this run, when it began, was to replace."""
+        times = _read(self.folder / REPLACED_NAME) or {}  # a damaged list permits nothing
+        return {file for file in existing if times.get(file.name) == file.stat().st_mtime_ns}
 
     def leave(self) -> None:
         """Unlock the folder; remove it if nothing is finished."""
@@ -128,19 +151,35 @@ class UnfinishedRun:
         """Unlock and remove the folder."""
         self._lock.release()
         shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.folder.parent.rmdir()  # if there is no other run in it
+        self._remove_empty()
+
+    def _remove_empty(self) -> None:
+        with contextlib.suppress(OSError):  # something is in it
+            for folder in (self.folder, self.folder.parent):
+                if folder.exists():
+                    folder.rmdir()
 
 
 def unfinished_records(takes: Path) -> list[dict[str, Any]]:
     """Return records of resumable runs in a folder, newest first."""
     files = [path for path in (takes / FOLDER_NAME).glob(f"*/{RECORD_NAME}") if _finished(path.parent)]
-    records = []
-    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
-        with contextlib.suppress(OSError, ValueError):
-            record = json.loads(path.read_text(encoding="utf-8"))
-            records += [record] if isinstance(record, dict) else []
-    return records
+    records = [_read(path) for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)]
+    return [record for record in records if record]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object, `None` if there is none or it is damaged."""
+    try:
+        with path.open("rb") as file:
+            content = json.loads(file.read(MAX_RECORD))  # a longer one does not parse
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _finished(folder: Path) -> bool:

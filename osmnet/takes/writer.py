@@ -25,13 +25,14 @@ from osmnet.media.audio import FPS
 from osmnet.media.video_reader import count_pictures
 from osmnet.media.video_writer import VideoWriter, best_codec, join_videos
 from osmnet.provenance.label import TEXT, Label, label_for
-from osmnet.provenance.manifest import check_consent, check_signing, sign
+from osmnet.provenance.manifest import check_consent, check_signing, seal
 from osmnet.rendering.chunks import chunk_length
 from osmnet.takes.background import BackgroundWriter
 from osmnet.takes.files import ANIMATIONS, TakeFiles, free_folder
-from osmnet.takes.sheet import MAX_TAKES, contact_sheet
+from osmnet.takes.sheet import MAX_TAKES, as_png, contact_sheet
 from osmnet.takes.unfinished import PART_SECONDS, UnfinishedRun
-from osmnet.utils.files import write_whole
+from osmnet.utils.checks import check_flag, check_path, short
+from osmnet.utils.files import why, write_whole
 
 if TYPE_CHECKING:
     from osmnet.takes.output import Progress, TalkingHeadOutput
@@ -66,25 +67,34 @@ class TakeWriter:
         animation: Literal["webp", "gif"] | None,
     ):
         check_consent(consent)
-        if not isinstance(path, str | os.PathLike):
-            raise ValueError(f"path must be the path of a folder or a .mp4 file, not {type(path).__name__}.")
-        if animation is not None and animation not in ANIMATIONS:
-            raise ValueError(f"animation must be 'webp' or 'gif', not {animation!r}.")
-        self.output, self.files = output, TakeFiles(Path(path), len(output))
+        for name, flag in (("sheet", sheet), ("resume", resume), ("label", label), ("overwrite", overwrite)):
+            check_flag(name, flag)
+        if animation is not None and not (isinstance(animation, str) and animation in ANIMATIONS):
+            raise ValueError(f"animation must be 'webp' or 'gif', not {short(animation)}.")
+        self.output, self.files = output, TakeFiles(check_path("path", path), len(output))
         self.sheet = sheet and not self.files.is_file
         self.resume, self.overwrite = resume, overwrite
         self.animation = animation
         mark = label_for(output.source, output.head_pose) if label else None
-        self.finish = Finish(mark, partial(sign, consent=consent))
+        self.finish = Finish(mark, partial(seal, consent=consent))
         self.run = UnfinishedRun(self.files.folder, self._record() | {"label": label, "consent": consent})
         self._seen: dict[tuple[int, int], np.ndarray] = {}  # thumbnails of the sheet by take and frame
-        self._replaced: list[Path] = []  # files of other takes that go when the first new one is complete
+        self._replaced: set[Path] = set()  # earlier files, which go when the new ones are complete
 
     def write(self, progress: Progress | None = None) -> list[Path]:
         """Write all files."""
         check_signing()  # a key or service that fails must not cost a rendering
         is_new = not self.files.folder.exists()
-        self._begin()
+        try:
+            self._begin()
+            return self._write(progress)
+        except BaseException:
+            if is_new:
+                with contextlib.suppress(OSError):  # there is something in it
+                    self.files.folder.rmdir()
+            raise
+
+    def _write(self, progress: Progress | None) -> list[Path]:
         count, frames = len(self.output), self.output.num_frames
         paths: list[Path] = []
         try:
@@ -97,18 +107,12 @@ class TakeWriter:
 
                 self._write_videos(takes, tell)
                 for take in takes:
-                    paths.append(self.files.video(take))
-                    if not self.files.is_file:
-                        paths.append(self._write_json(take))
-                    if self.animation:
-                        paths.append(self._write_animation(take, self.animation))
+                    paths += self._write_beside(take)
             if self.sheet:
                 paths.append(self._write_sheet())
+            self._remove_replaced(self._replaced - set(paths))
         except BaseException:
             self.run.leave()
-            if is_new:
-                with contextlib.suppress(OSError):  # there is something in it
-                    self.files.folder.rmdir()
             raise
         self.run.remove()
         return paths
@@ -116,20 +120,29 @@ class TakeWriter:
     def _begin(self) -> None:
         """Make and lock the folder; refuse one with other takes."""
         folder, existing = self.files.folder, self.files.existing()
-        if existing and not self.overwrite and not (self.resume and self.run.is_there()):
+        if self.resume and self.run.is_there():
+            self._replaced = self.run.replaced(existing)
+            existing = [path for path in existing if path not in self._replaced | self._own(existing)]
+        if existing and not self.overwrite:
             if self.files.is_file:
                 raise ValueError(f"There is a file '{self.files.path}' already; pass overwrite=True, or name another.")
-            resume = "resume=True to complete them, " if self.run.is_there() else ""
+            resume = "resume=True to complete them, " if self.run.is_there() and not self.resume else ""
             raise ValueError(
                 f"The folder '{folder}' holds takes already; pass {resume}overwrite=True to replace them, or name "
                 f"another, such as '{free_folder(folder)}'."
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            resumed = self.run.begin(self.resume)
+            self._replaced |= set(existing)
+            self.run.begin(self.resume, self._replaced)
         except OSError as error:
-            raise ValueError(f"The folder '{folder}' cannot be made ({error.strerror}); choose another.") from error
-        self._replaced = [] if resumed else existing
+            raise ValueError(f"The folder '{folder}' cannot be made ({why(error)}); choose another.") from error
+
+    def _own(self, existing: Sequence[Path]) -> set[Path]:
+        """Return the files that this run, interrupted, has written."""
+        videos = {take: self.files.video(take) for take in range(len(self.output))}
+        own = [v.stem for take, v in videos.items() if self.run.has_take(take, v) or self.run.lost_take(take, v)]
+        return {path for path in existing if own and path.stem in (*own, "sheet")}
 
     def _write_videos(self, takes: Sequence[int], tell: Callable[[int], None]) -> None:
         """Write unfinished videos of some takes side by side."""
@@ -172,14 +185,12 @@ class TakeWriter:
         # 3. Join the parts without encoding again.
         for take in takes:
             if parts > 1:
-                self._clear_replaced()
                 files = [run.part(take, index) for index in range(parts)]
                 join_videos(
                     files, self.files.video(take), output.motion.speech.recording, comment=_comment(),
-                    temporary_folder=run.folder, seal=self.finish.seal,
+                    temporary_folder=run.folder, seal=partial(self._seal_video, take),
                 )  # fmt: skip
-            run.finish_take(take)
-        self._clear_replaced()
+            run.remove_parts(take)
 
     def _video_writer(self, take: int, index: int, parts: int) -> VideoWriter:
         size = self.output.source.frame_size
@@ -188,16 +199,30 @@ class TakeWriter:
             return VideoWriter(self.run.part(take, index), size, FPS, codec=codec)
         return VideoWriter(
             self.files.video(take), size, FPS, self.output.motion.speech.recording, comment=_comment(), codec=codec,
-            temporary_folder=self.run.folder, seal=self.finish.seal,
+            temporary_folder=self.run.folder, seal=partial(self._seal_video, take),
         )  # fmt: skip
 
-    def _clear_replaced(self) -> None:
-        """Remove earlier takes that this run has not overwritten."""
-        written = {self.files.video(take) for take in range(len(self.output))}
-        for path in self._replaced:
-            if path not in written:
+    def _seal_video(self, take: int, video: Path) -> None:
+        self.finish.seal(video)
+        self.run.mark_take(take, video)
+
+    def _write_beside(self, take: int) -> list[Path]:
+        """Write what belongs to a finished video; returns all files of the take."""
+        paths = [self.files.video(take)]
+        if not self.files.is_file:
+            paths.append(self._write_json(take))
+        if self.animation:
+            paths.append(self._write_animation(take, self.animation))
+        self._remove_replaced({self.files.beside(take, f".{kind}") for kind in ANIMATIONS} - set(paths))
+        return paths
+
+    def _remove_replaced(self, paths: set[Path]) -> None:
+        """Remove those of some files that belong to earlier takes."""
+        for path in paths & self._replaced:
+            try:
                 path.unlink(missing_ok=True)
-        self._replaced = []
+            except OSError as error:
+                raise ValueError(f"'{path}' of an earlier run cannot be removed ({why(error)}); remove it.") from error
 
     @property
     def _part_frames(self) -> int:
@@ -260,10 +285,8 @@ class TakeWriter:
             f", seed {output.seed}" if output.seed is not None else ""
         )
         takes = [np.stack([self._seen[take, int(column)] for column in columns]) for take in shown]
-        unsigned = self.run.folder / f".{path.name}"
-        contact_sheet(takes, (columns + 0.5) / FPS, output.head_pose, unsigned, title)
-        self.finish.seal(unsigned)
-        unsigned.replace(path)
+        sheet = contact_sheet(takes, (columns + 0.5) / FPS, output.head_pose, title=title)
+        write_whole(path, as_png(sheet), self.finish.seal, self.run.folder)
         return path
 
     def _write_json(self, take: int) -> Path:

@@ -1,12 +1,13 @@
 """Limits of a request and of a client, by raw HTTP: what no client of Gradio's would send."""
 
+import io
 import json
 import socket
 import threading
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from osmnet.serving.inputs import Inputs
 from osmnet.serving.settings import Settings
 from osmnet.serving.showcase import Showcase
 from osmnet.serving.studio import Studio
-from tests.support.dummies import speech, write_wav
+from tests.support.dummies import portrait, speech, write_wav
 
 httpx = pytest.importorskip("httpx", reason="needs the extra 'demo'")
 pytest.importorskip("gradio", reason="needs the extra 'demo'")
@@ -26,8 +27,9 @@ pytestmark = pytest.mark.integration
 PATIENCE = 60  # s
 META = {"_type": "gradio.FileData"}
 SETTINGS = Settings(
-    size=64, max_seconds=2, max_megapixels=2, max_mb=1, max_request_kb=64, max_waiting=4, max_session_requests=2,
-    max_address_requests=3, max_address_mb=40, max_decoded_seconds=4,
+    size=64, max_seconds=2, max_takes=2, max_megapixels=2, max_mb=1, max_request_kb=64, max_waiting=4,
+    max_session_requests=2, max_address_requests=3, max_address_mb=40, max_address_connections=8,
+    max_decoded_seconds=4,
 )  # fmt: skip
 REST = {
     "preview": [1, 1, 7, 1, False, 0, 0, 0],
@@ -109,7 +111,7 @@ def test_bytes_of_a_request_are_limited(fresh):
     url = fresh.url
     assert fresh.upload(bytes(2**21)).status_code == 413
     body = {"data": ["x" * 100_000]}
-    for path in ("call/preview", "queue/join", "run/preview", "api/preview", "cancel"):
+    for path in ("call/preview", "queue/join", "run/predict", "cancel"):
         assert fresh.at().post(f"{url}/{path}", json=body).status_code == 413
     assert fresh.at().post(f"{url}/mcp/", content=bytes(2**22)).status_code == 413
     for path in ("upload", "call/preview"):  # chunks, of which nobody knows how many will come
@@ -297,12 +299,64 @@ def test_unanswered_requests_of_an_address_are_limited(fresh):
     for _ in range(2 * SETTINGS.max_address_requests):
         sockets.append(socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.11", 0)))
         sockets[-1].sendall(f"{head}Content-Length: 1000\r\n\r\n--x\r\n".encode())
-    wait_until(lambda: fresh.guard._posts.get("127.0.0.11", 0) == len(sockets))
+    wait_until(lambda: fresh.guard._open.get(("127.0.0.11", False), 0) == len(sockets))
     assert fresh.upload(b"x", address="127.0.0.11").status_code == 429
     for each in sockets:
         each.close()
-    wait_until(lambda: "127.0.0.11" not in fresh.guard._posts)
+    wait_until(lambda: ("127.0.0.11", False) not in fresh.guard._open)
     assert fresh.upload(b"x", address="127.0.0.11").status_code == 200
+
+
+def test_the_number_of_takes_is_limited(fresh, sent):
+    for endpoint, rest in REST.items():
+        event, data = fresh.call(endpoint, [sent["face"], sent["speech"], SETTINGS.max_takes + 1, *rest[1:]])
+        assert event == "error" and "Choose from 1 to 2 takes." in data
+
+
+def test_memory_for_encoded_inputs_is_limited(fresh, sent, monkeypatch):
+    inputs = Inputs(replace(SETTINGS, max_cache_mb=1), fresh.studio.pipe)
+    monkeypatch.setattr(fresh.studio, "inputs", inputs)
+    for shade in range(4):  # as pictures, 0.4 MB each
+        picture = io.BytesIO()
+        Image.fromarray(portrait(320) // 8 * 8 + np.uint8(shade)).save(picture, "PNG")
+        face = {"path": fresh.upload(picture.getvalue()).json()[0], "meta": META}
+        assert fresh.call("preview", [face, sent["speech"], *REST["preview"]])[0] == "complete"
+        assert sum(each.size for each in inputs.cache._entries.values()) <= 2**20
+    inputs.decoder.close()
+    assert 0 < len(inputs.cache) < 5
+
+
+@pytest.mark.parametrize(("proxies", "counted"), [(0, "127.0.0.16"), (1, "192.0.2.8"), (2, "192.0.2.7")])
+def test_only_addresses_of_own_proxies_are_believed(fresh, monkeypatch, proxies, counted):
+    monkeypatch.setattr(fresh.guard, "settings", replace(SETTINGS, proxies=proxies))
+    forwarded = {"x-forwarded-for": "192.0.2.6, 192.0.2.7, 192.0.2.8"}
+    files = {"files": ("a.png", b"x")}
+    assert fresh.at("127.0.0.16").post(f"{fresh.url}/upload", files=files, headers=forwarded).status_code == 200
+    assert {address for address in fresh.guard.budgets._stored} == {counted}
+
+
+def test_each_setting_has_a_test_here():
+    tests = {
+        "max_seconds": test_pixels_and_seconds_are_limited,
+        "max_decoded_seconds": test_pixels_and_seconds_are_limited,
+        "max_megapixels": test_pixels_and_seconds_are_limited,
+        "max_takes": test_the_number_of_takes_is_limited,
+        "max_mb": test_bytes_of_a_request_are_limited,
+        "max_request_kb": test_bytes_of_a_request_are_limited,
+        "max_decode_mb": test_memory_and_time_of_decoding_are_limited,
+        "max_decode_seconds": test_memory_and_time_of_decoding_are_limited,
+        "max_request_seconds": test_time_of_rendering_is_limited,
+        "max_waiting": test_places_of_a_session_an_address_and_all_are_limited,
+        "max_session_requests": test_places_of_a_session_an_address_and_all_are_limited,
+        "max_address_requests": test_places_of_a_session_an_address_and_all_are_limited,
+        "max_address_connections": test_open_and_idle_connections_are_limited,
+        "max_address_mb": test_uploads_and_results_of_a_client_are_counted_together,
+        "max_disk_mb": test_a_full_disk_refuses_uploads_and_results,
+        "max_cache_mb": test_memory_for_encoded_inputs_is_limited,
+        "keep_seconds": test_results_are_forgotten_with_their_reader_or_their_files,
+        "proxies": test_only_addresses_of_own_proxies_are_believed,
+    }
+    assert tests.keys() | {"model", "size"} == {field.name for field in fields(Settings)}
 
 
 # Routes
@@ -314,17 +368,156 @@ def test_unanswered_requests_of_an_address_are_limited(fresh):
         ("POST", "process_recording"), ("POST", "vibe-edit"), ("POST", "component_server"), ("POST", "stream/x"),
         ("POST", "run-history/connect"), ("PUT", "upload"), ("DELETE", "upload"), ("GET", "deep_link?session_hash=x"),
         ("GET", "file=http://example.org/"), ("GET", "file=HTTPS://example.org/"), ("GET", "proxy=https://example.org/"),
-        ("POST", "../login"), ("POST", "call"),
+        ("POST", "../login"), ("POST", "call"), ("GET", "../monitoring"), ("GET", "../monitoring/summary"),
+        ("GET", "../?deep_link=x"), ("GET", "custom_component/a/client/b/c"),
+        ("GET", "stream/a/b/1/playlist-file"), ("GET", "token"), ("GET", "heartbeat/" + "x" * 65),
+        ("GET", "dev/reload"),
     ],
 )  # fmt: skip
 def test_what_the_page_does_not_need_is_not_there(fresh, method, path):
     assert fresh.at().request(method, f"{fresh.url}/{path}").status_code == 404
 
 
-def test_monitoring_is_closed(fresh):
-    root = fresh.url.removesuffix("gradio_api")
-    for path in ("monitoring", "monitoring/summary"):
-        assert fresh.at().get(f"{root}{path}").status_code == 403
+PREVIEW = {"fn_index": -2, "session_hash": "mine", "data": []}  # -2 stands for the number of `preview`
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("queue/join", "[" * 30_000, 400),
+        ("queue/join", {**PREVIEW, "data": json.loads("[" * 300 + "]" * 300)}, 400),
+        ("queue/join", '{"data": ["\\ud800"], "fn_index": -2, "session_hash": "mine"}', 400),
+        ("queue/join", b"\xff", 400),
+        ("queue/join", "", 400),
+        ("queue/join", "3", 400),
+        ("queue/join", {**PREVIEW, "data": {"a": 1}}, 400),
+        ("queue/join", {**PREVIEW, "session_hash": ""}, 400),
+        ("queue/join", {**PREVIEW, "session_hash": "x" * 65}, 400),
+        ("queue/join", {**PREVIEW, "session_hash": None}, 400),
+        ("queue/join", {**PREVIEW, "fn_index": -1}, 404),
+        ("queue/join", {**PREVIEW, "fn_index": 10**30}, 404),
+        ("queue/join", {**PREVIEW, "fn_index": True}, 400),
+        ("queue/join", '{"data": [], "fn_index": NaN, "session_hash": "mine"}', 400),
+        ("queue/join", {**PREVIEW, "trigger_id": 10**12}, 400),
+        ("queue/join", {**PREVIEW, "event_data": True}, 200),
+        ("queue/join", {**PREVIEW, "batched": True, "request": {}, "username": "root"}, 200),  # which it does not see
+        ("run/predict", PREVIEW, 404),  # past the queue
+        ("run/preview", PREVIEW, 404),
+        ("cancel", {"session_hash": "mine", "fn_index": float("nan"), "event_id": "a"}, 400),
+        ("cancel", {"session_hash": "other", "fn_index": -2, "event_id": uuid.uuid4().hex}, 200),
+        ("reset", {"event_id": ["a"]}, 400),
+        ("call/none", {"data": []}, 404),
+        ("call/preview", {"data": None}, 400),
+        ("call/v2/none", {}, 404),
+        ("call/v2/preview", {"nothing": 1}, 400),
+        ("upload", b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\nx\r\n--x--\r\n', 400),
+    ],
+)  # fmt: skip
+def test_what_is_no_request_of_the_page_is_refused_in_a_sentence(fresh, path, body, status):
+    number = next(each for each, fn in fresh.guard.page.fns.items() if fn.api_name == "preview")
+    text = body if isinstance(body, str | bytes) else json.dumps(body)
+    content = text if isinstance(text, bytes) else text.replace('"fn_index": -2', f'"fn_index": {number}').encode()
+    kind = "multipart/form-data; boundary=x" if path == "upload" else "application/json"
+    answer = fresh.at().post(f"{fresh.url}/{path}", content=content, headers={"content-type": kind})
+    assert answer.status_code == status
+    if status != 200:
+        assert answer.json()["detail"].endswith(".")
+
+
+def test_a_name_of_a_file_leads_nowhere(fresh):
+    cache = Path(fresh.upload(b"x").json()[0]).parents[1]
+    for name in ("../../a.png", "/etc/a.png", "a\\..\\b.png", "a" * 3000 + ".png", "%2e%2e%2fa.png"):
+        (path,) = fresh.upload(b"x", name).json()
+        assert Path(path).parents[1] == cache and len(Path(path).name) < 256
+    for name in ("..", "a" * 10_000):
+        assert fresh.upload(b"x", name).status_code in (400, 413)
+
+
+def test_nothing_of_a_request_is_remembered_that_nobody_asks_for(fresh, sent):
+    """Names of sessions, uploads and hosts; results that are not fetched."""
+    from gradio import routes
+
+    assert (
+        fresh.at().get(f"{fresh.url}/upload_progress", params={"upload_id": "y"}).text == 'data: {"msg": "done"}\n\n'
+    )
+    fresh.at().post(f"{fresh.url}/upload", params={"upload_id": "z"}, files={"files": ("a.png", b"x")})
+    assert not {"y", "z"} & (
+        routes.file_upload_statuses._signals.keys() | routes.file_upload_statuses._statuses.keys()
+    )
+    assert "evil.example" in fresh.at().get(f"{fresh.url}/info", headers={"host": "evil.example"}).text
+    assert "evil.example" not in fresh.at().get(f"{fresh.url}/info").text
+    for _ in range(100):
+        session = uuid.uuid4().hex
+        answer = join(fresh, "127.0.0.12", session, sent)
+        if answer.status_code != 200:
+            break
+        wait_until(lambda: len(fresh.queue) + fresh.queue.get_active_worker_count() == 0)
+    assert answer.status_code == 429 and "were not fetched; fetch one of them first" in answer.json()["detail"]
+    assert len(fresh.queue.event_analytics) <= 16
+    mine = [each for each, (_, address, _) in fresh.guard._unread.items() if address == "127.0.0.12"]
+    assert len(mine) == 4 * SETTINGS.max_address_requests
+    fetched = fresh.guard._unread[mine[0]][0]
+    lines = fresh.at().get(f"{fresh.url}/queue/data", params={"session_hash": fetched}).text
+    assert "process_completed" in lines
+    assert join(fresh, "127.0.0.12", uuid.uuid4().hex, sent).status_code == 200
+
+
+def test_results_are_forgotten_with_their_reader_or_their_files(fresh, sent, monkeypatch):
+    event = join(fresh, "127.0.0.13", "left", sent).json()["event_id"]
+    wait_until(lambda: event not in fresh.queue.event_ids_to_events)
+    fresh.guard.forget_unread("left", "")  # as the stream ends
+    assert "left" not in fresh.queue.pending_messages_per_session and event not in fresh.guard._unread
+    event = join(fresh, "127.0.0.13", "old", sent).json()["event_id"]
+    wait_until(lambda: event not in fresh.queue.event_ids_to_events)
+    monkeypatch.setattr(fresh.guard, "settings", replace(SETTINGS, keep_seconds=0))
+    assert join(fresh, "127.0.0.13", "new", sent).status_code == 200
+    assert "old" not in fresh.queue.pending_messages_per_session and event not in fresh.guard._unread
+
+
+def test_open_and_idle_connections_are_limited(fresh, monkeypatch):
+    port = int(fresh.url.split(":")[2].split("/")[0])
+
+    def connect(head: bytes) -> socket.socket:
+        opened = socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.14", 0))
+        opened.settimeout(PATIENCE)
+        opened.sendall(head)
+        return opened
+
+    heart = b"GET /gradio_api/heartbeat/mine HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    sockets = [connect(heart) for _ in range(SETTINGS.max_address_connections)]
+    assert all(b" 200 " in each.recv(100) for each in sockets)
+    assert fresh.at("127.0.0.14").get(f"{fresh.url}/queue/status").status_code == 429
+    assert fresh.at("127.0.0.15").get(f"{fresh.url}/queue/status").status_code == 200
+    for each in sockets:
+        each.close()
+    idle = connect(heart[:20])  # a head that never ends
+    monkeypatch.setattr("demo.guard.IDLE_SECONDS", 0.1)
+    wait_until(lambda: fresh.at().get(f"{fresh.url}/queue/status").status_code == 200 and len(fresh.guard._idle) > 0)
+    wait_until(lambda: fresh.at().get(f"{fresh.url}/queue/status").status_code == 200 and len(fresh.guard._idle) == 0)
+    assert idle.recv(100) == b""
+
+
+def test_a_body_that_stalls_is_given_up(fresh, monkeypatch):
+    monkeypatch.setattr("demo.gate.STALL_SECONDS", 0.2)
+    port = int(fresh.url.split(":")[2].split("/")[0])
+    for path, kind in (("upload", "multipart/form-data; boundary=x"), ("queue/join", "application/json")):
+        with socket.create_connection(("127.0.0.1", port)) as opened:
+            opened.settimeout(PATIENCE)
+            head = f"POST /gradio_api/{path} HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\nContent-Length: 99\r\n\r\n"
+            opened.sendall(head.encode() + b"--x")
+            assert b" 408 " in opened.recv(1000)
+
+
+def test_gradio_without_an_internal_is_refused(fresh):
+    from demo.guard import check_gradio
+
+    class Other:
+        fns = blocks = preprocess_data = process_api = None
+        _queue = None
+
+    check_gradio(fresh.guard.page)
+    with pytest.raises(ValueError, match="has no 'push' of a queue, which the limits of this page need"):
+        check_gradio(Other())
 
 
 def test_addresses_are_not_downloaded(fresh, sent):

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from osmnet.data.dataset import Clip, Dataset, is_held_out, speaker_of
+from osmnet.data.manifest import read_manifest, write_manifest
 from osmnet.data.pool import ClipPool
-from osmnet.data.shards import ShardWriter, fingerprint, read_manifest, shard_name, write_manifest
+from osmnet.data.shards import ShardWriter, fingerprint, shard_name
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import mouth_opening
 from osmnet.media.video_writer import VideoWriter
@@ -113,7 +114,7 @@ def test_clips_are_fetched_over_http_without_the_rest_of_the_shard(dataset_folde
         Handler.served.clear()
         assert np.array_equal(remote.clips()[1].speech(), local.clips()[1].speech())
         info = local.clips()[1].info
-        assert Handler.served == [(f"/{info['shard']}", info["files"]["wav"][1])]
+        assert Handler.served == [(f"/{info['shard']}", 512 + info["files"]["wav"][1])]  # with its header
     finally:
         server.shutdown()
 
@@ -216,16 +217,10 @@ def test_damaged_members_are_refused_in_one_sentence(dataset_folder: Path, tmp_p
 
 
 def test_manifest_keeps_what_was_dropped_but_clips_leave_it_out(tmp_path: Path):
-    kept = {
-        "status": "kept",
-        "key": "a",
-        "speaker": "a",
-        "shard": "s",
-        "files": {"mp4": [0, 1]},
-        "frames": 5,
-        "size": 9,
-    }
-    dropped = {"status": "dropped", "source": "b.mp4", "reason": "no face"}
+    kept = {"status": "kept", "key": "a", "speaker": "a", "frames": 5, "size": 9}
+    dropped = {"status": "dropped", "source": "b\u2028.mp4", "reason": "no face"}  # which `str.splitlines` would split
+    with ShardWriter(tmp_path, "a") as writer:
+        writer.add(kept, {"npz": b"track"})
     write_manifest(tmp_path, [kept, dropped], options={"max_seconds": 20})
     assert read_manifest(tmp_path) == [kept, dropped]
     assert json.loads((tmp_path / "dataset.json").read_text())["options"] == {"max_seconds": 20}
@@ -235,6 +230,8 @@ def test_manifest_keeps_what_was_dropped_but_clips_leave_it_out(tmp_path: Path):
         dataset.clips(speech=True)
     with pytest.raises(ValueError, match="crop of 250 pixels"):
         dataset.clips(min_size=250)
+    with pytest.raises(ValueError, match="has no mp4"):
+        list(dataset.clips()[0].read_frames())
 
 
 def test_split_by_speaker_never_shares_a_speaker():

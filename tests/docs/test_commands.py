@@ -12,8 +12,8 @@ import pytest
 from osmnet.cli.parser import Parser
 from tests.support.markdown import PAGES, REPOSITORY, code_spans, commands, name_of
 
-# Programs that belong to others, of which a page shows one use each.
-OTHERS = {"hf", "flite", "espeak-ng", "ffmpeg", "jupyter", "tensorboard", "ray", "export"}
+# Programs that belong to others, of which pages show a use or two.
+OTHERS = {"ruff", "lint-imports", "hf", "flite", "espeak-ng", "ffmpeg", "jupyter", "tensorboard", "ray", "export"}
 every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from osmnet.data.dataset import Dataset, speaker_of
-from osmnet.data.shards import ShardWriter, encode_track, fingerprint, write_manifest
+from osmnet.data.manifest import write_manifest
+from osmnet.data.shards import ShardWriter, encode_track, fingerprint
 from osmnet.evaluation.metrics.sync import (
     LIPS,
     MAX_SHIFT,

@@ -335,3 +335,9 @@ def test_lips_are_closed_by_the_smallest_change(shipped):
     assert mouth_opening(apart) > 2 * mouth_opening(shape) - 0.02
     assert mouth_opening(closed) < 0.35 * mouth_opening(apart)
     assert np.linalg.norm(closed - apart, axis=1)[[FOREHEAD, *BROWS]].max() < 0.03
+
+
+@pytest.mark.parametrize("noise", [0.0, -0.02, 2.0, float("nan"), float("inf"), "0.02", None])
+def test_senseless_noise_is_refused(noise):
+    with pytest.raises(ValueError, match="landmark_noise must be a finite number from 1e-06 to 1"):
+        FaceModel(landmark_noise=noise)

@@ -11,10 +11,11 @@ from torch.utils._pytree import tree_leaves
 
 from osmnet.evaluation.metrics.sync import SyncJudge
 from osmnet.face.morphable import FaceModel
-from osmnet.loading.model import MAX_HEADER, MAX_JSON, WEIGHTS_NAME, OSMNetModel
+from osmnet.loading.model import MAX_HEADER, WEIGHTS_NAME, OSMNetModel
 from osmnet.models.osm_net.motion_codec import MotionDecoder
 from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.models.osm_net.video_generator import VideoGenerator
+from osmnet.utils.bounded_json import MAX_JSON
 
 SMALL = {
     MotionSpace: {"num_bases": 3, "motion_dim": 8},
@@ -106,6 +107,7 @@ def test_values_of_another_kind_are_refused(saved, changes, words):
         (b"[" * 40 + b"]" * 40, "deep"),
         (b'{"num_bases": ' + b"9" * 5000 + b"}", "a number of 5000 digits"),
         (b'{"kappa": 1e999}', "the number '1e999'"),
+        (b'{"kappa": 1, "kappa": 1}', "the name 'kappa' twice"),
         (b'{"kappa": NaN}', "the number 'NaN'"),
         (b'{"kappa": -Infinity}', "the number '-Infinity'"),
         (b" " * (MAX_JSON + 1), "bytes"),

@@ -1,7 +1,11 @@
 """Portraits: every way a picture can be stored gives the same RGB; everything else one clear sentence."""
 
+import io
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,15 +123,105 @@ def test_large_pictures_are_scaled_down_small_ones_are_not(picture, tmp_path):
     assert load_portrait(np.zeros((1, 5000, 3), np.uint8), max_side=100).shape == (1, 100, 3)
 
 
-def test_decompression_bomb_is_refused_from_its_header(tmp_path):
-    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
-    chunks = b""
-    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")):
-        chunks += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    path = tmp_path / "bomb.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
-    with pytest.raises(ValueError, match="bomb.png.*more than 179 million pixels"):
-        load_portrait(path)
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, kind: int = 2, bits: int = 8, rows: int | None = None, extra: bytes = b"") -> bytes:
+    """A black PNG, of which `rows` are there."""
+    channels = {0: 1, 2: 3, 3: 1, 6: 4}[kind]
+    packer, row = zlib.compressobj(1), bytes(1 + width * channels * bits // 8)
+    packed = b"".join(packer.compress(row) for _ in range(height if rows is None else rows)) + packer.flush()
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def tiff(width: int, height: int, tile: int) -> bytes:
+    """A grey TIFF of one large tile, compressed by zlib."""
+    data = zlib.compress(bytes(2**20))
+    tags = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 324: 8, 325: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def gif(width: int, height: int) -> bytes:
+    """A GIF whose frame is larger than its screen."""
+    file = io.BytesIO()
+    Image.new("P", (16, 16)).save(file, "GIF")
+    content = bytearray(file.getvalue())
+    frame = content.index(b",\0\0\0\0\x10\0\x10\0")
+    content[frame + 5 : frame + 9] = struct.pack("<HH", width, height)
+    return bytes(content)
+
+
+def moving(format: str) -> bytes:
+    file = io.BytesIO()
+    frames = [Image.new("1", (9000, 8000), k) for k in range(2)]
+    frames[0].save(file, format, save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda: png(20_000, 20_000, rows=1), "more than 178 million pixels, and the limit is 64 million"),
+        (lambda: png(9000, 8000, rows=1), "72 million pixels, and the limit is 64 million; scale it down first"),
+        (lambda: gif(9000, 8000), "72 million pixels"),
+        (lambda: moving("TIFF"), "72 million pixels"),
+        (lambda: tiff(100, 100, 16_384), "268 million pixels"),
+        # Chunks of 1 GB, and many of 1 MB.
+        (lambda: png(9, 9, extra=chunk(b"iCCP", b"a\0\0" + PACKED)), "damaged .*too large"),
+        (lambda: png(9, 9, extra=chunk(b"zTXt", b"Raw profile type exif\0\0" + PACKED)), "damaged .*too large"),
+        (lambda: png(9, 9, extra=100 * chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**20 - 9)))), "Too much memory"),
+    ],
+)  # fmt: skip
+def test_bombs_are_refused_from_their_headers(tmp_path, content, words, monkeypatch):
+    monkeypatch.setattr(Image.Image, "resize", lambda *_: pytest.fail("it was decoded"))
+    (tmp_path / "bomb").write_bytes(content())
+    with pytest.raises(ValueError, match=f"bomb' .*{words}"):
+        load_portrait(tmp_path / "bomb", max_side=4)
+
+
+PACKED = zlib.compress(bytes(2**25))
+
+
+def test_the_budget_of_pixels_can_be_changed(picture, tmp_path):
+    path = save(picture, tmp_path / "portrait.png")
+    assert load_portrait(path, max_megapixels=0.0024).shape == (40, 60, 3)
+    for portrait in (path, Image.open(path)):
+        with pytest.raises(ValueError, match="and the limit is 0.001 million; scale it down first"):
+            load_portrait(portrait, max_megapixels=0.001)
+    for wrong in (-1, 179, float("nan"), "64", True):
+        with pytest.raises(ValueError, match="max_megapixels must be a finite number from 0 to 178"):
+            load_portrait(path, max_megapixels=wrong)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from osmnet.media.image import load_portrait
+assert max(load_portrait(sys.argv[1], 4096).shape) == 4096
+print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line))
+"""
+TURNED = chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of memory")
+@pytest.mark.parametrize("kind", ["rgb", "16 bits", "grey, 16 bits", "RGBA, turned", "palette", "CMYK", "progressive"])
+def test_50_megapixels_take_less_than_a_gigabyte(tmp_path, kind):
+    path, size = tmp_path / "large", (8000, 6250)
+    if kind in ("CMYK", "progressive"):
+        mode = "CMYK" if kind == "CMYK" else "RGB"
+        Image.new(mode, size).save(path, "JPEG", progressive=kind == "progressive", subsampling=0)
+    else:
+        path.write_bytes({
+            "rgb": lambda: png(*size), "16 bits": lambda: png(*size, bits=16),
+            "grey, 16 bits": lambda: png(*size, kind=0, bits=16), "RGBA, turned": lambda: png(*size, 6, extra=TURNED),
+            "palette": lambda: png(*size, 3, extra=chunk(b"PLTE", bytes(6)) + chunk(b"tRNS", b"\0")),
+        }[kind]())  # fmt: skip
+    peak = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True).stdout
+    assert int(peak) < 2**20  # KB
 
 
 def test_bad_files_are_named_in_one_sentence(picture, tmp_path):

@@ -1,11 +1,13 @@
 """Files of strangers, decoded in limited child processes."""
 
 import os
+import platform
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import types
 import wave
 import zlib
 from pathlib import Path
@@ -220,7 +222,7 @@ for attempt in (
     try:
         attempt()
     except OSError as error:
-        assert error.errno == errno.EMFILE, error
+        assert error.errno in (errno.EMFILE, errno.EPERM), error
     else:
         sys.exit("opened")
 try:
@@ -247,6 +249,66 @@ def test_a_child_has_nothing_of_the_environment_and_no_inherited_file(monkeypatc
             (pid,) = processes(decoder)
             assert b"OSMNET_TEST_TOKEN" not in Path(f"/proc/{pid}/environ").read_bytes()
             assert {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()} == {0, 1, 2}
+
+
+CALLS = """
+import os, signal, socket, sys, threading
+sys.argv = ["", "512", "20", "10"]
+from osmnet.media import isolated_worker as worker
+worker.prepare()
+worker.seal(worker.address_space() + 2**29)
+done = []
+thread = threading.Thread(target=lambda: done.append(sum(bytearray(2**20))))
+thread.start()
+thread.join()
+assert done == [0]
+ours = os.getpid()
+for name, attempt in {
+    "open": lambda: open("/etc/passwd"),
+    "open after close": lambda: (os.close(2), os.open("/etc/passwd", os.O_RDONLY)),
+    "socket": socket.socket,
+    "fork": os.fork,
+    "execve": lambda: os.execv(sys.executable, ["python", "-c", "pass"]),
+    "kill": lambda: os.kill(ours, 0),
+    "kill another": lambda: os.kill(1, 0),
+    "unlink": lambda: os.unlink("/tmp/none"),
+    "mkdir": lambda: os.mkdir("/tmp/none-osmnet"),
+    "chmod": lambda: os.chmod("/tmp/none", 0o600),
+    "stat": lambda: os.stat("/etc/passwd"),
+    "limits of another": lambda: __import__("resource").prlimit(1, 7),
+}.items():
+    try:
+        attempt()
+    except PermissionError:
+        continue
+    except OSError as error:
+        sys.exit(f"{name}: {error!r}")
+    sys.exit(f"{name} is possible")
+print("sealed")
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="system calls are not limited"
+)
+def test_a_child_can_call_nothing_that_touches_another_process_or_a_file(subprocess_environment):
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS], env=subprocess_environment, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.stdout == "sealed\n", (done.stdout, done.stderr, done.returncode)
+
+
+def test_a_kernel_that_refuses_a_filter_is_no_error(monkeypatch):
+    from osmnet.media import seccomp
+
+    monkeypatch.setattr(seccomp.platform, "machine", lambda: "riscv64")
+    assert seccomp.limit_calls() is False
+    if sys.platform == "linux":
+        monkeypatch.setattr(seccomp.platform, "machine", lambda: "x86_64")
+        refusing = types.SimpleNamespace(prctl=lambda *_: 0, syscall=lambda *_: -1)
+        monkeypatch.setattr(seccomp.ctypes, "CDLL", lambda *_, **__: refusing)
+        assert seccomp.limit_calls() is False
 
 
 @pytest.mark.parametrize(

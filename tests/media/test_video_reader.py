@@ -201,3 +201,35 @@ def test_playlists_that_name_other_files_are_refused(tmp_path, name):
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="The video in memory cannot be decoded"):
         read_frames(text.encode())
+
+
+def write_as(codec, path, size, format="rgb24"):
+    """Write a black picture by a codec that tells FFmpeg no size before it is decoded."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = size, size, format
+        for frame in (av.VideoFrame.from_ndarray(np.zeros((size, size, 3), np.uint8)).reformat(format=format), None):
+            container.mux(stream.encode(frame))
+    return path
+
+
+def test_large_pictures_are_refused_before_they_are_decoded(tmp_path):
+    plain = write_timed(tmp_path / "plain.mp4", ramp(3, 64, 64), np.arange(3) / 25)
+    wide = write_timed(tmp_path / "wide.mp4", ramp(3, 640, 640), np.arange(3) / 25, pixel_ratio=8)
+    assert len(list(read_frames(plain, max_megapixels=0.0041))) == 3
+    for path, words, limit in (
+        (plain, "plain.mp4' has pictures of 64 x 64 pixels, and the limit is 0.004 million pixels; scale", 0.004),
+        (wide, "wide.mp4' has pictures of 5120 x 640 pixels, and the limit is 1 million", 1),
+        (write_as("mjpeg", tmp_path / "plain.avi", 64, "yuvj420p"), "or its pictures are too large; export", 0.004),
+        (write_as("png", tmp_path / "plain.mov", 64), "or its pictures are too large; export", 0.004),
+    ):
+        with pytest.raises(ValueError, match=words):
+            next(read_frames(path, max_megapixels=limit))
+
+
+def test_a_video_whose_pictures_become_large_breaks_off(tmp_path):
+    parts = [write_timed(tmp_path / f"{k}.ts", ramp(10, k, k), np.arange(10) / 25) for k in (64, 640)]
+    (tmp_path / "grows.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    breaks = []
+    frames = list(read_frames(tmp_path / "grows.ts", max_megapixels=0.01, on_break=breaks.append))
+    assert breaks and {frame.shape for frame in frames} == {(64, 64, 3)}

@@ -132,3 +132,19 @@ def test_a_pipeline_without_it_says_what_is_missing():
     del components["speech_encoder"]
     with pytest.raises(ValueError, match="takes 16 speech features a frame, but there is no"):
         type(tiny_pipeline())(**components, face_landmarker=landmarker)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_heads": 3}, "num_heads must divide hidden_dim, 16, not be 3"),
+        ({"num_heads": 0}, "num_heads must be a positive number"),
+        ({"rotary_dim": 3}, "rotary_dim must be an even number from 0 to 8, the size of a head, not 3"),
+        ({"rotary_dim": 10}, "rotary_dim must be an even number from 0 to 8"),
+        ({"rotary_dim": -2}, "rotary_dim must be an even number"),
+        ({"num_layers": 0}, "num_layers must be a positive number"),
+    ],
+)
+def test_senseless_sizes_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        SpeechEncoder(**SIZES | change)

@@ -161,6 +161,8 @@ def test_plain_generator_refuses_what_it_would_ignore():
     [
         {"geometry": "flow"},
         {"image_size": 20},
+        {"image_size": 2**20},
+        {"image_size": 64.0},
         {"window": 4},
         {"base_channels": 0},
         {"geometry": "none", "guide_channels": 1},

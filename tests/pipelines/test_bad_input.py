@@ -32,7 +32,7 @@ PORTRAITS = {
     "not an image": ("text.jpg", "text.jpg' is not a picture"),
     "sound": ("voice.wav", "voice.wav' is not a picture"),
     "truncated image": ("truncated.jpg", "truncated.jpg' is damaged"),
-    "decompression bomb": ("bomb.png", "bomb.png' has more than 179 million pixels"),
+    "decompression bomb": ("bomb.png", "bomb.png' has more than 178 million pixels, and the limit is 64 million"),
     "empty image": ("empty.png", "empty.png' is empty"),
     "folder as portrait": ("folder", "folder' is a folder"),
     "missing portrait": ("missing.png", "no (file|portrait).*missing.png"),

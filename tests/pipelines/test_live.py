@@ -1,6 +1,7 @@
 """Live speech: the same frames in whatever chunks the sound comes, as soon as stated, in constant memory."""
 
 import re
+import threading
 from collections import deque
 
 import numpy as np
@@ -325,3 +326,29 @@ def test_rates_ends_and_ranges(tiny, source):
             tiny.live(source, **argument)
     with pytest.raises(ValueError, match="encoded already"):
         tiny.live(source, size=128)
+
+
+@pytest.mark.parametrize("second", ["feed", "finish"])
+def test_a_second_thread_is_refused_and_the_first_goes_on(tiny, source, monkeypatch, second):
+    sound = speech(1.0)
+    (alone, *_) = fed(tiny.live(source, seed=SEED), sound, 4000)
+    session = tiny.live(source, seed=SEED)
+    inside, leave, push = threading.Event(), threading.Event(), Listener.push
+
+    def slow(self, *arguments):
+        inside.set()
+        assert leave.wait(20)
+        push(self, *arguments)
+
+    made = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Listener, "push", slow)
+        first = threading.Thread(target=lambda: made.append(session.feed(sound[:4000], SAMPLING_RATE)))
+        first.start()
+        assert inside.wait(20)
+        with pytest.raises(ValueError, match="Another thread is feeding this session; feed it from one thread"):
+            session.feed(sound[:4000], SAMPLING_RATE) if second == "feed" else session.finish()
+        leave.set()
+        first.join(20)
+    made += fed(session, sound[4000:], 4000)[:1]
+    assert np.array_equal(np.concatenate(made), alone)

@@ -1,6 +1,7 @@
 """Options: one spelling, checked at once, the same in Python, on the command line and in the records."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -27,8 +28,14 @@ from osmnet.pipelines.options import MotionOptions, PictureOptions, as_settings,
         ({"still": True, "near": [1]}, "near is for sampled motion"),
         ({"near": [1, -1]}, "near must be a take's own near"),
         ({"near": "12"}, "near must be a take's own near"),
-        ({"near": range(5000)}, "near has 5000 seeds, and 64 are the most"),
-        ({"head_motion": 3}, "head_motion must be the path of a video, not int"),
+        ({"near": range(5000)}, "near has more than 64 seeds"),
+        ({"near": itertools.count()}, "near has more than 64 seeds"),
+        ({"near": [-1] * 5000}, "near must be a take's own near"),
+        ({"near": np.array("1")}, "near must be a take's own near"),
+        ({"num_videos": None}, "num_videos must be a whole number from 1 to 100, not None"),
+        ({"epsilon": None}, "epsilon must be a finite number from 0 to 100, not None"),
+        ({"sampling": np.array(["span", "ball"])}, "sampling must be 'span' or 'ball'"),
+        ({"head_motion": 3}, "head_motion must be a path, not int"),
     ],
 )
 def test_wrong_motion_options_are_refused_in_one_sentence(options, message):
@@ -44,6 +51,7 @@ def test_wrong_motion_options_are_refused_in_one_sentence(options, message):
         ({"size": 96.5}, "size must be a whole number"),
         ({"size": 128, "full_frame": True}, "leave it out, or give full_frame=False"),
         ({"full_frame": "yes"}, "full_frame must be True, False or None"),
+        ({"full_frame": np.ones(2)}, "full_frame must be True, False or None"),
         ({"face": -1}, "face must be a whole number from 0"),
     ],
 )

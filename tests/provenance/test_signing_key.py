@@ -12,11 +12,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from PIL import Image
 
 from osmnet.cli import main
+from osmnet.pipelines.talking_head import TalkingHeadPipeline
 from osmnet.provenance import key
 from osmnet.provenance.manifest import check_signing, sign
 from osmnet.provenance.verify import verify
 from tests.support import certificates
 from tests.support.certificates import PEM, issue, set_all, write_pair
+from tests.support.dummies import speech, write_wav
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,9 @@ def test_processes_that_come_at_once_have_the_same_key(tmp_path):
 def test_where_no_key_can_be_kept_one_lives_as_long_as_the_process(tmp_path, monkeypatch, picture):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("OSMNET_HOME", str(tmp_path / "file"))
-    sign(picture)
+    key._process_key.cache_clear()
+    with pytest.warns(UserWarning, match="The signing key lasts only as long as this process .*signing.pem' cannot"):
+        sign(picture)
     assert (verify(picture).state, verify(picture).is_own) == ("valid", True)
 
 
@@ -149,3 +153,14 @@ def test_what_cannot_sign_shows_before_the_rendering(tmp_path, monkeypatch, auth
     with pytest.raises(ValueError, match=words) as error:
         output.save(tmp_path / "takes")
     assert "\n" not in str(error.value) and not (tmp_path / "takes").exists()
+
+
+def test_a_damaged_key_shows_before_a_model_is_loaded(tmp_path, monkeypatch, authority, capsys, repository):
+    set_all(monkeypatch, _damaged_key(tmp_path, authority)[0])
+    monkeypatch.setattr(TalkingHeadPipeline, "from_pretrained", lambda *_, **__: pytest.fail("a model is loaded"))
+    portrait = repository / "examples" / "portrait_astronaut.jpg"
+    sound = write_wav(tmp_path / "voice.wav", speech(0.4))
+    assert main(["generate", str(portrait), str(sound), "--output", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("osmnet: There is no key or no certificate to be read in") and "signing.pem" in line
+    assert not (tmp_path / "out").exists()

@@ -163,6 +163,17 @@ def test_what_is_cut_short_or_added_is_found(take):
         assert verify(take).state == "altered"
 
 
+@pytest.mark.parametrize("kind", [b"free", b"skip"])
+def test_appended_free_space_goes_unnoticed_as_documented(take, kind, repository):
+    """C2PA leaves free space out of its hash."""
+    take.write_bytes(take.read_bytes() + struct.pack(">I4s", 16, kind) + b"hidden!!")
+    assert verify(take).state == "valid"
+    assert (
+        "A `free` or\n  `skip` box appended to a video leaves it valid"
+        in (repository / "docs/provenance.md").read_text()
+    )
+
+
 @pytest.mark.parametrize("how", ["copied", "encoded"])
 def test_what_was_stripped_or_encoded_again_is_unsigned_but_may_say_so(take, how, tmp_path):
     new = tmp_path / "new.mp4"

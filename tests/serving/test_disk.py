@@ -1,5 +1,6 @@
 """Disk space of a service."""
 
+import os
 import shutil
 import threading
 
@@ -23,3 +24,16 @@ def test_folders_that_come_and_go_are_no_error(tmp_path):
     finally:
         over.set()
         thread.join()
+
+
+def test_old_files_of_passing_folders_are_removed(tmp_path):
+    """Gradio forgets files of uploads that it refused."""
+    kept, passing = tmp_path / "kept", tmp_path / "passing"
+    for folder in (kept, passing):
+        folder.mkdir()
+        for name, age in (("old", 100), ("new", 0)):
+            (folder / name).write_bytes(bytes(2**20))
+            moment = os.stat(folder / name).st_mtime - age
+            os.utime(folder / name, (moment, moment))
+    assert DiskBudget([kept], 10, [passing], keep_seconds=50).used_mb() == 3.0
+    assert [path.name for path in passing.iterdir()] == ["new"] and len(list(kept.iterdir())) == 2

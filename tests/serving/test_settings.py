@@ -15,3 +15,9 @@ def test_settings_come_from_the_environment():
 def test_a_number_that_is_none_is_refused(wrong):
     with pytest.raises(ValueError, match="OSMNET_MAX_MB must be a whole number above 0"):
         Settings.from_environment({"OSMNET_MAX_MB": wrong})
+
+
+def test_the_proxy_of_a_space_is_known():
+    assert Settings.from_environment({"SPACE_ID": "someone/page"}).proxies == 1
+    assert Settings.from_environment({"SPACE_ID": "someone/page", "OSMNET_PROXIES": "2"}).proxies == 2
+    assert Settings.from_environment({}).proxies == 0

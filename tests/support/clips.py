@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from osmnet.data.dataset import speaker_of
-from osmnet.data.shards import ShardWriter, encode_track, fingerprint, write_manifest
+from osmnet.data.manifest import write_manifest
+from osmnet.data.shards import ShardWriter, encode_track, fingerprint
 from osmnet.face.crop import crop_box, extract, to_crop
 from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceModel

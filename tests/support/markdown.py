@@ -11,6 +11,7 @@ PAGES = sorted(
     path
     for path in (
         REPOSITORY / "README.md",
+        REPOSITORY / "SECURITY.md",
         *(REPOSITORY / "docs").rglob("*.md"),
         *(REPOSITORY / folder / "README.md" for folder in ("examples", "benchmarks", "weights_card")),
         *(REPOSITORY / "osmnet").rglob("*.md"),

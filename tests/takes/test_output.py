@@ -24,7 +24,7 @@ from osmnet.rendering.mesh_renderer import MeshRenderer
 from osmnet.rendering.select import renderer_for
 from osmnet.takes import writer
 from osmnet.takes.background import AHEAD, BackgroundWriter
-from osmnet.takes.unfinished import FOLDER_NAME
+from osmnet.takes.unfinished import FOLDER_NAME, unfinished_records
 from osmnet.utils.profiling import Profile, span
 from osmnet.utils.threads import default_workers
 from tests.support.dummies import SAMPLING_RATE, SEED, portrait, read_json, speech, tiny_pipeline
@@ -83,6 +83,22 @@ def test_saving_can_show_a_bar(tiny, encoded, tmp_path, capsys):
     assert "rendering: 100%" in capsys.readouterr().err
     lazy(tiny, encoded).save(tmp_path, sheet=False, progress=False, overwrite=True)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {name: value}
+        for name in ("sheet", "resume", "label", "overwrite")
+        for value in (None, 1, "yes", np.ones(2), object())
+    ]
+    + [{"progress": 3}, {"progress": "yes"}, {"consent": False}, {"animation": 10**5000}, {"path": 3}, {"path": None}],
+)
+def test_saving_refuses_at_the_call(tiny, encoded, tmp_path, options):
+    ((name, _),) = options.items()
+    with pytest.raises(ValueError, match=f"^{name} must be ") as refusal:
+        lazy(tiny, encoded).save(**{"path": tmp_path / "out"} | options)
+    assert len(str(refusal.value)) < 250 and not (tmp_path / "out").exists()
 
 
 def test_a_stream_refuses_at_the_call(tiny, encoded):
@@ -385,8 +401,76 @@ def test_another_run_is_not_gone_on_with(tiny, encoded, parts, tmp_path, monkeyp
     # Another run, begun in the same folder, leaves it alone.
     lazy(tiny, encoded, num_videos=1).save(tmp_path)
     assert left() == before
-    lazy(tiny, encoded).save(tmp_path, resume=True)
+    with pytest.raises(ValueError, match="holds takes already; pass overwrite=True to replace them"):
+        lazy(tiny, encoded).save(tmp_path, resume=True)
+    assert left() == before
+    lazy(tiny, encoded).save(tmp_path, resume=True, overwrite=True)
     assert not (tmp_path / FOLDER_NAME).exists()
+
+
+@pytest.fixture(scope="module")
+def short_speech(tiny, encoded):
+    return encoded[0], tiny.encode_speech(speech(10 / FPS), SAMPLING_RATE)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("count", [2, 5])  # fewer than before; more than are written at once
+def test_an_overwritten_folder_holds_the_new_takes_alone(tiny, short_speech, tmp_path, monkeypatch, count):
+    monkeypatch.setattr(writer, "TAKES_AT_ONCE", 1)
+    lazy(tiny, short_speech, num_videos=4).save(tmp_path, animation="gif")
+    old = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    new = lazy(tiny, short_speech, num_videos=count, seed=SEED + 1)
+
+    def old_ones_stay(done: int, total: int) -> None:
+        begun = done // 10 + 1  # takes
+        for name, content in old.items():
+            if name == "sheet.png" or int(name[5]) > begun:
+                assert (tmp_path / name).read_bytes() == content
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            new.save(tmp_path, overwrite=True, progress=old_ones_stay)
+    assert not (tmp_path / "take-1.gif").exists()  # it showed a take that is replaced
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("take-[234].*")} == {
+        name: content for name, content in old.items() if "take-1" not in name and name != "sheet.png"
+    }
+    paths = new.save(tmp_path, resume=True, progress=old_ones_stay)
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+@pytest.mark.integration
+def test_takes_that_another_run_has_replaced_are_not_taken_for_own(tiny, short_speech, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "TAKES_AT_ONCE", 1)
+    first, other = (lazy(tiny, short_speech, seed=seed) for seed in (SEED, SEED + 1))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            first.save(tmp_path, sheet=False)
+    other.save(tmp_path, overwrite=True, sheet=False)
+    with pytest.raises(ValueError, match="holds takes already"):
+        first.save(tmp_path, resume=True, sheet=False)
+    first.save(tmp_path, resume=True, overwrite=True, sheet=False)
+    seeds = {read_json(path)["take_seed"] for path in tmp_path.glob("*.json")}
+    assert seeds == set(first.motion.seeds)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"", b"[]", b"null", b"\xff\xfe", b"[" * 10**5, b'{"seed": 1', b'{"frames": ' + b"9" * 10**4 + b"}",
+        b"x" * (2**22 + 1),
+    ],
+)  # fmt: skip
+def test_a_damaged_record_is_no_run_to_resume(tiny, short_speech, tmp_path, record):
+    run = tmp_path / FOLDER_NAME / "abcdef"
+    run.mkdir(parents=True)
+    (run / "take-1.whole").touch()
+    (run / "run.json").write_bytes(record)
+    assert unfinished_records(tmp_path) == []
+    (tmp_path / FOLDER_NAME / "abcdef" / "run.json").write_text('{"seed": [], "unknown": {"a": 1}}')
+    with pytest.raises(ValueError, match="was begun with other seeds"):
+        lazy(tiny, short_speech).save(tmp_path, resume=True)
 
 
 def stopped(pipe, encoded, folder, monkeypatch) -> Path:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from osmnet.media.audio import FPS
 from osmnet.models.osm_net.motion_codec import compose_clips
 from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, MAX_TURN_DEG, PULL, SMOOTHING
+from osmnet.utils.checks import short
 
 if TYPE_CHECKING:
     from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
@@ -140,7 +141,7 @@ def decode_bases(pipe: OSMNetPipeline, epsilon: float = 1.0) -> list[Basis]:
         arXiv 2309.16148, Section IV-E.2 and Fig. 6, which decodes the bases themselves; distance and swing are ours.
     """
     if not 0 < epsilon < float("inf"):
-        raise ValueError(f"epsilon must be a finite number above 0, not {epsilon!r}.")
+        raise ValueError(f"epsilon must be a finite number above 0, not {short(epsilon)}.")
     bases = pipe.motion_space.motion_bases.float()
     amounts = epsilon * torch.eye(len(bases), device=bases.device)
     clips = pipe.motion_decoder(bases).float().cpu().numpy()

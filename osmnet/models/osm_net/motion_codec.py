@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from osmnet.loading.model import OSMNetModel
 from osmnet.models.layers import MelWindowEncoder, ResidualMLP
-from osmnet.utils.checks import check_positive
+from osmnet.utils.checks import check_positive, short
 
 
 class MotionEncoder(OSMNetModel):
@@ -184,9 +184,9 @@ def compose_clips(clips: torch.Tensor, pull: float = 0.15, smoothing: float = 2.
             f"{tuple(clips.shape)}."
         )
     if not 0 <= pull <= 1:
-        raise ValueError(f"pull must be between 0 and 1, not {pull!r}.")
+        raise ValueError(f"pull must be between 0 and 1, not {short(pull)}.")
     if not 0 <= smoothing < math.inf:
-        raise ValueError(f"smoothing must be a finite number of frames of at least 0, not {smoothing!r}.")
+        raise ValueError(f"smoothing must be a finite number of frames of at least 0, not {short(smoothing)}.")
     # 1. Add up where each clip starts; each start fades by the pull.
     clips = clips - clips[:, :, :1]
     ends = clips[:, :, -1]  # (N, K, 6)
@@ -222,4 +222,4 @@ def _gaussian_smooth(path: torch.Tensor, sigma: float) -> torch.Tensor:
 
 def _check_clip_length(clip_length: int) -> None:
     if isinstance(clip_length, bool) or not isinstance(clip_length, int) or clip_length < 2:
-        raise ValueError(f"clip_length must be a whole number of at least 2, not {clip_length!r}.")
+        raise ValueError(f"clip_length must be a whole number of at least 2, not {short(clip_length)}.")

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from osmnet.loading.model import OSMNetModel
-from osmnet.utils.checks import check_positive
+from osmnet.utils.checks import check_positive, short
 
 NEAR = 0.35  # fraction of fresh noise when resampling near a take; ~1/3 of the usual distance between takes
 CHUNK = 1024  # clips; bounds the memory on an hour of speech
@@ -236,9 +236,9 @@ class MotionSpace(OSMNetModel):
     @staticmethod
     def _check_draw(epsilon: float, sampling: str) -> float:
         if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon < math.inf:
-            raise ValueError(f"epsilon must be a finite number of at least 0, not {epsilon!r}.")
+            raise ValueError(f"epsilon must be a finite number of at least 0, not {short(epsilon)}.")
         if sampling not in ("span", "ball"):
-            raise ValueError(f'sampling must be "span" or "ball", not {sampling!r}.')
+            raise ValueError(f'sampling must be "span" or "ball", not {short(sampling)}.')
         return float(epsilon)
 
     def _check_takes(
@@ -248,7 +248,7 @@ class MotionSpace(OSMNetModel):
         num_videos: int,
     ) -> tuple[torch.Tensor, Sequence[torch.Generator | None]]:
         if isinstance(num_videos, bool) or not isinstance(num_videos, int) or num_videos < 1:
-            raise ValueError(f"num_videos must be a whole number of at least 1, not {num_videos!r}.")
+            raise ValueError(f"num_videos must be a whole number of at least 1, not {short(num_videos)}.")
         if center.ndim == 2:
             center = center.unsqueeze(0)
         if center.ndim != 3 or center.shape[0] not in (1, num_videos) or center.shape[1] < 1:

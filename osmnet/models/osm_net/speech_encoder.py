@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from osmnet.loading.model import OSMNetModel
 from osmnet.media.audio import SAMPLES_PER_FRAME
+from osmnet.utils.checks import check_positive
 
 STRIDES, KERNELS = (64, 3, 2), (127, 7, 3)
 STRIDE = 384  # samples between two steps, 24 ms
@@ -96,6 +97,14 @@ class SpeechEncoder(OSMNetModel):
         mlp_dim: int = 1152,
     ) -> None:
         super().__init__()
+        check_positive(hidden_dim=hidden_dim, num_layers=num_layers, num_heads=num_heads, mlp_dim=mlp_dim)
+        if hidden_dim % num_heads:
+            raise ValueError(f"num_heads must divide hidden_dim, {hidden_dim}, not be {num_heads}.")
+        if rotary_dim % 2 or not 0 <= rotary_dim <= hidden_dim // num_heads:
+            raise ValueError(
+                f"rotary_dim must be an even number from 0 to {hidden_dim // num_heads}, the size of a head, not "
+                f"{rotary_dim}."
+            )
         self.conv1 = nn.Conv1d(1, hidden_dim, KERNELS[0], STRIDES[0], bias=False)
         self.groupnorm = nn.GroupNorm(1, hidden_dim)
         self.conv2 = nn.Conv1d(hidden_dim, 2 * hidden_dim, KERNELS[1], STRIDES[1])

@@ -16,8 +16,10 @@ from torch.nn import functional as F
 
 from osmnet.loading.model import OSMNetModel
 from osmnet.models.layers import ConvBlock, ResidualBlock, UpBlock
+from osmnet.utils.checks import check_range, short
 
 GEOMETRIES = ("mesh", "none")
+MAX_SIDE = 4096  # px; a chunk of larger pictures does not fit into memory
 
 
 @dataclass
@@ -112,13 +114,14 @@ class VideoGenerator(OSMNetModel):
     ) -> None:
         super().__init__()
         if geometry not in GEOMETRIES:
-            raise ValueError(f'geometry must be "mesh" or "none", not {geometry!r}.')
+            raise ValueError(f'geometry must be "mesh" or "none", not {short(geometry)}.')
         if min(driving_dim, base_channels, max_channels, num_down, stem_stride, vector_dim) < 1 or num_residual < 0:
             raise ValueError("All sizes of a VideoGenerator must be at least 1 (num_residual at least 0).")
         if guide_channels < 0 or (geometry == "none" and guide_channels):
             raise ValueError(f'guide_channels must be at least 0, and 0 with geometry="none", not {guide_channels}.')
         self.size_factor = stem_stride * 2**num_down
-        if image_size < 1 or image_size % self.size_factor:
+        check_range("image_size", image_size, 1, MAX_SIDE, whole=True)
+        if image_size % self.size_factor:
             raise ValueError(f"image_size must be a multiple of {self.size_factor}, not {image_size}.")
 
         self.driving_encoder = DrivingEncoder(driving_dim, window, vector_dim, vector_dim)

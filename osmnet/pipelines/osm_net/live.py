@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
@@ -20,6 +22,7 @@ from osmnet.pipelines.osm_net.live_motion import LiveMotion, LiveUpperFace
 from osmnet.pipelines.osm_net.upper_face import UpperFace, UpperFaceTake, on_viewer
 from osmnet.provenance.label import label_for
 from osmnet.structures import Source
+from osmnet.utils.checks import check_flag, short
 from osmnet.utils.threads import in_order
 
 if TYPE_CHECKING:
@@ -87,7 +90,8 @@ class LiveSession:
     ):
         for name, value, low, high in (("lookahead", lookahead, 0, MAX_LOOKAHEAD), ("block", block, 1, MAX_BLOCK)):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} must be a whole number of frames from {low} to {high}, not {value!r}.")
+                raise ValueError(f"{name} must be a whole number of frames from {low} to {high}, not {short(value)}.")
+        check_flag("label", label)
         options = options or MotionOptions()
         self.source, self.seed = renderer.source, seed
         self.lookahead, self.block = lookahead, block
@@ -109,6 +113,7 @@ class LiveSession:
         self._rate: float | None = None
         self._delay = 0.0
         self._finished = False
+        self._feeding = Lock()
         self.head_pose = np.zeros((0, 6), np.float32)
         self.expression = np.zeros((0, len(self._rest)), np.float32)
         if sampling_rate is not None:
@@ -135,17 +140,19 @@ class LiveSession:
             `np.ndarray` of shape `(n, height, width, 3)`: The next n frames, uint8; n may be 0.
 
         Raises:
-            ValueError: If the session is finished, or the chunk is invalid, which leaves the session unchanged.
+            ValueError: If the session is finished, another thread is feeding it, or the chunk is invalid; the session
+                is then unchanged.
         """
-        self._check_open()
-        if sampling_rate is not None:
-            self._set_rate(sampling_rate)
-        if self._rate is None:
-            raise ValueError(
-                "The sound needs its rate: pass sampling_rate=..., for example 48000, with the first chunk."
-            )
-        self._listener.push(_mono(chunk), self._rate)
-        return self._joined(self._complete())
+        with self._alone():
+            self._check_open()
+            if sampling_rate is not None:
+                self._set_rate(sampling_rate)
+            if self._rate is None:
+                raise ValueError(
+                    "The sound needs its rate: pass sampling_rate=..., for example 48000, with the first chunk."
+                )
+            self._listener.push(_mono(chunk), self._rate)
+            return self._joined(self._complete())
 
     def finish(self) -> np.ndarray:
         """End the sound as if silence followed.
@@ -155,16 +162,17 @@ class LiveSession:
             nothing more can be fed.
 
         Raises:
-            ValueError: If the session is finished already.
+            ValueError: If the session is finished already, or another thread is feeding it.
         """
-        self._check_open()
-        self._finished = True
-        total = self._listener.end()
-        blocks = self._complete()
-        while self._begun < total:
-            self._listener.push_silence()
-            blocks += self._complete()
-        return self._joined(blocks, total - self.num_frames)
+        with self._alone():
+            self._check_open()
+            self._finished = True
+            total = self._listener.end()
+            blocks = self._complete()
+            while self._begun < total:
+                self._listener.push_silence()
+                blocks += self._complete()
+            return self._joined(blocks, total - self.num_frames)
 
     @property
     def _begun(self) -> int:
@@ -266,6 +274,16 @@ class LiveSession:
         encoder = cast(SpeechEncoder, self._pipe.speech_encoder)
         return lambda begin, stop: encoder.encode_piece(waveform, np.arange(begin, stop) + first - earliest)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Refuse a second thread: a session is one stream of sound, whose order would be lost."""
+        if not self._feeding.acquire(blocking=False):
+            raise ValueError("Another thread is feeding this session; feed it from one thread, or make one for each.")
+        try:
+            yield
+        finally:
+            self._feeding.release()
+
     def _check_open(self) -> None:
         if self._finished:
             raise ValueError("The session is finished; make another with pipe.live(...).")
@@ -274,7 +292,7 @@ class LiveSession:
         number = isinstance(sampling_rate, int | float | np.number) and not isinstance(sampling_rate, bool)
         if not number or not MIN_RATE <= sampling_rate <= MAX_RATE:
             raise ValueError(
-                f"sampling_rate must be a number of Hz from {MIN_RATE} to {MAX_RATE}, not {sampling_rate!r}."
+                f"sampling_rate must be a number of Hz from {MIN_RATE} to {MAX_RATE}, not {short(sampling_rate)}."
             )
         rate = float(sampling_rate)
         if self._rate not in (None, rate):

@@ -28,10 +28,12 @@ from osmnet.pipelines.options import (
     DEFAULT_SIZE,
     MAX_OFFSET_DEG,
     MAX_SCALE,
+    MAX_SEED,
     MotionOptions,
     PictureOptions,
     as_settings,
     build_options,
+    is_seed,
 )
 from osmnet.pipelines.osm_net.components import OSMNetComponents
 from osmnet.pipelines.osm_net.head_motion import PAUSE, absolute_pose, sample_path
@@ -39,13 +41,13 @@ from osmnet.pipelines.osm_net.live import BLOCK, LIVE_OPTIONS, LOOKAHEAD, LiveSe
 from osmnet.pipelines.osm_net.upper_face import UpperFace, UpperFaceTake, on_viewer
 from osmnet.pipelines.seeds import as_generator, draw_seeds
 from osmnet.pipelines.talking_head import Portrait, Randomness, Sound, takes_options
-from osmnet.rendering.chunks import Chunk
+from osmnet.rendering.chunks import Chunk, check_chunks
 from osmnet.rendering.decoders.precision import resolve_precision
 from osmnet.rendering.renderer import Renderer
 from osmnet.rendering.select import renderer_for
 from osmnet.structures import Motion, Source, Speech
 from osmnet.takes.output import TalkingHeadOutput
-from osmnet.utils.checks import check_kind, check_range
+from osmnet.utils.checks import check_flag, check_kind, check_range, short
 from osmnet.utils.lazy_rows import LazyRows
 from osmnet.utils.profiling import span
 from osmnet.utils.threads import in_order
@@ -116,6 +118,9 @@ class OSMNetPipeline(OSMNetComponents):
         """
         from osmnet.pipelines.osm_net.tiny import tiny_components
 
+        if not is_seed(seed):
+            raise ValueError(f"seed must be a whole number from 0 to {MAX_SEED}, not {short(seed)}.")
+        check_flag("speech_encoder", speech_encoder)
         pipe = cls(**tiny_components(seed, geometry, speech_encoder))
         pipe.name_or_path = "tiny random networks"
         return pipe
@@ -354,9 +359,13 @@ class OSMNetPipeline(OSMNetComponents):
         if expression is None:
             expression = self._expression(source, motion.speech, motion.expression_scale)
         expected = (motion.head_pose.shape[1], self.face_model.config.expression_dim)
-        if np.shape(expression) != expected:
-            raise ValueError(f"expression must have shape {expected}, not {np.shape(expression)}.")
-        for start, stop in chunks or ():
+        is_numbers = (
+            isinstance(expression, LazyRows) or getattr(getattr(expression, "dtype", None), "kind", "") in "fiu"
+        )
+        if not isinstance(expression, np.ndarray | LazyRows) or not is_numbers or expression.shape != expected:
+            shape = getattr(expression, "shape", type(expression).__name__)
+            raise ValueError(f"expression must have shape {expected}, not {shape}.")
+        for start, stop in check_chunks(chunks):
             if not 0 <= start < stop <= expected[0]:
                 raise ValueError(f"A chunk must lie within the {expected[0]} frames, not from {start} to {stop}.")
         renderer = self._renderer(source)

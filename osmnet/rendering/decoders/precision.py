@@ -18,6 +18,7 @@ import torch
 from osmnet.models.osm_net.video_generator import VideoGenerator
 from osmnet.rendering.decoders.eager import EagerDecoder
 from osmnet.rendering.decoders.fused import AT_ONCE, FusedDecoder, can_fuse
+from osmnet.utils.checks import short
 from osmnet.utils.files import cache_folder, make_folder, write_whole
 from osmnet.utils.threads import in_order
 
@@ -57,7 +58,7 @@ def resolve_precision(video_generator: VideoGenerator, precision: str = "auto") 
 def check_precision(precision: str) -> None:
     """Check a precision's name."""
     if precision not in ("auto", *PRECISIONS):
-        raise ValueError(f"precision must be one of auto, {', '.join(PRECISIONS)}, not {precision!r}.")
+        raise ValueError(f"precision must be one of auto, {', '.join(PRECISIONS)}, not {short(precision)}.")
 
 
 def own_precision(video_generator: VideoGenerator) -> torch.dtype:
@@ -146,12 +147,12 @@ def _kept_or_measured(
     key: str,
     timer: Callable[[VideoGenerator], dict[str, float]],
 ) -> str:
-    path = cache_folder() / f"precision-{key}.json"
-    if (kept := _read(path, machine)) is not None:
-        return kept
     try:
+        path = cache_folder() / f"precision-{key}.json"
+        if (kept := _read(path, machine)) is not None:
+            return kept
         make_folder(path.parent)
-    except ValueError:  # not timed, because the next process might decide otherwise
+    except (ValueError, RuntimeError):  # not timed, because the next process might decide otherwise
         return "bfloat16" if "amx_bf16" in machine["capabilities"] else "float32"
     seconds = timer(video_generator)
     if (kept := _read(path, machine)) is not None:  # another process was faster: both take its answer

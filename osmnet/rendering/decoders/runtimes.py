@@ -13,6 +13,7 @@ from osmnet.models.osm_net.video_generator import VideoGenerator
 from osmnet.rendering.decoders.eager import EagerDecoder
 from osmnet.rendering.decoders.fused import FusedDecoder, can_fuse
 from osmnet.rendering.decoders.precision import PRECISIONS, check_precision, own_precision, resolve_precision
+from osmnet.utils.checks import short
 
 RUNTIMES = ("auto", "fused", "eager")
 GPU_BATCH = 32  # frames
@@ -59,7 +60,7 @@ def make_decoder(
         ValueError: If a name is unknown or the runtime cannot execute this network.
     """
     if runtime not in RUNTIMES:
-        raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, not {runtime!r}.")
+        raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, not {short(runtime)}.")
     check_precision(precision)
     device = video_generator.device.type
     fused = can_fuse(video_generator)

@@ -4,6 +4,7 @@ import json
 import random
 import re
 import shutil
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +16,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import SAFE_WEIGHTS_NAME, set_seed
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from osmnet.loading.model import temporary_folder_in
 from osmnet.training.core.processes import on_all, on_main
+from osmnet.utils.bounded_json import MAX_JSON, parse_json
+from osmnet.utils.checks import reason, short
+from osmnet.utils.files import WRITE_ERRORS, discard, put_folder_in_place, temporary_folder_in, why
 
 PREFIX, UNFINISHED = "checkpoint-", ".saving-"
 ABOUT, TENSORS = "config.json", SAFE_WEIGHTS_NAME
-WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)  # a full disk, as Python, safetensors and torch.save report it
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,16 @@ def save_checkpoint(accelerator: Accelerator, work: Path, step: int, about: dict
         temporary = on_main(accelerator, lambda: temporary_folder_in(work))
         on_all(accelerator, lambda: accelerator.save_state(str(temporary)))
         on_main(accelerator, lambda: _publish(temporary, folder, {**about, "step": step}))
-    except WRITE_ERRORS as error:
+    except (*WRITE_ERRORS, RuntimeError) as error:  # torch.save raises RuntimeError for a full disk
         before = [each.name for each in _folders(work)[:1]]
         rest = f"run the same command again to resume from {before[0]}" if before else "start again"
         raise ValueError(
-            f"Cannot save a checkpoint of step {step} in '{work}' ({' '.join(str(error).split())}); free some space "
+            f"Cannot save a checkpoint of step {step} in '{work}' ({why(error)}); free some space "
             f"(or repair the disk) and {rest}."
         ) from error
     finally:
         if temporary is not None and accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
+            discard(temporary)
     if accelerator.is_main_process:
         # Those with higher numbers are damaged, otherwise the run would have resumed from them.
         kept = [each for each in _folders(work) if _step(each) <= step][:keep]
@@ -93,7 +94,7 @@ def _publish(temporary: Path, folder: Path, about: dict[str, Any]) -> None:
     (temporary / ABOUT).write_text(json.dumps({**about, "files": sums}, indent=1), encoding="utf-8")
     temporary.chmod(0o755)  # temporary folders are private to their owner
     shutil.rmtree(folder, ignore_errors=True)  # only there if damaged: the run resumed from an earlier one
-    temporary.rename(folder)
+    put_folder_in_place(temporary, folder)
 
 
 def newest_checkpoint(work: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -109,15 +110,50 @@ def newest_checkpoint(work: Path) -> tuple[Checkpoint | None, list[str]]:
     damaged: list[str] = []
     for folder in _folders(work):
         try:
-            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            about = _about(folder)
             for name, checksum in about["files"].items():
                 if _checksum(folder / name) != checksum:
                     raise ValueError(f"{name} has another checksum")
-            return Checkpoint(folder, int(about["step"]), about), damaged
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            what = " ".join(str(error).split()) or type(error).__name__
-            damaged.append(f"'{folder}' is damaged ({what}) and skipped.")
+            return Checkpoint(folder, about["step"], about), damaged
+        except (OSError, ValueError) as error:
+            damaged.append(f"'{folder}' is damaged ({reason(error)}) and skipped.")
     return None, damaged
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """Read a checkpoint's `config.json`, and check what will be used of it."""
+    with (folder / ABOUT).open("rb") as file:
+        about = parse_json(file.read(MAX_JSON + 1), finite=False)  # a validation may be NaN
+    if not isinstance(about, dict):
+        raise ValueError(f"{ABOUT} is no object")
+    if about.get("step") != _step(folder):
+        raise ValueError(f"{ABOUT} is of another step")
+    files = about.get("files")
+    if not isinstance(files, dict):
+        raise ValueError(f"{ABOUT} lists no files")
+    for name in files:
+        if "/" in name or "\\" in name or not stat.S_ISREG((folder / name).lstat().st_mode):
+            raise ValueError(f"{short(name)} is no file in it")
+    for name in ("settings", "made_for"):
+        if not isinstance(about.get(name, {}), dict):
+            raise ValueError(f"{name} must be an object")
+    if "progress" in about:  # of earlier versions `RunState.check` says more
+        _check_progress(about["progress"])
+        if type(about.get("processes")) is not int:
+            raise ValueError("processes must be a whole number")
+    return about
+
+
+def _check_progress(progress: Any) -> None:
+    best = progress.get("best") if isinstance(progress, dict) else None
+    if not isinstance(best, dict):
+        raise ValueError("progress has no best")
+    numbers = {name: progress.get(name) for name in ("validation", "losses")}
+    numbers["best.validation"] = best.get("validation", {})
+    numbers["best"] = {name: value for name, value in best.items() if name != "validation"}
+    for name, values in numbers.items():
+        if not (isinstance(values, dict) and all(type(value) in (int, float) for value in values.values())):
+            raise ValueError(f"progress.{name} must hold numbers")
 
 
 def sweep(folder: Path) -> None:

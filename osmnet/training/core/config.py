@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from osmnet.utils.checks import reason, short
+
 CHOICES = {
     "schedule": ("cosine", "constant", "paper"),
     "mixed_precision": ("no", "bf16", "fp16"),
@@ -87,12 +89,12 @@ class StageConfig:
         """Validate."""
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, not '{getattr(self, name)}'.")
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {short(getattr(self, name))}.")
         numbers = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         numbers |= {f"weights.{name}": value for name, value in self.weights.items()}
         for name, value in numbers.items():
             if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be a finite number of at least 0, not {value}.")
+                raise ValueError(f"{name} must be a finite number of at least 0, not {short(value)}.")
         counts = "steps", "batch_size", "gradient_accumulation", "keep_checkpoints", "pool_clips", "pool_turnover"
         for name in counts:
             if getattr(self, name) < 1:
@@ -174,8 +176,8 @@ def _read_yaml(file: Path, known: Collection[str]) -> dict[str, dict]:
 
     try:
         sections = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"'{file}' is not valid YAML ({' '.join(str(error).split())}). Fix the file.") from None
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"'{file}' is not valid YAML ({reason(error)}). Fix the file.") from None
     if not isinstance(sections, dict) or not all(isinstance(each, dict | None) for each in sections.values()):
         raise ValueError(f"'{file}' must hold one section a stage, each with lines 'name: value'.")
     for section in sections:
@@ -210,7 +212,7 @@ def _converted(name: str, value: Any, kind: Any, where: str) -> Any:
     if typing.get_origin(kind) is tuple:  # tuple[int, ...]: a YAML list, or 1,2,3
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, list):
-            raise ValueError(f"The setting {name} must be a list, not '{value}' ({where}).")
+            raise ValueError(f"The setting {name} must be a list, not {short(value)} ({where}).")
         return tuple(_converted(name, part, typing.get_args(kind)[0], where) for part in parts)
     if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
         return value
@@ -224,4 +226,4 @@ def _converted(name: str, value: Any, kind: Any, where: str) -> Any:
             return int(value)
     except (KeyError, ValueError):
         pass
-    raise ValueError(f"The setting {name} must be {KINDS[kind]}, not '{value}' ({where}).")
+    raise ValueError(f"The setting {name} must be {KINDS[kind]}, not {short(value)} ({where}).")

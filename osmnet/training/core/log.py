@@ -1,5 +1,6 @@
 """Log of a run: settings, progress bar, TensorBoard, `log.jsonl`, pictures."""
 
+import io
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
-from osmnet.utils.files import write_whole
+from osmnet.utils.files import why, write_whole
 
 LOG_EVERY = 10  # steps; one point of a curve is the mean of so many
 LOG_NAME = "log.jsonl"
@@ -96,11 +97,11 @@ class RunLog:
         folder = self.work / "samples"
         for name, picture in pictures.items():
             path = folder / f"{step:06d}-{name.replace('/', '-')}.png"
-            part = path.with_suffix(".part")
             with self._writing():
                 folder.mkdir(exist_ok=True)
-                Image.fromarray(picture).save(part, format="PNG")
-                part.replace(path)
+                file = io.BytesIO()
+                Image.fromarray(picture).save(file, format="PNG")
+                write_whole(path, file.getvalue())
                 tracker = self.accelerator.get_tracker("tensorboard")
                 tracker.log_images({name: picture[None]}, step=step, dataformats="NHWC")
 
@@ -120,10 +121,10 @@ class RunLog:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
-                f"Cannot write to the folder {self.work} ({error}); free some space (or repair the disk) and run the "
-                "same command again to resume from the last checkpoint."
+                f"Cannot write to the folder {self.work} ({why(error.__cause__ or error)}); free some space (or "
+                "repair the disk) and run the same command again to resume from the last checkpoint."
             ) from error
 
 

@@ -12,15 +12,18 @@ from typing import Any, NoReturn, cast
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from osmnet.loading.fingerprint import weights_fingerprint
 from osmnet.loading.model import OSMNetModel
-from osmnet.training.core.checkpoint import TENSORS, WRITE_ERRORS, Checkpoint, seed_all
+from osmnet.training.core.checkpoint import TENSORS, Checkpoint, seed_all
 from osmnet.training.core.config import FREE_SETTINGS, StageConfig
 from osmnet.training.core.stage import Stage
+from osmnet.utils.checks import reason
+from osmnet.utils.files import why
 
 DISCRIMINATOR_OPTIMIZER = "discriminator_optimizer.bin"
 
@@ -197,9 +200,9 @@ class RunState:
         for name, network in self.kept.items():
             try:
                 network.save_pretrained(out / name)
-            except WRITE_ERRORS as error:
+            except ValueError as error:
                 raise ValueError(
-                    f"Cannot save {name} to '{out / name}' ({' '.join(str(error).split())}); free some space (or "
+                    f"Cannot save {name} to '{out / name}' ({why(error.__cause__ or error)}); free some space (or "
                     "repair the disk) and run the same command again to resume."
                 ) from error
 
@@ -224,7 +227,10 @@ class RunState:
             if found.about.get("made_for", {}).get(name, value) != value:
                 refuse(f"belongs to another {name}; delete it to train anew")
         mine = {name: tensor.shape for name, tensor in self._tensors().items()}
-        saved = {name: t.shape for name, t in found.tensors().items() if not name.startswith("best/")}
+        try:
+            saved = {name: t.shape for name, t in found.tensors().items() if not name.startswith("best/")}
+        except (SafetensorError, OSError, ValueError, MemoryError) as error:
+            refuse(f"has tensors in '{found.folder.name}' that cannot be read ({reason(error)}); delete that folder")
         if mine != saved:
             odd = sorted(mine.keys() ^ saved.keys()) or [name for name in mine if mine[name] != saved[name]]
             refuse(f"has networks of another shape ({odd[0]}); delete it")
@@ -233,11 +239,17 @@ class RunState:
         """Load a checkpoint that passed `check`; return remarks for the user.
 
         Raises:
-            ValueError: If its random states cannot be read.
+            ValueError: If its states cannot be read or belong to other networks.
         """
         torch.seed()  # a state of no checkpoint: Accelerate does not report random states that it cannot read
         unknown = torch.get_rng_state()
-        self.accelerator.load_state(str(found.folder))
+        try:
+            self.accelerator.load_state(str(found.folder))
+        except Exception as error:  # PyTorch raises almost anything on strange states
+            raise ValueError(
+                f"The states in '{found.folder}' cannot be restored ({reason(error)}); delete this folder to "
+                "resume from the one before it."
+            ) from error
         progress = found.about["progress"]
         self.best, self.validation, self.losses = progress["best"], progress["validation"], progress["losses"]
         before, processes = found.about["processes"], self.accelerator.num_processes

@@ -22,6 +22,7 @@ from osmnet.training.core.config import find_config
 from osmnet.training.osm_net.trained_components import COMPONENTS
 from osmnet.training.stages import STAGES as ENTRIES
 from osmnet.training.stages import load_settings, train_stage
+from osmnet.utils.checks import reason
 from osmnet.utils.files import make_folder, write_whole
 
 STAGES = ("motion", "expression", "video")  # in the order in which they are trained
@@ -96,9 +97,9 @@ def load_ablation(path_or_name: str) -> AblationConfig:
     path = find_config(path_or_name)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"'{path}' is not valid YAML ({' '.join(str(error).split())}). Fix the file.") from None
-    if not isinstance(content, dict) or not {"shared", "variants"} <= set(content):
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"'{path}' is not valid YAML ({reason(error)}). Fix the file.") from None
+    if not _has_sections(content):
         raise ValueError(
             f"'{path}' must hold the sections evaluation, shared and variants; see configs/ablation.yaml."
         )
@@ -125,6 +126,16 @@ def load_ablation(path_or_name: str) -> AblationConfig:
     if evaluation.get("split", "speaker") not in ("speaker", "clip"):
         raise ValueError(f"'{path}': split must be speaker or clip.")
     return AblationConfig(content["shared"], tuple(variants), **evaluation)
+
+
+def _has_sections(content: Any) -> bool:
+    """Whether the parts of a file are of the right types."""
+    if not isinstance(content, dict) or not isinstance(content.get("evaluation"), dict | None):
+        return False
+    shared, variants = content.get("shared"), content.get("variants")
+    if not isinstance(shared, dict) or not isinstance(variants, dict):
+        return False
+    return all(isinstance(entry, dict | None) for entry in variants.values())
 
 
 def ablate(

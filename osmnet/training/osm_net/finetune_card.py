@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def write_card(
             write_whole(out / name, (start / name).read_bytes())
     if card.is_file() and MADE not in card.read_text(encoding="utf-8", errors="replace"):
         return
-    on_hub = model is not None and not Path(model).expanduser().is_dir()
+    on_hub = model is not None and not Path(os.path.expanduser(model)).is_dir()
     terms = _license(start)
     data = ModelCardData(
         **terms, library_name="osmnet", pipeline_tag="image-to-video", tags=TAGS, base_model=model if on_hub else None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +16,7 @@ from osmnet.data.dataset import Clip
 from osmnet.face.morphable import FaceModel
 from osmnet.training.osm_net.driving import Driving
 from osmnet.training.osm_net.pose_clip import MIRROR
+from osmnet.utils.files import discard, put_in_place, temporary_path, why
 
 Pair = dict[str, np.ndarray]
 PICTURES = ("source", "target", "warped")  # the entries of a pair that are pictures
@@ -49,19 +48,19 @@ def frames_on_disk(
     path = folder / f"{name}.npy"
     try:
         mapped = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):  # not there
+        if mapped.shape != (count, size, size, 3) or mapped.dtype != np.uint8:
+            raise ValueError(f"'{path}' holds other pictures.")
+    except (OSError, ValueError):  # not there, or of something else
         mapped = _written(path, frames, count, size)
-    weakref.finalize(owner, _delete, path).atexit = False
+    weakref.finalize(owner, discard, path).atexit = False
     return mapped
 
 
 def _written(path: Path, frames: Iterable[np.ndarray], count: int, size: int) -> np.ndarray:
-    part = None
+    part, done = temporary_path(path), 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-        done = 0
-        with os.fdopen(handle, "wb") as file:
+        with part.open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
             np.lib.format.write_array_header_1_0(file, header)
             for frame in frames:
@@ -71,23 +70,15 @@ def _written(path: Path, frames: Iterable[np.ndarray], count: int, size: int) ->
             raise ValueError(f"The video of '{path.stem}' has {done} frames, its track {count}; prepare it again.")
         # Mapped before it is renamed: another process may delete the named file at any time, but not this mapping.
         mapped = np.load(part, mmap_mode="r")
-        os.replace(part, path)
+        put_in_place(part, path)  # synced: a resumed run trusts the file
         return mapped
     except OSError as error:
         raise ValueError(
-            f"Cannot keep frames in '{path.parent}' ({error}); free some space, set pool_clips to fewer, or give "
+            f"Cannot keep frames in '{path.parent}' ({why(error)}); free some space, set pool_clips to fewer, or give "
             "another folder with --work."
         ) from error
     finally:
-        if part is not None:
-            _delete(Path(part))
-
-
-def _delete(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:  # an open file on Windows
-        return
+        discard(part)
 
 
 def random_view(size: int, rng: np.random.Generator, zoom_out: bool = True) -> np.ndarray:

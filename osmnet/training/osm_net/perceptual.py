@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from osmnet.loading.hub import HUB_ERRORS, first_line
+from osmnet.loading.hub import HUB_ERRORS
+from osmnet.utils.checks import reason
 
 # torchvision's `vgg19().features`: convolutions by index with their channels; max pooling before those of POOLED.
 CONVOLUTIONS = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256),
@@ -129,7 +130,7 @@ def find_vgg(source: str) -> Path:
         return Path(hf_hub_download(repository, file))
     except HUB_ERRORS as error:
         raise ValueError(
-            f"Cannot get {file} of {repository} from the Hub ({first_line(error)}); set vgg to a file with VGG-19's "
+            f"Cannot get {file} of {repository} from the Hub ({reason(error)}); set vgg to a file with VGG-19's "
             "weights, or to nothing."
         ) from error
 
@@ -154,7 +155,7 @@ def load_vgg(path: Path) -> VGG19:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"'{path}' is not a file of tensors ({first_line(error)}); give torchvision's vgg19 weights."
+            f"'{path}' is not a file of tensors ({reason(error)}); give torchvision's vgg19 weights."
         ) from error
     with torch.random.fork_rng(devices=[]):
         vgg = VGG19()

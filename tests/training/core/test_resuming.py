@@ -215,7 +215,32 @@ def test_a_checkpoint_never_runs_code(tmp_path: Path, file: str):
     about = json.loads((folder / "config.json").read_text())
     about["files"][file] = checkpoints._checksum(folder / file)  # whoever forges a file forges its checksum
     (folder / "config.json").write_text(json.dumps(about))
-    message = "random states in .* cannot be read" if file.startswith("random") else "[Ww]eights.only"
-    with pytest.raises(Exception, match=message):
+    message = (
+        "random states in .* cannot be read" if file.startswith("random") else "cannot be restored .*[Ww]eights.only"
+    )
+    with pytest.raises(ValueError, match=f"{message}.*; delete this folder to resume") as caught:
         run(tmp_path, ToyConfig(steps=4))
-    assert not (tmp_path / "trapped").exists()
+    assert not (tmp_path / "trapped").exists() and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda about: [], lambda about: about | {"step": 9}, lambda about: about | {"step": "2"},
+        lambda about: about | {"files": []}, lambda about: about | {"files": {"../model.safetensors": [1, 1]}},
+        lambda about: about | {"files": {".": [1, 1]}}, lambda about: about | {"settings": 1},
+        lambda about: about | {"progress": []},
+        lambda about: about | {"progress": about["progress"] | {"losses": [1]}},
+        lambda about: about | {"progress": about["progress"] | {"best": {"score": "1"}}},
+        lambda about: about | {"progress": about["progress"] | {"best": {"validation": 1}}},
+        lambda about: about | {"processes": None}, lambda about: about | {"deep": json.loads("[" * 99 + "]" * 99)},
+        lambda about: about | {"long": "x" * 2**20},
+    ],
+)  # fmt: skip
+def test_a_strange_checkpoint_is_skipped_in_one_sentence(plain: tuple[Path, dict[str, float]], change, tmp_path: Path):
+    kept = newest_checkpoint(plain[0] / "work")[0].folder
+    folder = shutil.copytree(kept, tmp_path / kept.name)
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(change(about)))
+    checkpoint, (remark,) = newest_checkpoint(tmp_path)
+    assert checkpoint is None and f"'{folder}' is damaged (" in remark and "\n" not in remark and len(remark) < 500

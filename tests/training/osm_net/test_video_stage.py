@@ -89,6 +89,14 @@ def test_frames_are_kept_while_their_owner_lives(tmp_path: Path):
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def test_a_file_of_other_frames_is_not_used(tmp_path: Path):
+    np.save(tmp_path / "a.npy", np.zeros((3, 9, 9, 3)))
+    pictures = np.arange(3 * 8 * 8 * 3, dtype=np.uint8).reshape(3, 8, 8, 3)
+    np.testing.assert_array_equal(
+        frames_on_disk(test_a_file_of_other_frames_is_not_used, tmp_path, "a", iter(pictures), 3, 8), pictures
+    )
+
+
 def test_frames_that_cannot_be_kept_leave_nothing(tmp_path: Path):
     with pytest.raises(ValueError, match="The video of 'a' has 2 frames, its track 3"):
         frames_on_disk(object, tmp_path, "a", iter(np.zeros((2, 8, 8, 3), np.uint8)), 3, 8)
