@@ -24,6 +24,7 @@ from osmnet.evaluation.metrics.frechet import few_samples
 from osmnet.evaluation.metrics.motion_statistics import HARMONICS
 from osmnet.evaluation.protocol import MAX_SECONDS, METHODS, ClipResult, MetricNetworks, evaluate_clip
 from osmnet.evaluation.sampled_motion import MAX_CLIPS, MAX_FRAMES, measure_takes, motion_clips
+from osmnet.evaluation.sampled_upper_face import measure_upper_faces
 from osmnet.evaluation.settings import (
     MINUTES,
     QUICK_CLIPS,
@@ -131,6 +132,12 @@ def evaluate(
     motion["other_sampling"] = [{"sampling": other, **row} for row in compared.get("by_epsilon", [])]
     notes += _notes_on_motion(motion)
 
+    with tqdm(total=len(with_motion), desc="upper face", unit="clip", disable=not progress) as bar:
+        upper_face = measure_upper_faces(
+            pipe, with_motion, takes=takes, seed=seed, max_frames=int(seconds * FPS) if quick else MAX_FRAMES,
+            progress=lambda _: bar.update(),
+        )  # fmt: skip
+
     # 3. Write the report.
     by_length, plain = mean_metrics(results, by_length=True), mean_metrics(results, by_length=False)
     if networks.inception is not None:
@@ -164,6 +171,7 @@ def evaluate(
         ],
         "failed": failed,
         "motion": motion,
+        "upper_face": upper_face,
     })  # fmt: skip
     write_report(out, report, results)
     return report

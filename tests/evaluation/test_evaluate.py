@@ -15,6 +15,7 @@ from osmnet.evaluation import protocol
 from osmnet.evaluation.evaluate import choose_clips, evaluate
 from osmnet.evaluation.evaluation_report import markdown, number
 from osmnet.evaluation.metrics.sync import load_sync_judge
+from osmnet.evaluation.metrics.upper_face import FIGURES
 from osmnet.evaluation.protocol import METHODS, MetricNetworks, evaluate_clip
 from osmnet.evaluation.summary import COLUMNS, jsonable, rows
 from osmnet.loading.fingerprint import weights_fingerprint
@@ -156,6 +157,14 @@ def test_head_motion_is_that_of_all_speakers(evaluated):
     assert motion["clips"] == 2 and motion["takes"] == 2 and motion["drift"]["minutes"] == 1
 
 
+def test_the_upper_face_is_measured_beside_the_real_one(evaluated):
+    upper = evaluated[1]["upper_face"]
+    assert upper["clips"] == 2 and upper["takes"] == 2
+    assert upper["real"].keys() == upper["sampled"].keys() == upper["ratio"].keys() == FIGURES.keys()
+    assert upper["ratio"]["gaze"] == pytest.approx(upper["sampled"]["gaze"] / upper["real"]["gaze"])
+    assert np.isfinite(upper["fdd"])
+
+
 def test_the_page_needs_nothing_else_and_takes_names_as_text(evaluated):
     out, report = evaluated
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -176,8 +185,8 @@ def test_markdown_has_every_figure(evaluated):
         cells = " | ".join(number(values[method], metric.digits) for method in COLUMNS)
         assert f"| {metric.label} | {metric.unit} | {metric.arrow} | {cells} |" in text
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert [{line.count("|") for line in table} for table in tables] == [{10}, {8}, {5}]
-    for table in tables[1:]:  # the other two are on the page as well
+    assert [{line.count("|") for line in table} for table in tables] == [{10}, {8}, {6}, {5}]
+    for table in tables[1:]:  # the others are on the page as well
         for name in (line.split(" | ")[0].removeprefix("| ") for line in table[2:]):
             assert name in (out / "report.html").read_text(encoding="utf-8"), name
 
