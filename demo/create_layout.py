@@ -7,7 +7,7 @@ import gradio as gr
 
 from demo.parts import ASSETS, make_part
 from demo.uploads import make_portrait, make_speech
-from osmnet.pipelines.options import NUM_VIDEOS, MotionOptions, PictureOptions
+from osmnet.pipelines.options import MAX_UPPER_FACE, NUM_VIDEOS, MotionOptions, PictureOptions
 from osmnet.serving.settings import Settings
 
 TRY = "Try an example, or a picture and a recording of your own:"
@@ -100,6 +100,11 @@ def _options(settings: Settings) -> tuple[dict[str, Any], gr.Button]:
         slider("motion_scale", MAX_SCALE, 0.05, "Movement of the head")
         slider("expression_scale", MAX_SCALE, 0.05, "Movement of the mouth")
         widgets["still"] = gr.Checkbox(DEFAULTS.still, label="Keep still", info="Only the face moves.")
+        slider("upper_face", MAX_UPPER_FACE, 0.05, "Movement of the brows")
+        widgets["gaze"] = gr.Radio(
+            [("At the viewer", "viewer"), ("Around", "free"), ("With the head", "fixed")], value=DEFAULTS.gaze,
+            label="Eyes look",
+        )  # fmt: skip
         widgets["blink"] = gr.Checkbox(DEFAULTS.blink, label="Blink")
         widgets["full_frame"] = gr.Checkbox(
             PictureOptions().whole_picture, label="Whole picture", info="Otherwise the square around the head."

@@ -45,7 +45,8 @@ class Endpoints:
         first = [portrait, speech, *(option[name] for name in ("num_videos", "epsilon", "seed", "motion_scale"))]
         picture = [option[name] for name in ("expression_scale", "still", "blink", "full_frame")]
         turns = [option[name] for name in ("yaw", "pitch", "roll")]
-        gr.on([], self.generate, [*first, *picture, *turns, consent], [files, details], api_name="generate", **HEAVY)
+        every = [*first, *picture, *turns, *(option[name] for name in ("upper_face", "gaze")), consent]
+        gr.on([], self.generate, every, [files, details], api_name="generate", **HEAVY)
         gr.on([], self.preview, [*first, option["still"], *turns], sketched, api_name="preview", **LIGHT)
         gr.on([], self.bases, [portrait, basis, consent], [film, names], api_name="bases", **HEAVY)
 
@@ -64,6 +65,8 @@ class Endpoints:
         yaw: float = 0.0,
         pitch: float = 0.0,
         roll: float = 0.0,
+        upper_face: float = MotionOptions.upper_face,
+        gaze: str = MotionOptions.gaze,
         consent: bool = False,
     ) -> Generator[tuple[Files, Details]]:
         """Make talking-head videos from one portrait and one recording of speech: each take moves differently.
@@ -82,6 +85,8 @@ class Endpoints:
             yaw: Turns the head for the whole video, in degrees.
             pitch: Lifts the chin likewise.
             roll: Tilts the head likewise.
+            upper_face: Factor of the brows' movement, 0 to 2.
+            gaze: "viewer" keeps the eyes on the viewer, "free" looks around, "fixed" turns them with the head.
             consent: Must be true: the people who are seen and heard have agreed to it.
 
         Returns:
@@ -90,6 +95,7 @@ class Endpoints:
         options = _given(
             num_videos=num_videos, epsilon=epsilon, motion_scale=motion_scale, expression_scale=expression_scale,
             still=still, blink=blink, full_frame=full_frame, yaw=yaw, pitch=pitch, roll=roll,
+            upper_face=upper_face, gaze=gaze,
         )  # fmt: skip
         yield from self._generate(portrait, speech, consent, seed, options)
 
@@ -178,12 +184,14 @@ class Endpoints:
 
 
 def _option_widgets() -> dict[str, Any]:
-    """A widget for every option that is a number or a flag; clients take the defaults from them."""
+    """A widget for every option that is a number, a flag or a choice; clients take the defaults from them."""
     widgets: dict[str, Any] = {"seed": gr.Number(SEED, precision=0), "full_frame": gr.Checkbox(FULL_FRAME)}
     for each in fields(MotionOptions):
         default = getattr(DEFAULTS, each.name)
         if isinstance(default, bool):
             widgets[each.name] = gr.Checkbox(default)
+        elif each.metadata["choices"] is not None:
+            widgets[each.name] = gr.Radio(list(each.metadata["choices"]), value=default)
         elif isinstance(default, int | float):
             widgets[each.name] = gr.Number(default, precision=0 if each.metadata["whole"] else None)
     return widgets

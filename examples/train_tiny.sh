@@ -29,7 +29,7 @@ $OSMNET prepare "$CLIPS" --out "$OUT/data"
 
 # 2. Each stage; curves and pictures: tensorboard --logdir OUT/model/work
 $OSMNET train face-model --data "$OUT/data" --model "$OUT/model"
-for stage in motion expression video; do
+for stage in motion upper-face expression video; do
     $OSMNET train "$stage" --config tiny --data "$OUT/data" --model "$OUT/model"
 done
 

@@ -84,7 +84,7 @@ class Speech:
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """Sampled head motion of some takes.
+    """Sampled motion of head, brows and eyes of some takes.
 
     Attributes:
         head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Poses relative to the portrait's: yaw, pitch, roll
@@ -96,6 +96,8 @@ class Motion:
         sampling (`str`): `"span"`, `"ball"`, `"still"` or `"video"`.
         near (`tuple[int, ...]`): Seeds of the take that these were sampled near.
         settings (`dict`): The other options of `sample_motion`, for the records; turns in degrees.
+        upper_face (`np.ndarray` of shape `(num_videos, frames, 8)`, *optional*): `COORDINATES` of
+            `osmnet/face/upper_face.py`, float32; as in the portrait if not given.
     """
 
     head_pose: np.ndarray
@@ -106,6 +108,7 @@ class Motion:
     sampling: str
     near: tuple[int, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    upper_face: np.ndarray | None = None
 
     @property
     def expression_scale(self) -> float:
@@ -127,7 +130,10 @@ class Motion:
         if not chosen or not all(-self.num_videos <= take < self.num_videos for take in chosen):
             raise ValueError(f"Choose at least one of the takes 0 to {self.num_videos - 1}, not {chosen}.")
         seeds = tuple(self.seeds[take] for take in chosen)
-        return replace(self, head_pose=self.head_pose[chosen], blink=self.blink[chosen], seeds=seeds)
+        upper_face = None if self.upper_face is None else self.upper_face[chosen]
+        return replace(
+            self, head_pose=self.head_pose[chosen], blink=self.blink[chosen], seeds=seeds, upper_face=upper_face
+        )
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--landmarker", type=Path, help="a .task bundle (default: the one in the package)")
     parser.add_argument("--workers", type=int, default=usable_cpus(), help="videos at a time (default: %(default)s)")
     parser.add_argument("--ray", metavar="ADDRESS", help="run on this Ray cluster instead")
+    parser.add_argument(
+        "--keep-speakers", action="store_true", help="keep speakers apart that are one person by their faces"
+    )
     for each in fields(Options):
         parser.add_argument(
             f"--{each.name.replace('_', '-')}", type=type(each.default), default=each.default,
@@ -46,9 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     videos = find_videos(args.clips)
     model = args.model or packaged_weights()
     landmarker = args.landmarker or packaged_landmarker()
+    settings = options, table, args.workers, args.ray, args.keep_speakers
     try:
         with sigterm_as_ctrl_c():
-            rows = prepare(videos, args.out, model, landmarker, options, table, args.workers, args.ray)
+            rows = prepare(videos, args.out, model, landmarker, *settings)
     except KeyboardInterrupt:
         sys.stderr.write("\nosmnet: stopped; finished videos are kept, the same command resumes.\n")
         return EXIT_INTERRUPTED

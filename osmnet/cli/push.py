@@ -28,9 +28,10 @@ def choose_files(folder: Path) -> tuple[list[Path], list[Path]]:
         `tuple[list[Path], list[Path]]`: Paths within the folder, sorted, without hidden files.
     """
     from osmnet.evaluation.metrics.sync import JUDGE_FOLDER
+    from osmnet.models.identity_network import FOLDER
     from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 
-    components = {*OSMNetPipeline.components_classes, JUDGE_FOLDER}
+    components = {*OSMNetPipeline.components_classes, JUDGE_FOLDER, FOLDER}
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     files = [file for file in files if not any(part.startswith(".") for part in file.parts)]
     card = (folder / "README.md").read_text(encoding="utf-8", errors="replace") if Path("README.md") in files else ""

@@ -81,6 +81,10 @@ class Clip:
         """
         return self._track()["landmarks"].astype(np.float32) / SUBPIXELS
 
+    def descriptor(self) -> np.ndarray | None:
+        """Read the identity network's answer `(128,)`; `None` in datasets of an earlier version."""
+        return self._track().get("descriptor")
+
     def speech(self) -> np.ndarray:
         """Read 16 kHz mono sound `(frames * 640,)`, float32.
 

@@ -97,6 +97,7 @@ def _is_crop(value: Any) -> bool:
 
 
 _IS_KEY = (_is_key, f"a name of 1 to {MAX_NAME} bytes without dots, slashes and control characters")
+_IS_SPEAKER = (lambda v: isinstance(v, str) and len(v) > 0 and _is_text(v, 1024), "a name of 1 to 1024 characters")
 _FIELDS = {
     "status": (lambda value: value in ("kept", "dropped"), "'kept' or 'dropped'"),
     "key": _IS_KEY,
@@ -104,7 +105,9 @@ _FIELDS = {
     "source": _text(1024),
     "source_bytes": _whole(0, 2**63),
     "source_mtime": _whole(-(2**63), 2**63),
-    "speaker": (lambda v: isinstance(v, str) and len(v) > 0 and _is_text(v, 1024), "a name of 1 to 1024 characters"),
+    "speaker": _IS_SPEAKER,
+    "named": _IS_SPEAKER,
+    "tracks": _whole(1, 1000),
     "shard": _matching(_SHARD, f"the plain name of a .tar file in {SHARDS}/"),
     "files": (_are_places, f"offsets (multiples of {HEADER_BYTES}) and sizes (at most {MAX_MEMBER} bytes) by ending"),
     "frames": _whole(1, MAX_FRAMES),

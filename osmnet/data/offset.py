@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter1d
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import CHIN, NOSE, mouth_opening, mouth_width
 from osmnet.loading.packaged import packaged_weights
+from osmnet.media.features import mel_windows, speech_activity
 from osmnet.models.osm_net.expression import ExpressionExtractor
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 
@@ -150,39 +151,49 @@ class LipReader:
         encoder = SpeechEncoder.from_pretrained(model / "speech_encoder") if extractor.config.speech_dim else None
         return cls(face_model, extractor, encoder)
 
-    def speech_features(self, sound: np.ndarray) -> Callable[[int, int], np.ndarray] | None:
-        """Encode sound `(samples,)`; returns a reader of frame ranges, or None without an encoder."""
-        return None if self.speech_encoder is None else partial(self.speech_encoder.encode, sound)
+    def listen(self, waveform: np.ndarray) -> "Listener":
+        """Prepare the sound of a whole video, `(samples,)`, 16 kHz mono."""
+        features = None if self.speech_encoder is None else partial(self.speech_encoder.encode, waveform)
+        return Listener(self, mel_windows(waveform), speech_activity(waveform), features)
 
-    def compare(
-        self,
-        landmarks_px: np.ndarray,
-        size: int,
-        mel_windows: np.ndarray,
-        speech_features: Callable[[int, int], np.ndarray] | None,
-        first: int,
-    ) -> Agreement:
+
+@dataclass(frozen=True)
+class Listener:
+    """Compares the faces of a video with its sound.
+
+    Attributes:
+        reader (`LipReader`): Predicts the lips.
+        windows (`np.ndarray` of shape `(frames, 16, 16)`): Mel windows of the sound.
+        activity (`np.ndarray` of shape `(frames,)`): Its `speech_activity`.
+        features (`Callable`, *optional*): Reads speech features of a range of frames.
+    """
+
+    reader: LipReader
+    windows: np.ndarray
+    activity: np.ndarray
+    features: Callable[[int, int], np.ndarray] | None
+
+    def compare(self, landmarks_px: np.ndarray, size: int, first: int) -> Agreement:
         """Correlate lips and sound at every lag.
 
         Args:
             landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels.
             size (`int`): Side of the picture in pixels.
-            mel_windows (`np.ndarray` of shape `(all_frames, 16, 16)`): Sound of the whole video.
-            speech_features (`Callable`, *optional*): `speech_features` of that sound.
-            first (`int`): First frame of the run.
+            first (`int`): First of these frames.
 
         Returns:
             `Agreement`: Correlations of the lips with those predicted.
         """
         # 1. Fit the face, and take the frames that any lag needs.
-        fit = self.face_model.fit_track(landmarks_px, size)
-        begin, end = max(first + LAGS[0], 0), min(first + len(landmarks_px) + LAGS[-1], len(mel_windows))
+        face_model, extractor = self.reader.face_model, self.reader.extractor
+        fit = face_model.fit_track(landmarks_px, size)
+        begin, end = max(first + LAGS[0], 0), min(first + len(landmarks_px) + LAGS[-1], len(self.windows))
         curve = np.zeros(len(LAGS))
         if end - begin < 2:
             return Agreement(len(landmarks_px), curve)
         # 2. Predict the lips from the sound.
-        expression = self.extractor.extract(mel_windows, fit.identity, begin, end, speech_features)
-        offset = self.face_model.expression_offset(torch.from_numpy(expression)).numpy()
+        expression = extractor.extract(self.windows, fit.identity, begin, end, self.features)
+        offset = face_model.expression_offset(torch.from_numpy(expression)).numpy()
         seen, predicted = _lip_motion(fit.shape), _lip_motion(fit.shape.mean(0) + offset)  # (frames, 3)
         # 3. Correlate at each lag.
         for k, lag in enumerate(LAGS):

@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from osmnet.data.cluster import WorkerKilled, on_processes, on_ray
 from osmnet.data.manifest import DATASET_FILE, MANIFEST, MAX_OFFSET, read_about, read_manifest, write_manifest
-from osmnet.data.prepared_video import UNFINISHED, Job, load_face_model, prepare_video, read_records, write_record
+from osmnet.data.prepared_video import UNFINISHED, Job, prepare_video, read_records, settings_of, write_record
 from osmnet.data.report import write_report
 from osmnet.data.segments import Known, Options, dropped
-from osmnet.data.shards import CONTROL, MAX_NAME, SHARDS
+from osmnet.data.shards import CONTROL, MAX_NAME, SHARDS, TRACKS
+from osmnet.data.speakers import merge_speakers, restore_names
 from osmnet.utils.checks import reason, short
 from osmnet.utils.files import only_run_in
 
@@ -127,6 +128,11 @@ def _rows_before(out: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     rows = read_manifest(out)
     before = read_about(out).get("prepared_with") or {}
+    if before and before.get("tracks", 1) != TRACKS:
+        raise ValueError(
+            f"'{out}' was prepared by another version of osmnet, which tracked faces differently; prepare its videos "
+            "again, into another --out."
+        )
     for name, value in options.items():
         if name in before and before[name] != value:
             raise ValueError(
@@ -212,6 +218,7 @@ def prepare(
     table: dict[str, Known] | None = None,
     workers: int = 1,
     ray: str | None = None,
+    keep_speakers: bool = False,
 ) -> list[dict[str, Any]]:
     """Prepare videos into a new or existing dataset.
 
@@ -224,6 +231,7 @@ def prepare(
         table (`dict[str, Known]`, *optional*): See `read_table`.
         workers (`int`): Processes.
         ray (`str`, *optional*): Address of a Ray cluster to use instead.
+        keep_speakers (`bool`): Keep speakers as they are named, also if faces say that two are one person.
 
     Returns:
         `list[dict]`: All rows of the manifest.
@@ -233,7 +241,7 @@ def prepare(
         CannotSave: If a worker cannot write.
     """
     options = options or Options()
-    about = options.as_dict() | {"face_model": load_face_model(model)[1]}
+    about = settings_of(options, model)
     out = out.resolve()
     jobs = [
         Job(
@@ -248,9 +256,13 @@ def prepare(
         _sweep(out, _with_records(out, rows))
         if todo:
             _run(todo, workers, ray)
-        # 2. Write the manifest and the report.
+        # 2. Merge speakers, write the manifest and the report.
         rows = _with_records(out, rows)
+        restore_names(rows)
+        merges = [] if keep_speakers else merge_speakers(out, rows)
+        for merge in merges:
+            _say(f"{' and '.join(merge.names)} are one person by their faces (see report.html).")
         write_manifest(out, rows, prepared_with=about)
-        write_report(out, rows, about)
+        write_report(out, rows, about, merges)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return rows

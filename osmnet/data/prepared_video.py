@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import av
@@ -17,9 +18,9 @@ import torch
 
 from osmnet.data.dataset import speaker_of
 from osmnet.data.manifest import check_row, is_flat
-from osmnet.data.offset import LipReader
-from osmnet.data.segments import Known, Options, Segment, choose_segments, crop_segments
-from osmnet.data.shards import ShardWriter, encode_track, fingerprint
+from osmnet.data.offset import LipReader, Listener
+from osmnet.data.segments import Known, Options, Segment, choose_segments, crop_segments, decide_on_speech
+from osmnet.data.shards import TRACKS, ShardWriter, encode_track, fingerprint
 from osmnet.data.track import Tracking, track_faces
 from osmnet.face.morphable import FaceModel
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE, load_speech
@@ -71,7 +72,7 @@ class Job:
 
     def prepared_with(self) -> dict[str, Any]:
         """Return the settings shared by the dataset."""
-        return self.options.as_dict() | {"face_model": load_face_model(self.model)[1]}
+        return settings_of(self.options, self.model)
 
 
 class CannotSave(OSError):
@@ -83,6 +84,11 @@ def load_face_model(model: Path) -> tuple[FaceModel, str]:
     """Load the face model and its fingerprint, cached."""
     face_model = FaceModel.from_pretrained(model / "face_model")
     return face_model, fingerprint(face_model)
+
+
+def settings_of(options: Options, model: Path) -> dict[str, Any]:
+    """Return what all clips of a dataset must share."""
+    return options.as_dict() | {"face_model": load_face_model(model)[1], "tracks": TRACKS}
 
 
 def prepare_video(job: Job) -> dict[str, Any]:
@@ -101,16 +107,14 @@ def prepare_video(job: Job) -> dict[str, Any]:
     torch.set_num_threads(1)
     frames = 0
     try:
-        # 1. Find the faces, and choose whom and what to keep.
+        # 1. Find the faces, and choose whom to keep.
         tracking = track_faces(job.video, job.bundle)
         frames = tracking.frames
         sound = _sound(job)
-        face_model, _ = load_face_model(job.model)
-        segments, rows = choose_segments(
-            tracking, sound, job.options, job.known, face_model, lambda: LipReader.load(job.model)
-        )
-        # 2. Crop and write, clip by clip.
-        rows += _write_clips(job, tracking, segments, sound)
+        listener = None if sound is None else LipReader.load(job.model).listen(sound)
+        segments, rows = choose_segments(tracking, job.options, load_face_model(job.model)[0], listener)
+        # 2. Crop, track again, decide about the sound, and write.
+        rows += _write_clips(job, tracking, segments, sound, listener)
     except CannotSave:
         raise
     except (ValueError, OSError, RuntimeError, cv2.error, av.FFmpegError) as error:
@@ -122,22 +126,29 @@ def prepare_video(job: Job) -> dict[str, Any]:
 
 
 def _write_clips(
-    job: Job, tracking: Tracking, segments: list[Segment], sound: np.ndarray | None
+    job: Job, tracking: Tracking, segments: list[Segment], sound: np.ndarray | None, listener: Listener | None
 ) -> list[dict[str, Any]]:
-    """Write kept segments to shards; returns the rows of all."""
+    """Crop segments and write the kept ones to shards; returns the rows of all."""
     rows = []
-    stamp, model_print = job.stamp(), load_face_model(job.model)[1]
+    stamp, (face_model, model_print) = job.stamp(), load_face_model(job.model)
     try:
-        with ShardWriter(job.out, job.key) as shards:
-            cropped = crop_segments(job.video, tracking, segments, job.options, job.record.parent)
-            for number, (segment, files) in enumerate(cropped):
+        with (
+            TemporaryDirectory(prefix=".crop-", suffix=".part", dir=job.record.parent) as temporary,
+            ShardWriter(job.out, job.key) as shards,
+        ):
+            cropped = crop_segments(
+                job.video, job.bundle, tracking, segments, job.options, face_model, Path(temporary)
+            )
+            decide_on_speech(segments, tracking, job.known, listener)
+            for number, (segment, made) in enumerate(zip(segments, cropped, strict=True)):
                 row = _row(job, f"{job.key}-{number:03d}", segment)
                 if segment.reason:
                     # The manifest carries the picture of a clip that is in no shard.
-                    picture = base64.b64encode(files["jpg"]).decode()
+                    picture = base64.b64encode(made["jpg"]).decode()
                     row |= {"status": "dropped", "reason": segment.reason, "thumbnail": picture}
                 else:
-                    files["npz"] = encode_track(segment.landmarks_px, segment.fit, model_print)
+                    files = {"mp4": made["mp4"].read_bytes(), "jpg": made["jpg"]}
+                    files["npz"] = encode_track(segment.landmarks_px, segment.fit, model_print, segment.descriptor)
                     files["json"] = json.dumps(stamp | row).encode()
                     if segment.verdict.speech and sound is not None:
                         files["wav"] = _wav(sound, segment)

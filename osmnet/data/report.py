@@ -4,12 +4,14 @@ import base64
 import io
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from osmnet.data.shards import read_member
+from osmnet.data.speakers import Merge
 from osmnet.media.audio import FPS
 from osmnet.utils.files import write_whole
 
@@ -27,13 +29,16 @@ _MEASURED = (
 _INK, _MUTED, _BAR = "#1c2330", "#6b7484", "#0072b2"
 
 
-def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, Any]) -> Path:
+def write_report(
+    folder: Path, rows: list[dict[str, Any]], options: dict[str, Any], merges: Sequence[Merge] = ()
+) -> Path:
     """Write a self-contained HTML report.
 
     Args:
         folder (`Path`): The dataset, with all its shards.
         rows (`list[dict]`): Its manifest.
         options (`dict`): The settings it was prepared with.
+        merges (sequence of `Merge`): Speakers found to be one person.
 
     Returns:
         `Path`: `folder/report.html`.
@@ -47,6 +52,7 @@ def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, An
         raise ValueError("The report needs the package 'jinja2'; install osmnet with its extra 'train'.") from error
     kept = [row for row in rows if row["status"] == "kept"]
     lost = [row for row in rows if row["status"] != "kept"]
+    of_key = {row["key"]: row for row in kept}
     # File names are untrusted: escape them.
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("report.html.j2").render(
@@ -55,6 +61,7 @@ def write_report(folder: Path, rows: list[dict[str, Any]], options: dict[str, An
         numbers=_numbers(kept, lost),
         plot=_plot(kept) if kept else "",
         reasons=_reasons(lost),
+        merges=[(merge, [_picture(folder, of_key[key]) for key in merge.clips]) for merge in merges],
         kept=[dict.fromkeys(_MEASURED) | row | {"picture": _picture(folder, row)} for row in kept[:MOST_ROWS]],
         more_kept=max(len(kept) - MOST_ROWS, 0),
         lost=lost[:MOST_ROWS],

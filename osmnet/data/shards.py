@@ -22,6 +22,8 @@ from osmnet.utils.checks import reason, short
 from osmnet.utils.files import put_in_place
 
 SHARDS = "shards"
+TRACKS = 2  # version of a clip's track: 1, in the whole picture; 2, tracked again on the crop
+DESCRIPTOR_DIM = 128  # of the identity network
 HEADER_BYTES = tarfile.BLOCKSIZE  # before the content of a member
 MAX_SHARD_BYTES = 256 * 2**20
 MAX_NAME = 255  # bytes; file systems allow no longer ones
@@ -38,16 +40,20 @@ def fingerprint(face_model: FaceModel) -> str:
     return f"{digest:08x}"
 
 
-def encode_track(landmarks_px: np.ndarray, fit: FaceFit, face_model: str) -> bytes:
+def encode_track(
+    landmarks_px: np.ndarray, fit: FaceFit, face_model: str, descriptor: np.ndarray | None = None
+) -> bytes:
     """Encode a clip's `npz` member.
 
     Args:
         landmarks_px (`np.ndarray` of shape `(frames, 478, 3)`): Vertices in pixels of the crop, within ±1023.
         fit (`FaceFit`): Result of `FaceModel.fit_track` for them.
         face_model (`str`): `fingerprint` of that face model.
+        descriptor (`np.ndarray` of shape `(128,)`, *optional*): Of the identity network.
 
     Returns:
-        `bytes`: `landmarks` (int16, multiples of 1/32 pixel), `head_pose`, `expression`, `identity`, `face_model`.
+        `bytes`: `landmarks` (int16, multiples of 1/32 pixel), `head_pose`, `expression`, `identity`, `face_model` and,
+        if given, `descriptor`.
     """
     limit = np.iinfo(np.int16).max
     landmarks = np.clip(np.rint(landmarks_px * SUBPIXELS), -limit, limit).astype(np.int16)
@@ -56,6 +62,7 @@ def encode_track(landmarks_px: np.ndarray, fit: FaceFit, face_model: str) -> byt
         file, landmarks=landmarks, head_pose=fit.head_pose.astype(np.float32),
         expression=fit.expression.astype(np.float32), identity=fit.identity.astype(np.float32),
         face_model=np.array(face_model),
+        **({} if descriptor is None else {"descriptor": descriptor.astype(np.float32)}),
     )  # fmt: skip
     return file.getvalue()
 
@@ -76,11 +83,14 @@ def decode_track(content: bytes, frames: int) -> dict[str, np.ndarray]:
     wanted = {
         "landmarks": ("i2", (frames, NUM_VERTICES, 3)), "head_pose": ("f4", (frames, 6)),
         "expression": ("f4", (frames, None)), "identity": ("f4", (None,)), "face_model": ("U", ()),
+        "descriptor": ("f4", (DESCRIPTOR_DIM,)),
     }  # fmt: skip
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
             names = sorted(info.filename for info in members)
+            if "descriptor.npy" not in names:  # in datasets of an earlier version
+                del wanted["descriptor"]
             if names != sorted(f"{name}.npy" for name in wanted):
                 raise ValueError(f"it holds {short(names)}")
             # Others may ask for gigabytes before the first byte.

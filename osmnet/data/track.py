@@ -110,7 +110,7 @@ def track_faces(video: Path, bundle: Path) -> Tracking:
                     face = _look_closer(frame, run[1][-1] / scale, closer)
                     taken = found + [past[-1] for _, past in still_open]
                     face = None if face is None else face * scale
-                    if face is not None and (_jump(run[1][-1], face) >= FACE_JUMP or not _is_new(face, taken)):
+                    if face is not None and (face_jump(run[1][-1], face) >= FACE_JUMP or not _is_new(face, taken)):
                         face = None
                 if face is None:
                     done.append(FaceRun(run[0], np.stack(run[1])))
@@ -169,7 +169,7 @@ def _is_new(face: np.ndarray, others: list[np.ndarray]) -> bool:
     return all(np.linalg.norm(centre - _centre_and_size(other)[0]) > SAME_FACE * size for other in others)
 
 
-def _jump(last: np.ndarray, face: np.ndarray) -> float:
+def face_jump(last: np.ndarray, face: np.ndarray) -> float:
     """Measure the change of position or log size between two frames, in face sizes."""
     (centre, size), (other, other_size) = _centre_and_size(last), _centre_and_size(face)
     return max(float(np.linalg.norm(other - centre)) / size, abs(float(np.log(other_size / size))))
@@ -181,7 +181,7 @@ def _matched(
     """Match runs to faces, nearest first; removes matched faces from `faces`."""
     near = []
     for i, (_, past) in enumerate(runs):
-        near += [(d, i, j) for j, face in enumerate(faces) if (d := _jump(past[-1], face)) < FACE_JUMP]
+        near += [(d, i, j) for j, face in enumerate(faces) if (d := face_jump(past[-1], face)) < FACE_JUMP]
     of_run: dict[int, int] = {}
     for _, i, j in sorted(near):
         if i not in of_run and j not in of_run.values():

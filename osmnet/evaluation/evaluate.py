@@ -24,6 +24,7 @@ from osmnet.evaluation.metrics.frechet import few_samples
 from osmnet.evaluation.metrics.motion_statistics import HARMONICS
 from osmnet.evaluation.protocol import MAX_SECONDS, METHODS, ClipResult, MetricNetworks, evaluate_clip
 from osmnet.evaluation.sampled_motion import MAX_CLIPS, MAX_FRAMES, measure_takes, motion_clips
+from osmnet.evaluation.sampled_upper_face import measure_upper_faces
 from osmnet.evaluation.settings import (
     MINUTES,
     QUICK_CLIPS,
@@ -41,6 +42,8 @@ from osmnet.utils.files import make_folder
 # A damaged clip or one without a face can raise these; anything else is a defect and stops the run.
 CLIP_ERRORS = (ValueError, OSError, RuntimeError, ArithmeticError, cv2.error, av.FFmpegError)
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # its unit is a second of video
+
+VERSION = 2  # of the protocol, see docs/evaluation.md
 
 Outcome = tuple[Clip, ClipResult | Exception]
 
@@ -95,6 +98,11 @@ def evaluate(
     networks = MetricNetworks.load(syncnet, inception)
     out = Path(out)
     make_folder(out)
+    if old := sum("tracks" not in clip.info for clip in chosen):
+        notes.append(
+            f"{old} of the clips were tracked by an earlier `osmnet prepare`, less steadily, which the oracle shows; "
+            "prepare their videos again."
+        )
     if networks.sync is None:
         notes.append("This installation has no sync judge, so sync is measured by the mouth's opening alone.")
     seconds = QUICK_SECONDS if quick else MAX_SECONDS
@@ -124,13 +132,19 @@ def evaluate(
     motion["other_sampling"] = [{"sampling": other, **row} for row in compared.get("by_epsilon", [])]
     notes += _notes_on_motion(motion)
 
+    with tqdm(total=len(with_motion), desc="upper face", unit="clip", disable=not progress) as bar:
+        upper_face = measure_upper_faces(
+            pipe, with_motion, takes=takes, seed=seed, max_frames=int(seconds * FPS) if quick else MAX_FRAMES,
+            progress=lambda _: bar.update(),
+        )  # fmt: skip
+
     # 3. Write the report.
     by_length, plain = mean_metrics(results, by_length=True), mean_metrics(results, by_length=False)
     if networks.inception is not None:
         notes += _add_fid(results, by_length, plain)
     report = jsonable({
         "format": "osmnet-evaluation",
-        "version": 1,
+        "version": VERSION,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "model": {"name": _model_name(pipe, model), "fingerprint": weights_fingerprint(pipe.components)},
         "data": {
@@ -157,6 +171,7 @@ def evaluate(
         ],
         "failed": failed,
         "motion": motion,
+        "upper_face": upper_face,
     })  # fmt: skip
     write_report(out, report, results)
     return report

@@ -8,12 +8,14 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from osmnet.evaluation.metrics.upper_face import FIGURES as UPPER_FACE
 from osmnet.evaluation.plots import drift_plot, epsilon_plot, opening_plot, strip, takes_plot
 from osmnet.evaluation.protocol import METHODS, ClipResult
-from osmnet.evaluation.summary import Metric, rows
+from osmnet.evaluation.summary import COLUMNS, Metric, rows
 from osmnet.utils.files import write_whole
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+UNMEASURED: dict[str, Any] = {"clips": 0}
 ANGLES = ("yaw", "pitch", "roll")
 FIGURES = (("diversity", 2), ("spread", 2), ("speed", 3), ("jerk", 3))  # of head motion, and their digits
 
@@ -42,14 +44,15 @@ def write_report(folder: Path, report: dict[str, Any], results: Sequence[ClipRes
 def markdown(report: dict[str, Any]) -> str:
     """Return the tables in Markdown."""
     split, count = report["settings"]["split"], len(report["clips"])
+    methods = list(report["mean_by_length"])
     lines = [
         f"{count} clips ({split}), {report['seconds']:.0f} seconds; mean by length.",
         "",
-        "| | unit | | " + " | ".join(METHODS) + " |",
-        "| --- | --- | --- |" + " --- |" * len(METHODS),
+        "| | unit | | " + " | ".join(COLUMNS[method] for method in methods) + " |",
+        "| --- | --- | --- |" + " --- |" * len(methods),
     ]
     for metric, values in rows(report["mean_by_length"]):
-        cells = " | ".join(number(values[method], metric.digits) for method in METHODS)
+        cells = " | ".join(number(values[method], metric.digits) for method in methods)
         lines.append(f"| {metric.label} | {metric.unit} | {metric.arrow} | {cells} |")
     motion = report["motion"]
     if motion.get("by_epsilon"):
@@ -81,6 +84,20 @@ def markdown(report: dict[str, Any]) -> str:
             f"Farthest from the portrait in {drift['minutes']:g} min of speech at ε = 1 (in brackets the mean of the "
             f"last minute, and what 99 % of real heads stay within): {angles}.",
         ]
+    upper = report.get("upper_face", UNMEASURED)  # reports of older versions have none
+    if upper["clips"]:
+        lines += [
+            "",
+            f"Brows, gaze and lids at ε = 1, {upper['takes']} takes of {upper['clips']} clips, not rendered; "
+            f"upper-face dynamics deviation (FDD) {number(upper['fdd'], 1)} thousandths of a head unit:",
+            "",
+            "| | unit | sampled | real | ratio |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for name, (label, unit, digits) in UPPER_FACE.items():
+            places = (("sampled", digits), ("real", digits), ("ratio", 2))
+            cells = " | ".join(number(upper[row][name], count) for row, count in places)
+            lines.append(f"| {label} | {unit} | {cells} |")
     lines += ["", "What was aimed at:", "", "| | aim | here | |", "| --- | --- | --- | --- |"]
     for name, aim, value, digits, is_reached in aims(report):
         verdict = "—" if is_reached is None else "reached" if is_reached else "missed"
@@ -103,6 +120,7 @@ def aims(report: dict[str, Any]) -> list[tuple[str, str, float | None, int, bool
     motion = report["motion"]
     sampled: dict[str, Any] = next((row for row in motion.get("by_epsilon", []) if row["epsilon"] == 1), {})
     drift = motion.get("drift", {})
+    upper = report.get("upper_face", UNMEASURED).get("ratio", {})
     yaw, yaw_99 = (drift.get(name, [None])[0] for name in ("largest", "real_99"))
     gain = oracle["ssim"] - static["ssim"] if "ssim" in oracle and "ssim" in static else None
     rows = [
@@ -115,6 +133,8 @@ def aims(report: dict[str, Any]) -> list[tuple[str, str, float | None, int, bool
         ("CPBD, of real", 0.9, 1.1, _ratio(ours, real, "cpbd"), 2),
         ("head motion at ε = 1, spread, of real", 0.8, None, sampled.get("spread_ratio"), 2),
         ("head motion at ε = 1, jerk, of real", 0.5, 1.5, sampled.get("jerk_ratio"), 2),
+        ("brows at ε = 1, standard deviation, of real", 0.7, 1.1, upper.get("brows"), 2),
+        ("gaze at ε = 1, standard deviation, of real", 0.7, 1.1, upper.get("gaze"), 2),
         (f"largest yaw in {drift.get('minutes', 5):g} min, degrees", None, yaw_99, yaw, 1),
         ("frames with a face found", 0.995, None, ours.get("faces_found"), 3),
     ]
@@ -137,7 +157,7 @@ def html(report: dict[str, Any], results: Sequence[ClipResult]) -> str:
     """Return the report as one self-contained page."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "image": _data_address}
-    motion = report["motion"]
+    motion, methods = report["motion"], list(report["mean_by_length"])
     plots = {}
     if motion.get("by_epsilon"):
         plots = {
@@ -156,14 +176,15 @@ def html(report: dict[str, Any], results: Sequence[ClipResult]) -> str:
         for result, clip in zip(results, report["clips"], strict=True)
     ]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        report=report, motion=motion, plots=plots, clips=clips, methods=METHODS, angles=ANGLES,
-        figures_of_motion=FIGURES, aims=aims(report),
+        report=report, motion=motion, plots=plots, clips=clips, methods=methods, columns=COLUMNS, angles=ANGLES,
+        figures_of_motion=FIGURES, upper=report.get("upper_face", UNMEASURED), figures_of_upper_face=UPPER_FACE,
+        aims=aims(report),
         rows=[(metric, values, _plain(report, metric)) for metric, values in rows(report["mean_by_length"])],
     )  # fmt: skip
 
 
 def _plain(report: dict[str, Any], metric: Metric) -> dict[str, float | None]:
-    return {method: report["mean_plain"][method].get(metric.name) for method in METHODS}
+    return {method: mean.get(metric.name) for method, mean in report["mean_plain"].items()}
 
 
 def number(value: float | None, digits: int = 2) -> str:

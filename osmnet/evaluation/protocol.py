@@ -1,11 +1,13 @@
 """The papers' protocol: animate a clip's first frame with its sound and compare every frame.
 
 Four videos of a clip, at 256 px: `ours` (ε = 0, no blinks), `static` (the first frame), `oracle` (true pose and
-expression, our renderer) and `real`.
+expression, our renderer) and `real`. How far the tracker that judges them is from itself is measured on
+two more (`FLOORS`): the real frames compressed, and mirrored.
 """
 
+import tempfile
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +24,14 @@ from osmnet.evaluation.metrics.motion_statistics import diversity_deg
 from osmnet.evaluation.metrics.sync import JUDGE_FOLDER, SyncJudge, judge_score, load_sync_judge
 from osmnet.evaluation.metrics.syncnet import SyncNet, load_syncnet, syncnet_score
 from osmnet.face.crop import CropBox, extract
-from osmnet.face.landmarker import FaceLandmarker
+from osmnet.face.landmarker import SETTLING, FaceLandmarker
 from osmnet.face.morphable import FaceFit, FaceModel
 from osmnet.face.topology import OVAL, mouth_opening, mouth_width
 from osmnet.loading.packaged import packaged_weights
 from osmnet.media.audio import FPS, SAMPLES_PER_FRAME, SAMPLING_RATE
 from osmnet.media.features import speech_activity
+from osmnet.media.video_reader import read_frames
+from osmnet.media.video_writer import VideoWriter
 from osmnet.rendering.select import renderer_for
 from osmnet.structures import Source
 
@@ -38,6 +42,8 @@ from osmnet.structures import Speech
 MILLI = 1000  # reports give head units in thousandths
 SIZE = 256  # px; the paper's
 METHODS = ("ours", "static", "oracle", "real")
+FLOORS = ("compressed", "mirrored")  # of real frames: how far the tracker is from itself
+FLOOR_CRF = 28  # of x264
 MAX_SECONDS = 60.0  # s; four videos of a clip are held in memory
 SILENCE_SECONDS, SILENCE_DB = 3.0, -50.0
 STRIP_COLUMNS, STRIP_SIDE = 6, 160  # frames, px
@@ -120,11 +126,13 @@ def track(frames: np.ndarray, bundle: Path, face_model: FaceModel) -> Track | No
         bundle (`Path`): The face landmarker.
         face_model (`FaceModel`): The linear face model.
     """
+    # The first answer depends on the detector; after some copies of the first frame it has settled.
     found: list[np.ndarray | None] = []
     with FaceLandmarker(bundle, mode="video") as landmarker:
-        for frame in frames:
+        for frame in chain(repeat(frames[0], SETTLING), frames):
             faces = landmarker.detect(frame)
             found.append(faces[0] if faces else None)
+    found = found[SETTLING:]
     last = next((face for face in found if face is not None), None)
     if last is None:
         return None
@@ -132,6 +140,26 @@ def track(frames: np.ndarray, bundle: Path, face_model: FaceModel) -> Track | No
     landmarks = np.stack(filled)
     seen = np.array([face is not None for face in found])
     return Track(landmarks, seen, face_model.fit_track(landmarks, frames.shape[1]))
+
+
+def compressed(frames: np.ndarray) -> np.ndarray:
+    """Compress a video `(frames, size, size, 3)` as a poor web video, and decode it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "compressed.mp4"
+        with VideoWriter(path, frames.shape[1:3], FPS, crf=FLOOR_CRF, threads=1) as writer:
+            writer.write(frames)
+        return np.stack(list(read_frames(path)))
+
+
+def track_mirrored(frames: np.ndarray, bundle: Path, face_model: FaceModel) -> Track | None:
+    """Track the mirror image of a video, and mirror the track back."""
+    found = track(frames[:, :, ::-1], bundle, face_model)
+    if found is None:
+        return None
+    size = frames.shape[1]
+    landmarks = found.landmarks_px[:, face_model.array("mirror").astype(int)] * np.float32([-1, 1, 1])
+    landmarks[..., 0] += size
+    return Track(landmarks, found.found, face_model.fit_track(landmarks, size))
 
 
 def source_of(clip: Clip, first: np.ndarray, face_model: FaceModel) -> Source:
@@ -171,7 +199,11 @@ def room_noise(seconds: float = SILENCE_SECONDS, level_db: float = SILENCE_DB) -
 
 
 def evaluate_clip(
-    pipe: "OSMNetPipeline", clip: Clip, networks: MetricNetworks, max_seconds: float = MAX_SECONDS
+    pipe: "OSMNetPipeline",
+    clip: Clip,
+    networks: MetricNetworks,
+    max_seconds: float = MAX_SECONDS,
+    with_floors: bool = True,
 ) -> ClipResult:
     """Render and track a clip by every method, and compute all metrics.
 
@@ -180,6 +212,7 @@ def evaluate_clip(
         clip (`Clip`): A clip with speech.
         networks (`MetricNetworks`): Networks of some metrics.
         max_seconds (`float`): Longest part of the clip, from its beginning.
+        with_floors (`bool`): Whether to measure `FLOORS`.
 
     Returns:
         `ClipResult`: Figures as in docs/evaluation.md, and pictures.
@@ -235,6 +268,9 @@ def evaluate_clip(
             | {"identity": MILLI * identity_distance(shape, neutral)}
             | _sync(frames, found, waveform, networks, method)
         )
+    if with_floors:
+        for floor, found in _floors(real, pipe).items():
+            metrics[floor] = {} if found is None else _landmarks(found, real_track, activity, floor)
     metrics["ours"]["silent_recording_motion"] = _motion_without_speech(pipe, source)
     metrics["static"]["silent_recording_motion"] = 0.0
     features = {}
@@ -245,6 +281,14 @@ def evaluate_clip(
         }
     strips = {method: _strip(frames) for method, frames in videos.items()}
     return ClipResult(clip.name, count / FPS, metrics, curves, strips, features)
+
+
+def _floors(real: np.ndarray, pipe: "OSMNetPipeline") -> dict[str, Track | None]:
+    bundle, face_model = pipe._bundle(), pipe.face_model
+    return {
+        "compressed": track(compressed(real), bundle, face_model),
+        "mirrored": track_mirrored(real, bundle, face_model),
+    }
 
 
 def _motion_without_speech(pipe: "OSMNetPipeline", source: Source) -> float:

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from osmnet.evaluation.protocol import METHODS, ClipResult
+from osmnet.evaluation.protocol import FLOORS, METHODS, ClipResult
 
+COLUMNS = {method: method for method in METHODS} | {"compressed": "real, CRF 28", "mirrored": "real, mirrored"}
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→ 1", "zero": "→ 0", "real": "→ real"}
 
 
@@ -83,10 +84,11 @@ METRICS = (
 def mean_metrics(results: Sequence[ClipResult], by_length: bool) -> dict[str, dict[str, float]]:
     """Average every metric over the clips that have it, optionally weighted by length."""
     means: dict[str, dict[str, float]] = {}
-    for method in METHODS:
+    floors = [floor for floor in FLOORS if any(floor in result.metrics for result in results)]
+    for method in (*METHODS, *floors):
         means[method] = {}
         for metric in METRICS:
-            pairs = [(r.metrics[method].get(metric.name, np.nan), r.seconds) for r in results]
+            pairs = [(r.metrics.get(method, {}).get(metric.name, np.nan), r.seconds) for r in results]
             pairs = [(value, seconds if by_length else 1.0) for value, seconds in pairs if np.isfinite(value)]
             if pairs:
                 values, weights = zip(*pairs, strict=True)
@@ -95,12 +97,9 @@ def mean_metrics(results: Sequence[ClipResult], by_length: bool) -> dict[str, di
 
 
 def rows(means: dict[str, dict[str, Any]]) -> list[tuple[Metric, dict[str, Any]]]:
-    """Return metrics with values by method (`None` if missing), without empty ones."""
-    return [
-        (metric, {method: means[method].get(metric.name) for method in METHODS})
-        for metric in METRICS
-        if any(means[method].get(metric.name) is not None for method in METHODS)
-    ]
+    """Return metrics with values by method and floor (`None` if missing), without empty ones."""
+    values = [(metric, {method: mean.get(metric.name) for method, mean in means.items()}) for metric in METRICS]
+    return [(metric, of_method) for metric, of_method in values if any(v is not None for v in of_method.values())]
 
 
 def jsonable(value: Any) -> Any:

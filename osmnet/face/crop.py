@@ -67,6 +67,11 @@ def to_crop(points_px: np.ndarray, box: CropBox, size: int) -> np.ndarray:
     return ((points_px - np.array([box.left, box.top, 0])) * (size / box.side)).astype(np.float32)
 
 
+def from_crop(points_px: np.ndarray, box: CropBox, size: int) -> np.ndarray:
+    """Convert vertices `(..., 3)` from crop to picture pixels, the inverse of `to_crop`."""
+    return (points_px * (box.side / size) + np.array([box.left, box.top, 0])).astype(np.float32)
+
+
 def paste(picture: np.ndarray, crop: np.ndarray, box: CropBox) -> np.ndarray:
     """Paste one square `(n, n, 3)`, see `paste_all`."""
     return paste_all(picture, crop[None], box)[0]

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -121,7 +121,7 @@ def decode_picture(file: BinaryIO, max_side: int, name: str, max_megapixels: flo
             Image.init()  # fills Image.OPEN, which knows the formats of this build of PIL
             image = Image.open(file, formats=[format for format in _FORMATS if format in Image.OPEN])
         # Tiles of a TIFF are decoded whole, also where they reach beyond it.
-        tile: list[Any] = [image.getexif().get(tag) for tag in _TILE] if image.format == "TIFF" else [1, 1]
+        tile = tuple(image.getexif().get(tag) for tag in _TILE) if image.format == "TIFF" else ()
     except Image.DecompressionBombError as error:
         raise ValueError(_too_large(name, max_megapixels)) from error
     except UnidentifiedImageError as error:
@@ -131,8 +131,9 @@ def decode_picture(file: BinaryIO, max_side: int, name: str, max_megapixels: flo
     except Exception as error:  # PIL's readers raise almost anything on damaged data
         raise ValueError(_damaged(name, error)) from error
     _check_pixels(image.size, name, max_megapixels)
-    if all(isinstance(side, int) and side > 0 for side in tile):
-        _check_pixels(tile, name, max_megapixels)
+    match tile:
+        case (int(width), int(height)) if width > 0 and height > 0:
+            _check_pixels((width, height), name, max_megapixels)
     # 2. Decode. PIL decodes JPEG faster at 1/2, 1/4 or 1/8 size; twice the wanted size keeps the quality.
     scale = 2 * max_side / max(image.size)
     if scale < 1 and image.format in ("JPEG", "MPO"):
@@ -144,8 +145,7 @@ def _decode(image: Image.Image, max_side: int, name: str, is_ours: bool = False)
     """Convert an opened picture; one of ours is closed as soon as its pixels have been copied."""
     try:
         image.load()
-        orientation: Any = image.getexif().get(_ORIENTATION)
-        turn = _UPRIGHT.get(orientation)
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
         rgb = _to_rgb(image)
     except MemoryError:
         raise

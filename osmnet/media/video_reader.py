@@ -142,7 +142,10 @@ def _steady_frames(
                     ratio = 1.0
                 width = max(1, round(frame.width * ratio))
                 _checked_size(width, frame.height, name, max_megapixels)
-                graph = _graph(frame, steady, *_square(frame, width), *_upright(frame))
+                square = _square(frame, width)
+                # Scale what there is less of: the file's pictures, or those asked for.
+                filters = [*square, steady] if fps * usual > 1 else [steady, *square]
+                graph = _graph(frame, *filters, *_upright(frame))
                 shift = -(frame.time or 0.0)
             else:
                 time = before + gap if frame.time is None else frame.time + shift

@@ -27,6 +27,7 @@ MAX_VIDEOS, MAX_EPSILON = 100, 100.0
 MIN_SIZE, MAX_SIZE = 64, 2048  # px, side of the square around the head
 DEFAULT_SIZE = 256  # px
 MAX_SCALE = 10  # factor of movement or expression
+MAX_UPPER_FACE = 2.0  # factor of the brows' movement; skin tears beyond
 MAX_OFFSET_DEG = 60.0  # degrees; limit of added turns and of the portrait's own
 MAX_SEED = 2**63 - 1  # what `torch.Generator` and the JSON files hold
 MAX_NEAR = 64  # seeds: each "more like this" adds one
@@ -105,6 +106,14 @@ class MotionOptions(_Checked):
     expression_scale: float = option(1.0, "factor of the mouth's movement", low=0, high=MAX_SCALE, metavar="X")
     still: bool = option(False, "keep the head still; lips and lids move")
     blink: bool = option(True, "blink")
+    upper_face: float = option(
+        1.0, "factor of the brows' and lids' movement: 0 leaves them as in the portrait", low=0, high=MAX_UPPER_FACE,
+        metavar="X",
+    )  # fmt: skip
+    gaze: Literal["viewer", "free", "fixed"] = option(
+        "viewer", "viewer: eyes on the viewer, with glances away; free: looking around; fixed: turning with the head",
+        choices=("viewer", "free", "fixed"),
+    )  # fmt: skip
     yaw: HeadTurn = option(
         0.0, "turn the head, for the whole video or frame by frame, in degrees", low=-MAX_OFFSET_DEG,
         high=MAX_OFFSET_DEG, metavar="DEGREES",

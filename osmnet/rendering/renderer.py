@@ -1,7 +1,7 @@
 """Base of the renderers: head pose and expression to frames."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import cv2
 import numpy as np
@@ -75,14 +75,17 @@ class Renderer(ABC):
         expression: np.ndarray | LazyRows,
         blink: np.ndarray | None = None,
         chunks: Sequence[Chunk] | None = None,
+        change: Callable[[int, np.ndarray], np.ndarray] | None = None,
     ) -> Generator[np.ndarray]:
         """Render takes chunk by chunk, on several threads.
 
         Args:
             head_pose (`np.ndarray` of shape `(num_videos, frames, 6)`): Absolute poses in the source's camera.
             expression (`np.ndarray` or `LazyRows` of shape `(frames, 64)`): β of every frame, the same in all takes.
-            blink (`np.ndarray` of shape `(num_videos, frames)`, *optional*): How far the lids are closed, 0 to 1.
+            blink (`np.ndarray` of shape `(num_videos, frames)`, *optional*): How far the lids are closed, 0 to 1;
+                below 0 they are wider open.
             chunks (sequence of `(int, int)`, *optional*): By default from `chunk_bounds`.
+            change (`Callable`, *optional*): Maps a take and frames `(n,)` to its own change of β, `(n, 64)`.
 
         Yields:
             `np.ndarray` of shape `(num_videos, chunk, height, width, 3)`: uint8 frames.
@@ -95,6 +98,8 @@ class Renderer(ABC):
             shown = expression[window]  # (n + 2 · context, 64)
             if blink is not None:
                 shown = shown + blink[take, window, None] * self.closing
+            if change is not None:
+                shown = shown + change(take, window)
             return self.render_chunk(head_pose[take, window], shown)
 
         if chunks is None:

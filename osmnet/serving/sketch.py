@@ -11,6 +11,7 @@ from osmnet import OSMNetPipeline
 from osmnet.face.topology import FACE_TRIANGLES, INNER_LIPS, LEFT_EYE, NUM_VERTICES, OUTER_LIPS, OVAL, RIGHT_EYE
 from osmnet.media.audio import FPS
 from osmnet.pipelines.osm_net.head_motion import absolute_pose
+from osmnet.pipelines.osm_net.upper_face import UpperFace
 from osmnet.rendering.renderer import lid_closing
 from osmnet.structures import Motion, Source
 
@@ -49,6 +50,7 @@ def sketch(pipe: OSMNetPipeline, source: Source, motion: Motion, expression: np.
     moved = [model.move(source.fit.shape, (mean + direction)[None])[0] - rest for direction in directions]
     moved.append(model.move(source.fit.shape, (mean + lid_closing(source, model))[None])[0] - rest)
     head_pose = absolute_pose(source, motion)[:, ::STEP]
+    closure, _ = UpperFace(pipe.upper_face_space, model, source).of(motion)
     return {
         "fps": FPS / STEP,
         "seconds": motion.speech.num_frames / FPS,
@@ -66,7 +68,7 @@ def sketch(pipe: OSMNetPipeline, source: Source, motion: Motion, expression: np.
                 "shift": _whole(UNIT * pose[:, 3:]),
                 "lids": _whole(100 * lids),
             }
-            for seed, pose, lids in zip(motion.seeds, head_pose, motion.blink[:, ::STEP], strict=True)
+            for seed, pose, lids in zip(motion.seeds, head_pose, closure.clip(0, 1)[:, ::STEP], strict=True)
         ],
     }
 

@@ -243,8 +243,10 @@ class TakeWriter:
         sound = output.motion.speech.recording
         for start in range(0, len(sound), SOUND_AT_ONCE):
             digest.update(np.ascontiguousarray(sound[start : start + SOUND_AT_ONCE]).data)
-        for array in (output.head_pose, output.motion.blink, output.source.picture, output.source.crop):
-            digest.update(np.ascontiguousarray(array).data)
+        motion = output.motion
+        for array in (output.head_pose, motion.blink, motion.upper_face, output.source.picture, output.source.crop):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).data)
         return {
             "seed": output.seed,
             "take_seeds": list(output.motion.seeds),

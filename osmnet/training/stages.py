@@ -31,6 +31,7 @@ STAGES = {
     "motion": StageEntry(
         "osmnet.training.osm_net.motion_stage", {"motion": "MotionConfig", "audio-motion": "AudioMotionConfig"}
     ),
+    "upper-face": StageEntry("osmnet.training.osm_net.upper_face_stage", {"upper-face": "UpperFaceConfig"}),
     "expression": StageEntry("osmnet.training.osm_net.expression_stage", {"expression": "ExpressionConfig"}),
     "video": StageEntry("osmnet.training.osm_net.video_stage", {"video": "VideoConfig"}),
     "sync": StageEntry("osmnet.training.sync_judge", {"sync": "SyncConfig"}),

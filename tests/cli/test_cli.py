@@ -184,7 +184,7 @@ def test_every_option_reaches_the_pipeline(inputs, monkeypatch, capsys, pipeline
     argv = "generate face.png voice.wav -n 3 --epsilon 0.5 --seed 7 --output out --model some/weights --revision v1"
     argv += " --variant fp16 --device cpu --crop --size 192 --face 2 --motion-scale 0.8 --expression-scale 1.2"
     argv += " --no-blink --yaw 10 --pitch -5 --roll 90e-1 --head-motion motion.mp4 --sampling ball --no-sheet"
-    argv += " --resume --precision float32 --overwrite --animation gif"
+    argv += " --resume --precision float32 --overwrite --animation gif --upper-face 0.5 --gaze free"
     assert cli.main(argv.split()) == 0
     assert pipeline.loaded == ("some/weights", {"revision": "v1", "variant": "fp16", "device_map": "cpu"})
     portrait, speech, options = pipeline.called
@@ -204,6 +204,8 @@ def test_every_option_reaches_the_pipeline(inputs, monkeypatch, capsys, pipeline
         "expression_scale": 1.2,
         "near": (),
         "still": False,
+        "upper_face": 0.5,
+        "gaze": "free",
         "blink": False,
         "head_motion": Path("motion.mp4"),
         "output_type": "lazy",

@@ -26,11 +26,12 @@ from osmnet.data.prepared_video import UNFINISHED, CannotSave, Job, prepare_vide
 from osmnet.data.segments import Known, Options, sharpness_of
 from osmnet.data.shards import ShardWriter
 from osmnet.data.track import track_faces
+from osmnet.face.crop import CropBox, to_crop
+from osmnet.face.landmarker import FaceLandmarker
 from osmnet.face.morphable import FaceModel
 from osmnet.face.topology import mouth_opening
 from osmnet.loading.packaged import packaged_landmarker, packaged_weights
 from osmnet.media.audio import load_speech
-from osmnet.media.features import mel_windows
 from osmnet.media.video_reader import read_frames
 from osmnet.media.video_writer import VideoWriter
 from osmnet.utils import files
@@ -78,9 +79,8 @@ def opening(speech: np.ndarray) -> np.ndarray:
     import torch
 
     reader = LipReader.load(packaged_weights())
-    beta = reader.extractor.extract(
-        mel_windows(speech), np.zeros(40, np.float32), speech=reader.speech_features(speech)
-    )
+    heard = reader.listen(speech)
+    beta = reader.extractor.extract(heard.windows, np.zeros(40, np.float32), speech=heard.features)
     with torch.inference_mode():
         curve = mouth_opening(reader.face_model(torch.zeros(40), torch.from_numpy(beta)).numpy())
     return np.clip(1.5 * (curve - np.percentile(curve, 20)), 0, 0.3)
@@ -183,6 +183,46 @@ def test_landmarks_lie_on_the_crop_and_follow_the_mouth(dataset: Path, opening: 
     assert np.corrcoef(mouth_opening(clip.fit(model).shape), opening[LATE : LATE + FRAMES])[0, 1] > 0.8
 
 
+def test_clips_are_tracked_again_on_the_crop(dataset: Path, raw: Path):
+    assert {row["tracks"] for row in rows_of(dataset)} == {2}
+    clip = next(clip for clip in Dataset.open(dataset).clips() if clip.name == "two-000")
+    (first,) = [run for run in track_faces(raw / "two.mp4", packaged_landmarker()).runs if run.face_px < SIZE / 2]
+    left, top, _ = clip.info["crop"]
+    apart = np.linalg.norm((first.landmarks_px - (left, top, 0) - clip.landmarks_px())[..., :2], axis=-1)
+    assert 0.05 < apart.mean() < 0.03 * clip.size  # the same face, found anew
+
+
+def test_a_face_lost_on_the_crop_keeps_its_first_track(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(FaceLandmarker, "detect_twice", lambda *_: ([], []))
+    job = job_of(raw / "shifted.mp4", tmp_path / "out")
+    prepare_video(job)
+    (row,) = prepared_rows(job)
+    assert row["tracks"] == 1 and row["speech"]
+    (run,) = track_faces(raw / "shifted.mp4", packaged_landmarker()).runs
+    expected = to_crop(run.landmarks_px, CropBox(*row["crop"]), row["size"])
+    np.testing.assert_allclose(Clip(str(job.out), row).landmarks_px(), expected, atol=1 / 32)
+
+
+def test_one_face_under_several_names_is_one_speaker(
+    dataset: Path, raw: Path, tmp_path: Path, here: list[str], capsys
+):
+    """The astronaut of the other videos is in a part of silent.cut, too."""
+    rows = rows_of(dataset)
+    assert {row["speaker"] for row in rows} == {"damaged"}
+    assert {row.get("named", row["speaker"]) for row in rows} == {"damaged", "shifted", "silent_cut", "two"}
+    page = (dataset / "report.html").read_text(encoding="utf-8")
+    assert "damaged, shifted, silent_cut, two" in page and "damaged<" in page and "(named two)" in page
+    for name in ("shifted", "two"):
+        shutil.copy(raw / f"{name}.mp4", tmp_path)
+    assert _prepare(tmp_path / "shifted.mp4", tmp_path / "set") == 0
+    assert "one person" not in capsys.readouterr().err
+    assert _prepare(tmp_path / "two.mp4", tmp_path / "set") == 0
+    assert "osmnet: shifted and two are one person by their faces" in capsys.readouterr().err
+    assert [row["speaker"] for row in rows_of(tmp_path / "set")] == ["shifted", "shifted"]
+    assert _prepare(tmp_path / "two.mp4", tmp_path / "set", "--keep-speakers") == 0
+    assert [row["speaker"] for row in rows_of(tmp_path / "set")] == ["shifted", "two"] and here == ["shifted", "two"]
+
+
 def test_webdataset_reads_the_shards(dataset: Path):
     import webdataset
 
@@ -191,7 +231,9 @@ def test_webdataset_reads_the_shards(dataset: Path):
     rows = {row["key"]: row for row in rows_of(dataset)}
     assert samples.keys() == rows.keys()
     for key, row in rows.items():
-        assert json.loads(samples[key]["json"]) == {k: v for k, v in row.items() if k not in ("shard", "files")}
+        written = row | {"speaker": row.get("named", row["speaker"])}  # people are recognised once all are there
+        written = {k: v for k, v in written.items() if k not in ("shard", "files", "named")}
+        assert json.loads(samples[key]["json"]) == written
         with (dataset / row["shard"]).open("rb") as shard:
             for ending, (start, size) in row["files"].items():
                 shard.seek(start)
@@ -445,6 +487,11 @@ def test_other_options_and_versions_are_refused(tmp_path: Path, fewer: Path, her
         _prepare(fewer, out, "--max-seconds", "5")
     assert {name: data for name, data in _snapshot(out).items() if "lock" not in name} == before
     about = json.loads((out / "dataset.json").read_text())
+    earlier = {name: value for name, value in about["prepared_with"].items() if name != "tracks"}
+    (out / "dataset.json").write_text(json.dumps(about | {"prepared_with": earlier}))
+    with pytest.raises(ValueError, match="tracked faces differently; prepare its videos again, into another --out"):
+        _prepare(fewer, out)
+    assert len(Dataset.open(out).clips()) == 2  # it is read as before
     (out / "dataset.json").write_text(json.dumps(about | {"version": 99}))
     with pytest.raises(ValueError, match="dataset of version 99"):
         _prepare(fewer, out)

@@ -137,6 +137,8 @@ STRANGE = {
     "a long key": (edited("key", "a" * 256), "'key' must be"),
     "half a character": (edited("speaker", "\ud800"), "'speaker' must be"),
     "a speaker of another type": (edited("speaker", {}), "'speaker' must be"),
+    "an empty name": (edited("named", ""), "'named' must be"),
+    "tracks as text": (edited("tracks", "2"), "'tracks' must be a whole number"),
     "frames as text": (edited("frames", "4"), "'frames' must be a whole number", "not '4'"),
     "frames as truth": (edited("frames", True), "'frames' must be"),
     "frames with a fraction": (edited("frames", 4.5), "'frames' must be"),
@@ -241,6 +243,8 @@ TRACKS = {
     "landmarks of another type": (npz(**track(landmarks=np.zeros((FRAMES, 478, 3)))), "type 'float64'"),
     "no numbers": (npz(**track(identity=np.full(40, np.nan, np.float32))), "identity is not finite"),
     "thousands of coefficients": (npz(**track(identity=np.zeros(5000, np.float32))), "identity has shape (5000,)"),
+    "a short descriptor": (npz(**track(), descriptor=np.zeros(64, np.float32)), "descriptor has shape (64,)"),
+    "a descriptor without numbers": (npz(**track(), descriptor=np.full(128, np.nan, np.float32)), "is not finite"),
     "other coefficients": (npz(**track(identity=np.zeros(41, np.float32))), "41 and 64 coefficients"),
     "a bomb": (replaced("landmarks.npy", header((FRAMES, 478, 3)) + bytes(2**24)), "another length"),
     "a giant shape": (replaced("landmarks.npy", header((2**40, 478, 3))), "landmarks has shape"),
@@ -263,6 +267,14 @@ SOUNDS = {
     "too short": (wav(samples=600), "its frames is 600 instead of 2560"),
     "cut off": (wav()[:-1000], "instead of 2560"),
 }
+
+
+def test_a_track_may_have_a_descriptor(members: dict[str, bytes], tmp_path: Path):
+    described = {**members, "npz": npz(**track(), descriptor=np.arange(128, dtype=np.float32))}
+    (clip,) = Dataset.open(make(tmp_path / "set", described)).clips()
+    assert clip.descriptor().tolist() == list(range(128))
+    (clip,) = Dataset.open(make(tmp_path / "earlier", members)).clips()
+    assert clip.descriptor() is None
 
 
 @pytest.mark.parametrize(("ending", "name"), [("npz", name) for name in TRACKS] + [("wav", name) for name in SOUNDS])

@@ -15,8 +15,9 @@ from osmnet.evaluation import protocol
 from osmnet.evaluation.evaluate import choose_clips, evaluate
 from osmnet.evaluation.evaluation_report import markdown, number
 from osmnet.evaluation.metrics.sync import load_sync_judge
+from osmnet.evaluation.metrics.upper_face import FIGURES
 from osmnet.evaluation.protocol import METHODS, MetricNetworks, evaluate_clip
-from osmnet.evaluation.summary import jsonable, rows
+from osmnet.evaluation.summary import COLUMNS, jsonable, rows
 from osmnet.loading.fingerprint import weights_fingerprint
 from osmnet.utils.marked import read_marked
 from tests.support.clips import dataset_of, talking_video
@@ -110,6 +111,11 @@ def test_one_broken_clip_does_not_stop_the_run(evaluated):
 def test_the_oracle_is_nearest_and_static_is_the_baseline(evaluated):
     means = evaluated[1]["mean_by_length"]
     ours, static, oracle, real = (means[method] for method in METHODS)
+    # Nothing is as near to the real lips as the real frames, compressed; the mirror shows the tracker's own bias.
+    assert 0 < means["compressed"]["lmd_lips"] < oracle["lmd_lips"] < static["lmd_lips"]
+    assert 0 < means["mirrored"]["lmd_lips"] < 0.8 * static["lmd_lips"]
+    assert means["mirrored"]["opening_correlation"] > 0.9 and means["mirrored"]["opening_lag"] == 0
+    assert "ssim" not in means["compressed"]
     for name in ("lmd_mouth_px", "lmd_face_px", "lmd_mouth", "lmd_face", "lmd_lips"):
         assert oracle[name] < 0.6 * static[name] and name not in real, name
     assert oracle["psnr_face"] > static["psnr_face"] + 2
@@ -142,12 +148,21 @@ def test_the_report_says_what_judged(evaluated, data, inception):
     assert report["data"]["fingerprint"] == clips_fingerprint(clips)
     elsewhere = [Clip("elsewhere", clip.info) for clip in clips]
     assert clips_fingerprint(elsewhere) == report["data"]["fingerprint"] != clips_fingerprint(clips[1:])
-    assert report["settings"]["clips"] is None
+    assert report["settings"]["clips"] is None and report["version"] == 2
+    assert any("2 of the clips were tracked by an earlier" in note for note in report["notes"])
 
 
 def test_head_motion_is_that_of_all_speakers(evaluated):
     motion = evaluated[1]["motion"]
     assert motion["clips"] == 2 and motion["takes"] == 2 and motion["drift"]["minutes"] == 1
+
+
+def test_the_upper_face_is_measured_beside_the_real_one(evaluated):
+    upper = evaluated[1]["upper_face"]
+    assert upper["clips"] == 2 and upper["takes"] == 2
+    assert upper["real"].keys() == upper["sampled"].keys() == upper["ratio"].keys() == FIGURES.keys()
+    assert upper["ratio"]["gaze"] == pytest.approx(upper["sampled"]["gaze"] / upper["real"]["gaze"])
+    assert np.isfinite(upper["fdd"])
 
 
 def test_the_page_needs_nothing_else_and_takes_names_as_text(evaluated):
@@ -158,7 +173,7 @@ def test_the_page_needs_nothing_else_and_takes_names_as_text(evaluated):
     assert page.count("data:image/png") == 4  # takes, ε, drift, opening
     assert "ann-&lt;b&gt;voice" in page and "<b>voice" not in page
     assert page.count("<details>") == len(report["clips"])
-    for method in METHODS:
+    for method in COLUMNS.values():
         assert f">{method}</th>" in page
 
 
@@ -167,11 +182,11 @@ def test_markdown_has_every_figure(evaluated):
     text = (out / "report.md").read_text(encoding="utf-8")
     assert text == markdown(report)
     for metric, values in rows(report["mean_by_length"]):
-        cells = " | ".join(number(values[method], metric.digits) for method in METHODS)
+        cells = " | ".join(number(values[method], metric.digits) for method in COLUMNS)
         assert f"| {metric.label} | {metric.unit} | {metric.arrow} | {cells} |" in text
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert [{line.count("|") for line in table} for table in tables] == [{8}, {8}, {5}]
-    for table in tables[1:]:  # the other two are on the page as well
+    assert [{line.count("|") for line in table} for table in tables] == [{10}, {8}, {6}, {5}]
+    for table in tables[1:]:  # the others are on the page as well
         for name in (line.split(" | ")[0].removeprefix("| ") for line in table[2:]):
             assert name in (out / "report.html").read_text(encoding="utf-8"), name
 

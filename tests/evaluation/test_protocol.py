@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from osmnet.data.dataset import Clip, Dataset, speaker_of
+from osmnet.evaluation import protocol
 from osmnet.evaluation.evaluate import choose_clips, clock, with_progress
 from osmnet.evaluation.protocol import METHODS, ClipResult, face_boxes, room_noise, source_of
+from osmnet.face.landmarker import SETTLING
+from osmnet.face.pose import similarity_from_pose
 from osmnet.face.topology import OVAL
 from osmnet.media.features import speech_activity
 
@@ -85,3 +88,48 @@ def test_the_first_clip_that_works_shows_how_long_all_take(workers, said, monkey
 )
 def test_durations_are_written_as_people_say_them(seconds, said):
     assert clock(seconds) == said
+
+
+def test_the_judge_sees_the_first_frame_until_it_has_settled(monkeypatch, tiny):
+    shown = []
+
+    class Landmarker:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def detect(self, frame):
+            shown.append(int(frame[0, 0, 0]))
+            face = tiny.face_model.array("mean_shape") * 70 + (128, 128, 0)
+            return [face + len(shown)] if frame[0, 0, 0] != 2 else []  # every answer is another one
+
+    monkeypatch.setattr(protocol, "FaceLandmarker", Landmarker)
+    frames = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((256, 256, 3), np.uint8)
+    found = protocol.track(frames, "bundle", tiny.face_model)
+    assert shown == [0] * SETTLING + [0, 1, 2, 3]
+    assert found.found.tolist() == [True, True, False, True]
+    np.testing.assert_allclose(np.diff(found.landmarks_px[:, 0, 0]), [1, 0, 2], atol=1e-4)
+
+
+def test_a_mirrored_track_is_mirrored_back(monkeypatch, tiny):
+    model = tiny.face_model
+    pose = np.array([[0.3, 0.1, 0.2, 0.1, 0, 0], [0.2, 0, 0.1, 0, 0, 0]])
+    face = similarity_from_pose(pose, 256).place(np.repeat(model.array("mean_shape")[None], 2, 0)).astype(np.float32)
+    mirrored = face[:, model.array("mirror").astype(int)] * np.float32([-1, 1, 1]) + np.float32([256, 0, 0])
+
+    def track(frames, *_):
+        assert frames[0, 0, 0, 0] == 7  # the last column comes first
+        return protocol.Track(mirrored, np.array([True, False]), model.fit_track(mirrored, 256))
+
+    monkeypatch.setattr(protocol, "track", track)
+    frames = np.zeros((2, 256, 256, 3), np.uint8)
+    frames[:, :, -1] = 7
+    found = protocol.track_mirrored(frames, "bundle", model)
+    np.testing.assert_allclose(found.landmarks_px, face, atol=1e-3)
+    np.testing.assert_allclose(found.fit.head_pose, model.fit_track(face, 256).head_pose, atol=1e-4)
+    assert found.found.tolist() == [True, False]

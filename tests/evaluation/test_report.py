@@ -46,7 +46,7 @@ def test_aims_are_reached_or_missed_by_the_figures(change, name, reached, shippe
         else:
             (row if key in row else means["ours"])[key] = value
     found = {label: verdict for label, *_, verdict in aims(report)}
-    assert found[name] is reached and len(found) == 11
+    assert found[name] is reached and len(found) == 13
 
 
 def test_report_without_head_motion(shipped):

@@ -233,3 +233,11 @@ def test_a_video_whose_pictures_become_large_breaks_off(tmp_path):
     breaks = []
     frames = list(read_frames(tmp_path / "grows.ts", max_megapixels=0.01, on_break=breaks.append))
     assert breaks and {frame.shape for frame in frames} == {(64, 64, 3)}
+
+
+def test_wide_pixels_are_made_square_at_any_rate(tmp_path):
+    path = write_timed(tmp_path / "wide.mp4", ramp(6, 32, 32), np.arange(6) / 25, pixel_ratio=2)
+    frames = list(read_frames(path))
+    assert {frame.shape for frame in frames} == {(32, 64, 3)}
+    np.testing.assert_array_equal(list(read_frames(path, fps=50))[:12:2], frames)
+    np.testing.assert_array_equal(list(read_frames(path, fps=12.5)), frames[::2])

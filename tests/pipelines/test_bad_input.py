@@ -272,7 +272,7 @@ def test_arrays_of_pictures(tiny, inputs, picture, pattern):
         (lambda pipe, source, motion: pipe.sample_motion(motion.speech, generator=[None]), "generator must be"),
         (lambda pipe, source, motion: motion.take([]), "at least one of the takes 0 to 0"),
         (lambda pipe, source, motion: motion.take([5]), "at least one of the takes 0 to 0"),
-        (lambda pipe, source, motion: pipe.takes(source, motion).save(None), "must be the path of a folder"),
+        (lambda pipe, source, motion: pipe.takes(source, motion).save(None), "path must be a path, not NoneType"),
         (lambda pipe, source, motion: pipe(source, ""), "its path is empty"),
         (lambda pipe, source, motion: pipe("", motion.speech), "its path is empty"),
         (lambda pipe, source, motion: pipe.from_pretrained(""), "path of the model is empty"),

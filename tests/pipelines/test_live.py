@@ -17,8 +17,9 @@ from osmnet.models.osm_net.motion_codec import compose_clips
 from osmnet.pipelines.options import MotionOptions
 from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, PULL, SMOOTHING
 from osmnet.pipelines.osm_net.live import LiveSession
-from osmnet.pipelines.osm_net.live_motion import LiveBlinks, LiveMotion
+from osmnet.pipelines.osm_net.live_motion import LiveMotion, LiveUpperFace
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
+from osmnet.pipelines.osm_net.upper_face import UpperFaceTake
 from tests.support.dummies import SAMPLING_RATE, SEED, portrait, speech
 
 SIDE = 64
@@ -170,7 +171,7 @@ def test_the_head_moves_as_much_as_offline(trained, shown):
         assert (ratio > 0.5).all() and (ratio < 2).all()
 
 
-def test_still_scale_and_blinks(tiny, source):
+def test_still_and_scale(tiny, source):
     def session(**options):
         return LiveSession(tiny, NoPictures(source), seed=SEED, options=MotionOptions(**options))
 
@@ -191,16 +192,34 @@ def test_still_scale_and_blinks(tiny, source):
     )
     assert np.ptp(silent, axis=0).max() < 1e-5
 
-    blinks, lids, before = LiveBlinks(seeded()), [], None
-    for first in range(0, 7500, 2):  # five minutes
-        window = blinks.lids(first, first + 10)
-        lids.append(window[:2])
-        if before is not None:
-            np.testing.assert_array_equal(window[:8], before[2:])
-        before = window
-    lids = np.concatenate(lids)
-    assert 50 < ((lids[1:] > 0.5) & (lids[:-1] <= 0.5)).sum() < 125  # 10 to 25 a minute
-    assert np.abs(np.diff(lids)).max() < 0.7  # none is cut
+
+@pytest.mark.parametrize("lookahead", [0, 3, 8])
+def test_the_upper_face_is_that_of_the_recording(tiny, lookahead):
+    activity = (np.arange(120) % 50 < 35).astype(np.float32)
+    coordinates, blink = UpperFaceTake(tiny.upper_face_space, (SEED,), MotionOptions()).add(activity)
+    live, rows = LiveUpperFace(UpperFaceTake(tiny.upper_face_space, (SEED,), MotionOptions())), []
+    for begin in range(0, 110, 2):
+        known = begin + 2 + lookahead
+        shown, lids = live.frames(begin, begin + 2, known, lambda frame, known=known: activity[frame:known])
+        rows.append((shown[:2], lids[:2]))
+    shown, lids = (np.concatenate(part) for part in zip(*rows, strict=True))
+    np.testing.assert_array_equal(lids, blink[:110])
+    # Without lookahead a clip of four frames is sampled before all of its sound is there.
+    same = 110 if lookahead else 32
+    np.testing.assert_allclose(shown[:same], coordinates[:same], atol=1e-6)
+
+
+def test_brows_and_gaze_move_in_a_live_take(tiny, source):
+    def session(**options):
+        live = LiveSession(tiny, NoPictures(source), seed=SEED, options=MotionOptions(blink=False, **options))
+        driven, draw = [], live._renderer.render_chunk
+        live._renderer.render_chunk = lambda pose, beta: driven.append(beta[2:4]) or draw(pose, beta)
+        fed(live, speech(2.0), 4000)
+        return np.concatenate(driven)
+
+    plain = session(upper_face=0.0, gaze="fixed")
+    for options in ({"upper_face": 1.0, "gaze": "fixed"}, {"upper_face": 0.0, "gaze": "viewer"}):
+        assert np.abs(session(**options) - plain).max() > 0.05
 
 
 # The parts

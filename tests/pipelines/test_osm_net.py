@@ -18,7 +18,6 @@ from osmnet.media.features import mel_windows
 from osmnet.media.recording import Recording
 from osmnet.media.video_reader import read_frames
 from osmnet.media.video_writer import VideoWriter
-from osmnet.pipelines.osm_net.head_motion import blink_curve
 from osmnet.pipelines.osm_net.pipeline_osm_net import OSMNetPipeline
 from osmnet.rendering import chunks
 from osmnet.rendering.mesh_renderer import MeshRenderer
@@ -248,8 +247,8 @@ def test_saved_json_says_how_the_take_was_made(saved, tiny, voice):
         assert content["versions"]["osmnet"] == osmnet.__version__ and content["versions"]["torch"]
         np.testing.assert_allclose(content["head_pose"], out.head_pose[take], atol=1e-5)
         assert content["settings"] == {
-            "motion_scale": 1.0, "expression_scale": 1.0, "blink": True, "yaw": 0.0, "pitch": 0.0, "roll": 0.0,
-            "full_frame": True,
+            "motion_scale": 1.0, "expression_scale": 1.0, "blink": True, "upper_face": 1.0, "gaze": "viewer",
+            "yaw": 0.0, "pitch": 0.0, "roll": 0.0, "full_frame": True,
         }  # fmt: skip
         assert content["take_seed"] < 2**53  # more is not exact in every reader of JSON
         alone = tiny(
@@ -323,19 +322,6 @@ def test_blinks_close_the_lids(tiny, source, voice):
     assert eye_opening(closed)[0] < 0.35 * eye_opening(source.fit.shape)
 
 
-def test_blinks_come_as_often_as_people_blink():
-    frames = 25 * 60 * 5
-    rates = []
-    for seed in range(4):
-        curve = blink_curve(frames, seeded(seed))
-        assert curve.shape == (frames,) and curve.dtype == np.float32
-        assert curve.min() == 0 and 0.9 < curve.max() <= 1
-        rates.append(((curve[1:] > 0.5) & (curve[:-1] <= 0.5)).sum() / 5)
-        assert np.array_equal(curve, blink_curve(frames, seeded(seed)))
-    assert all(8 < rate < 30 for rate in rates), rates
-    assert not np.array_equal(blink_curve(100, seeded(1)), blink_curve(100, seeded(2)))
-
-
 def test_blinks_are_on_unless_refused(tiny):
     encoded = tiny.encode_speech(np.tile(speech(2), 5), SAMPLING_RATE)
     assert tiny.sample_motion(encoded, generator=seeded()).blink.max() > 0.8
@@ -367,7 +353,8 @@ def test_curves_that_do_not_fit_are_refused(tiny, voice, curve):
 
 
 def test_scales(tiny, source, voice, out):
-    none = tiny(source, voice, num_videos=2, generator=seeded(), motion_scale=0, expression_scale=0, blink=False)
+    off = {"motion_scale": 0, "expression_scale": 0, "upper_face": 0, "gaze": "fixed", "blink": False}
+    none = tiny(source, voice, num_videos=2, generator=seeded(), **off)
     assert np.array_equal(none.head_pose, np.broadcast_to(source.fit.head_pose, (2, 25, 6)))
     assert not np.ptp(none.expression, axis=0).any()
     # Batches of another length may round another way.
@@ -402,7 +389,7 @@ def test_head_motion_of_a_video(tiny, tmp_path):
 def test_silence_rests_the_mouth(tiny, source):
     waveform = np.concatenate([speech(0.6), np.zeros(32_000, np.float32), speech(0.6, seed=1)])
     encoded = tiny.encode_speech(waveform, SAMPLING_RATE)
-    out = tiny(source, encoded, still=True, blink=False)
+    out = tiny(source, encoded, still=True, blink=False, upper_face=0, gaze="fixed")
     quiet = slice(28, 55)  # 1.12 to 2.2 s, well inside the silence
     assert not encoded.activity[quiet].any()
     assert not np.ptp(out.expression[quiet], axis=0).any()

@@ -18,6 +18,7 @@ from osmnet.media.audio import FPS, SAMPLES_PER_FRAME
 from osmnet.media.video_reader import read_frames
 from osmnet.media.video_writer import VideoWriter, best_codec, join_videos
 from osmnet.pipelines.osm_net.head_motion import absolute_pose
+from osmnet.pipelines.osm_net.upper_face import UpperFace
 from osmnet.rendering.decoders.fused_loops import activate, blend
 from osmnet.rendering.mesh_renderer import MeshRenderer
 from osmnet.rendering.select import renderer_for
@@ -139,7 +140,8 @@ def test_frames_are_those_of_the_straightforward_path(tiny, encoded, whole):
     renderer.decoder = decode
     beta = tiny.extract_expression(source, speech_of_it)
     poses = absolute_pose(source, whole.motion)
-    (frames,) = renderer(poses, beta, whole.motion.blink, [(0, FRAMES)])
+    closure, change = UpperFace(tiny.upper_face_space, tiny.face_model, source).of(whole.motion)
+    (frames,) = renderer(poses, beta, closure, [(0, FRAMES)], change)
     difference = np.abs(frames.astype(int) - whole.frames)
     assert difference.max() <= 2 and difference.mean() < 0.1
 

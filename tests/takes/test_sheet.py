@@ -59,7 +59,7 @@ def test_takes_differ_only_where_they_should():
 
 @pytest.mark.parametrize(
     ("num_videos", "columns", "frames", "height", "width"),
-    [(1, 1, 1, 16, 16), (1, 20, 10, 30, 20), (MAX_TAKES + 2, 2, 5, 16, 48)],
+    [(1, 1, 1, 16, 16), (1, 20, 10, 30, 20), pytest.param(MAX_TAKES + 2, 2, 5, 16, 48, marks=pytest.mark.integration)],
 )
 def test_unusual_counts_and_formats_are_drawn(num_videos, columns, frames, height, width):
     sheet = contact_sheet(*inputs(num_videos, columns, frames, height, width), title="A $title$ with ε = 1 " * 5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,15 @@ TALKING = 0.8  # share of speech in the clips in which moods and bursts were mea
 FORCE = 0.7  # median of the factor; chosen with large movements cut at the sphere of ε
 WARM_UP = 64  # clips; walked before the first that is used, so that a take begins anywhere in a movement
 BALL_CORRELATION = 0.8  # of neighbouring draws with "ball"
+
+
+class Liveliness(NamedTuple):
+    """How a walk's steps vary: see `MOOD`, `BURST`, `VOICE` and `FORCE`."""
+
+    mood: tuple[float, float] = MOOD
+    burst: tuple[float, float] = BURST
+    voice: float = VOICE
+    force: float = FORCE
 
 
 class MotionSpace(OSMNetModel):
@@ -188,7 +198,7 @@ class MotionSpace(OSMNetModel):
         """Draw a take's path: `(clips, D)`, or `(clips, motion_dim + 1)` for `"ball"`."""
         if sampling == "span":
             return MotionWalk(self, *generators).advance(clips, activity)
-        noise = _near((clips, self.config.motion_dim + 1), generators)
+        noise = near_noise((clips, self.config.motion_dim + 1), generators)
         rows = noise.numpy()
         rows[1:] *= math.sqrt(1 - BALL_CORRELATION**2)
         for clip in range(1, clips):  # first-order autoregression that keeps the variance 1
@@ -270,16 +280,18 @@ class MotionWalk:
     Args:
         space (`MotionSpace`): With the learned prior.
         *generators (`torch.Generator` or `None`): Source of randomness; see `near` of `MotionSpace.sample_chunks`.
+        liveliness (`Liveliness`, *optional*): How the steps vary; that of heads by default.
     """
 
-    def __init__(self, space: MotionSpace, *generators: torch.Generator | None):
+    def __init__(self, space: MotionSpace, *generators: torch.Generator | None, liveliness: Liveliness | None = None):
+        self._liveliness = liveliness
         transitions = space.prior_transitions.double().cpu().numpy()  # (P, D, D), the latest first
         self._order, self._width = transitions.shape[:2]
         self._transitions = np.ascontiguousarray(np.concatenate(transitions[::-1], 1))  # (D, P·D), the oldest first
         self._innovation = space.prior_innovation.double().cpu().numpy()
         self._generators = generators or (None,)
         self._past = np.zeros((self._order, self._width))  # the oldest first
-        self._mood, self._burst = _near((2,), self._generators).double().tolist()
+        self._mood, self._burst = near_noise((2,), self._generators).double().tolist()
         self.advance(WARM_UP)
 
     def advance(self, clips: int, activity: torch.Tensor | None = None) -> torch.Tensor:
@@ -298,7 +310,7 @@ class MotionWalk:
         if activity is not None and activity.shape != (clips,):
             raise ValueError(f"activity must have shape ({clips},), one number a clip, not {tuple(activity.shape)}.")
         # 1. Draw noise, row by row, so that a walk of any number of clips draws the same.
-        drawn = np.stack([_near((self._width + 2,), self._generators).double().numpy() for _ in range(clips)])
+        drawn = np.stack([near_noise((self._width + 2,), self._generators).double().numpy() for _ in range(clips)])
         force = self._force(drawn[:, :2], np.full(clips, TALKING) if activity is None else activity.double().numpy())
         # 2. Run the autoregression in place: states (P + clips, D), the past first.
         states = np.concatenate([self._past, drawn[:, 2:] @ self._innovation.T])
@@ -312,15 +324,16 @@ class MotionWalk:
 
     def _force(self, drawn: np.ndarray, activity: np.ndarray) -> np.ndarray:
         """Return the factor of each clip's movement, `(clips,)`."""
+        pace = self._liveliness or Liveliness(MOOD, BURST, VOICE, FORCE)
         courses = []
-        for (deviation, correlation), name, new in zip((MOOD, BURST), ("_mood", "_burst"), drawn.T, strict=True):
+        for (deviation, correlation), name, new in zip(pace[:2], ("_mood", "_burst"), drawn.T, strict=True):
             value, course = getattr(self, name), []
             for each in new.tolist():
                 value = correlation * value + math.sqrt(1 - correlation**2) * each
                 course.append(value)
             setattr(self, name, value)
             courses.append(deviation * np.array(course))
-        return FORCE * np.exp(sum(courses) + VOICE * (activity - TALKING))
+        return pace.force * np.exp(sum(courses) + pace.voice * (activity - TALKING))
 
 
 def kl_loss(log_weights: torch.Tensor, log_weights_audio: torch.Tensor) -> torch.Tensor:
@@ -341,8 +354,8 @@ def kl_loss(log_weights: torch.Tensor, log_weights_audio: torch.Tensor) -> torch
     return (log_weights.exp() * (log_weights - log_weights_audio)).sum(-1).mean()
 
 
-def _near(shape: tuple[int, ...], generators: Sequence[torch.Generator | None]) -> torch.Tensor:
-    """Draw normal noise near the first generator's."""
+def near_noise(shape: tuple[int, ...], generators: Sequence[torch.Generator | None]) -> torch.Tensor:
+    """Draw normal noise near the first generator's, moved a little by each further one."""
     noise = _randn(shape, generators[0])
     for generator in generators[1:]:
         noise = math.sqrt(1 - NEAR**2) * noise + NEAR * _randn(shape, generator)

@@ -11,6 +11,7 @@ from osmnet.models.osm_net.expression import ExpressionExtractor
 from osmnet.models.osm_net.motion_codec import AudioMotionEncoder, MotionDecoder, MotionEncoder
 from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
+from osmnet.models.osm_net.upper_face_space import UpperFaceSpace
 from osmnet.models.osm_net.video_generator import VideoGenerator
 from osmnet.pipelines.talking_head import TalkingHeadPipeline
 from osmnet.structures import Source
@@ -27,18 +28,21 @@ class OSMNetComponents(TalkingHeadPipeline):
         "motion_space": "osmnet.models.osm_net.motion_space:MotionSpace",
         "audio_motion_encoder": "osmnet.models.osm_net.motion_codec:AudioMotionEncoder",
         "motion_decoder": "osmnet.models.osm_net.motion_codec:MotionDecoder",
+        "upper_face_space": "osmnet.models.osm_net.upper_face_space:UpperFaceSpace",
         "speech_encoder": "osmnet.models.osm_net.speech_encoder:SpeechEncoder",
         "expression_extractor": "osmnet.models.osm_net.expression:ExpressionExtractor",
         "video_generator": "osmnet.models.osm_net.video_generator:VideoGenerator",
     }
-    # The expression extractor may use mel windows alone, as the paper's does.
-    optional_components: ClassVar[frozenset[str]] = frozenset({"speech_encoder"})
+    # Without the upper face's space brows, lids and gaze stay the portrait's, as in older models; the expression
+    # extractor may use mel windows alone, as the paper's does.
+    optional_components: ClassVar[frozenset[str]] = frozenset({"upper_face_space", "speech_encoder"})
 
     face_model: FaceModel
     motion_encoder: MotionEncoder
     motion_space: MotionSpace
     audio_motion_encoder: AudioMotionEncoder
     motion_decoder: MotionDecoder
+    upper_face_space: UpperFaceSpace | None
     speech_encoder: SpeechEncoder | None
     expression_extractor: ExpressionExtractor
     video_generator: VideoGenerator

@@ -1,4 +1,4 @@
-"""Head motion of takes: sampled paths, limits, camera poses, blinks."""
+"""Head motion of takes: sampled paths, limits, camera poses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from osmnet.media.audio import FPS
 from osmnet.models.osm_net.motion_codec import clip_frames, compose_clips
 from osmnet.structures import Motion, Source, Speech
 from osmnet.utils.profiling import span
@@ -56,32 +55,6 @@ def clip_activity(activity: np.ndarray, clip_length: int) -> torch.Tensor:
     """
     clips = clip_frames(len(activity), clip_length)[:, :1] + np.arange(clip_length + LEAD)
     return torch.from_numpy(activity[np.minimum(clips, len(activity) - 1)].mean(1, dtype=np.float32))
-
-
-def blink_curve(frames: int, generator: torch.Generator) -> np.ndarray:
-    """Draw natural blinks.
-
-    Pauses are log-normal with a median of 3.2 s (15 to 25 blinks a minute).
-
-    Args:
-        frames (`int`): Length at 25 fps.
-        generator (`torch.Generator`): Source of randomness.
-
-    Returns:
-        `np.ndarray` of shape `(frames,)`: float32, 0 open to 1 closed.
-    """
-    curve = np.zeros(frames, np.float32)
-    shape = np.array([0.25, 0.8, 1.0, 0.9, 0.6, 0.3, 0.1], np.float32)  # closes in 0.1 s, opens in 0.2 s
-    draw = torch.randn(frames // 8 + 4, 2, generator=generator).numpy()
-    at = FPS * float(np.exp(0.3 + 0.5 * draw[0, 0]))
-    for pause, strength in draw[1:]:
-        start = int(at)
-        if start >= frames:
-            break
-        part = curve[start : start + len(shape)]
-        part[:] = np.maximum(part, (shape * min(1.0, 0.97 + 0.05 * strength))[: len(part)])
-        at += len(shape) + FPS * float(np.exp(np.log(2.9) + 0.55 * pause))
-    return curve
 
 
 def sample_path(

@@ -18,7 +18,8 @@ from osmnet.media.listener import BEFORE, Listener, resampling_delay
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
 from osmnet.pipelines.options import MotionOptions
 from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, PAUSE, to_camera
-from osmnet.pipelines.osm_net.live_motion import LiveBlinks, LiveMotion
+from osmnet.pipelines.osm_net.live_motion import LiveMotion, LiveUpperFace
+from osmnet.pipelines.osm_net.upper_face import UpperFace, UpperFaceTake, on_viewer
 from osmnet.provenance.label import label_for
 from osmnet.structures import Source
 from osmnet.utils.checks import check_flag, short
@@ -27,7 +28,7 @@ from osmnet.utils.threads import in_order
 if TYPE_CHECKING:
     from osmnet.pipelines.osm_net.components import OSMNetComponents
 
-LIVE_OPTIONS = ("epsilon", "motion_scale", "expression_scale", "still", "blink")
+LIVE_OPTIONS = ("epsilon", "motion_scale", "expression_scale", "still", "blink", "upper_face", "gaze")
 LOOKAHEAD, BLOCK = 4, 2  # frames; measured in docs/live.md
 ENCODER_CONTEXT = 25  # frames of sound before the first one that the mouth depends on
 MAX_LOOKAHEAD, MAX_BLOCK, MAX_CHANNELS = 25, 25, 32
@@ -53,7 +54,7 @@ class LiveSession:
     Args:
         pipe (`OSMNetComponents`): The networks.
         renderer (`BlockRenderer`): Draws the frames of the portrait.
-        seed (`int`): Seed of head motion and blinks.
+        seed (`int`): Seed of the motion of head, brows and eyes.
         options (`MotionOptions`, *optional*): Only `LIVE_OPTIONS` are used.
         lookahead (`int`): Frames of sound awaited after a frame, 0 to 25; 17 cover all that a frame depends on.
         block (`int`): Frames made at once, 1 to 25.
@@ -65,7 +66,7 @@ class LiveSession:
         seed (`int`): Makes the same take again.
         num_frames (`int`): Frames returned so far. Frame `i` belongs to second i/25 of the sound.
         head_pose (`np.ndarray` of shape `(n, 6)`): Absolute poses of the `n` frames returned last.
-        expression (`np.ndarray` of shape `(n, 64)`): Their β without blinks.
+        expression (`np.ndarray` of shape `(n, 64)`): Their β without the motion of brows and eyes.
 
     Example:
         >>> session = pipe.live("portrait.jpg", seed=7, sampling_rate=48_000)
@@ -97,14 +98,15 @@ class LiveSession:
         self.num_frames = 0
         self._pipe, self._renderer = pipe, renderer
         self._expression_scale, self._motion_scale = options.expression_scale, options.motion_scale
-        generators = [torch.Generator().manual_seed(each) for each in _two_seeds(seed)]
+        generator = torch.Generator().manual_seed(_motion_seed(seed))
         past = pipe.expression_extractor.context_frames + (ENCODER_CONTEXT if pipe.uses_speech_encoder else 0)
         self._listener = Listener(keep=max(past, PAUSE) + 3 + block + lookahead)
         context = renderer.context
-        self._motion = (
-            None if options.still else LiveMotion(pipe, generators[0], options.epsilon, keep=context + block)
-        )
-        self._blinks = LiveBlinks(generators[1]) if options.blink else None
+        self._motion = None if options.still else LiveMotion(pipe, generator, options.epsilon, keep=context + block)
+        space = pipe.upper_face_space
+        self._upper_face = LiveUpperFace(UpperFaceTake(space, (seed,), options))
+        self._face = UpperFace(space, pipe.face_model, self.source)
+        self._eye_radius = None if space is None or options.gaze == "fixed" else space.habit("eye_radius")
         self._rest = pipe.rest_expression(self.source)
         self._label = label_for(self.source, _reach(self.source)) if label else None
         self._driven: deque[np.ndarray] = deque(maxlen=context)  # β with blinks of the frames before
@@ -210,11 +212,16 @@ class LiveSession:
         # 1. Motion of the block and its context.
         head_pose = self._head_pose(begin, end)  # (context + block + context, 6)
         expression = self._expression(begin, end)  # (block + at most context, 64)
-        # 2. Add blinks, and the frames before the block.
-        ahead = np.minimum(np.arange(self.block + context), len(expression) - 1)
-        driven = expression[ahead]
-        if self._blinks is not None:
-            driven = driven + self._blinks.lids(begin, end + context)[:, None] * self._renderer.closing
+        # 2. Add brows and eyes, and the frames before the block.
+        ahead = np.arange(self.block + context)
+        driven = expression[np.minimum(ahead, len(expression) - 1)]
+        coordinates, blink = self._upper_face.frames(begin, end, self._listener.frames, self._listener.activity)
+        shown = np.minimum(ahead, len(blink) - 1)
+        coordinates, blink = coordinates[shown], blink[shown]
+        if self._eye_radius is not None:
+            coordinates = on_viewer(coordinates, head_pose[context:] - self.source.fit.head_pose, self._eye_radius)
+        driven = driven + self._face.closure(coordinates, blink)[:, None] * self._renderer.closing
+        driven = driven + self._face.change(coordinates)
         past = [self._driven[0] if self._driven else driven[0]] * (context - len(self._driven)) + list(self._driven)
         driving = np.concatenate([np.reshape(past, (context, -1)), driven]).astype(np.float32)  # (n, 64)
         self._driven.extend(driven[: self.block])
@@ -302,10 +309,9 @@ def _reach(source: Source) -> np.ndarray:
     return to_camera(source, to_sides.astype(np.float32))
 
 
-def _two_seeds(seed: int) -> list[int]:
-    """Derive separate seeds for motion and blinks."""
-    generator = torch.Generator().manual_seed(seed)
-    return [int(torch.randint(0, 2**53, (), generator=generator, dtype=torch.int64)) for _ in range(2)]
+def _motion_seed(seed: int) -> int:
+    """Derive the seed of head motion."""
+    return int(torch.randint(0, 2**53, (), generator=torch.Generator().manual_seed(seed), dtype=torch.int64))
 
 
 def _mono(chunk: Any) -> np.ndarray:

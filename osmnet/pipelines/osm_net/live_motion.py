@@ -1,23 +1,26 @@
-"""Head motion and blinks of a live take."""
+"""Head motion and upper face of a live take."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
 
+from osmnet.face.upper_face import COORDINATES
 from osmnet.models.osm_net.motion_space import MotionWalk
-from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, PULL, SMOOTHING, blink_curve
+from osmnet.pipelines.osm_net.head_motion import MAX_MOTION, PULL, SMOOTHING
+from osmnet.pipelines.osm_net.upper_face import UpperFaceTake
 
 if TYPE_CHECKING:
     from osmnet.pipelines.osm_net.components import OSMNetComponents
 
 REACH = int(4 * SMOOTHING + 0.5)  # frames, half the width of the smoothing
 STEADY_CLIPS = 375  # clips of 4 frames, 60 s: window of the mean that is subtracted from the centre's motion
-BLINK_FRAMES = 1500  # frames of blinks drawn at a time
+STEP = 4  # frames of the upper face sampled at a time
 
 
 class LiveMotion:
@@ -107,23 +110,32 @@ class _Steady:
         return np.tensordot(share, self._mean, 1).astype(np.float32)
 
 
-class LiveBlinks:
-    """Generator of blinks without end.
+class LiveUpperFace:
+    """Upper face of a live take: the one that the same seed has offline.
 
     Args:
-        generator (`torch.Generator`): Source of randomness.
+        take (`UpperFaceTake`): Samples it.
     """
 
-    def __init__(self, generator: torch.Generator):
-        self._generator = generator
-        self._first = 0  # frame
-        self._lids = np.zeros(0, np.float32)
+    def __init__(self, take: UpperFaceTake):
+        self._take = take
+        self._first = 0  # frame of the first row kept
+        self._rows = np.zeros((0, len(COORDINATES) + 1), np.float32)  # coordinates and blinks
 
-    def lids(self, first: int, stop: int) -> np.ndarray:
-        """Return lid closure, `(stop - first,)`; `first` must not fall."""
-        self._lids, self._first = self._lids[first - self._first :], first
-        while len(self._lids) < stop - first:
-            drawn = blink_curve(BLINK_FRAMES, self._generator)
-            open_ = np.flatnonzero(drawn == 0)[-1] + 1  # no blink is cut
-            self._lids = np.concatenate([self._lids, drawn[:open_]])
-        return self._lids[: stop - first]
+    def frames(
+        self, begin: int, end: int, known: int, activity: Callable[[int], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return coordinates `(n, 8)` and blinks `(n,)` of `begin …`, at least to `end` and otherwise as far as known.
+
+        Args:
+            begin (`int`): First frame; must not fall.
+            end (`int`): Frame after the last that is needed.
+            known (`int`): Frames whose sound has arrived.
+            activity (`Callable`): Maps a frame to the shares of speech from there on.
+        """
+        self._rows, self._first = self._rows[begin - self._first :], begin
+        while (ready := begin + len(self._rows)) < end or ready + STEP <= known:
+            share = activity(min(ready, known - 1))[:STEP]
+            drawn = self._take.add(np.pad(share, (0, STEP - len(share)), mode="edge"))
+            self._rows = np.concatenate([self._rows, np.column_stack(drawn)])
+        return self._rows[:, :-1], self._rows[:, -1]

@@ -36,8 +36,9 @@ from osmnet.pipelines.options import (
     is_seed,
 )
 from osmnet.pipelines.osm_net.components import OSMNetComponents
-from osmnet.pipelines.osm_net.head_motion import PAUSE, absolute_pose, blink_curve, sample_path
+from osmnet.pipelines.osm_net.head_motion import PAUSE, absolute_pose, sample_path
 from osmnet.pipelines.osm_net.live import BLOCK, LIVE_OPTIONS, LOOKAHEAD, LiveSession
+from osmnet.pipelines.osm_net.upper_face import UpperFace, UpperFaceTake, on_viewer
 from osmnet.pipelines.seeds import as_generator, draw_seeds
 from osmnet.pipelines.talking_head import Portrait, Randomness, Sound, takes_options
 from osmnet.rendering.chunks import Chunk, check_chunks
@@ -62,8 +63,8 @@ class OSMNetPipelineOutput(TalkingHeadOutput):
     """Takes of `OSMNetPipeline`; see `TalkingHeadOutput`.
 
     Attributes:
-        expression (`np.ndarray` or `LazyRows` of shape `(frames, 64)`): β of every frame without blinks, the same in
-            all takes; float32. `LazyRows` is indexed like an array and computes rows when read.
+        expression (`np.ndarray` or `LazyRows` of shape `(frames, 64)`): β of every frame without the motion of brows
+            and eyes, the same in all takes; float32. `LazyRows` is indexed like an array and computes rows when read.
     """
 
     expression: np.ndarray | LazyRows = field(kw_only=True)
@@ -216,7 +217,7 @@ class OSMNetPipeline(OSMNetComponents):
         generator: Randomness = None,
         **options: Any,
     ) -> Motion:
-        """Sample head motion within ε of the centre (Eq. 5).
+        """Sample the motion of head, brows and eyes within ε of the centre (Eq. 5).
 
         Args:
             speech (`Speech`): From `encode_speech`.
@@ -228,7 +229,7 @@ class OSMNetPipeline(OSMNetComponents):
             **options: Fields of `MotionOptions`.
 
         Returns:
-            `Motion`: Poses and blinks.
+            `Motion`: Poses, brows, gaze and blinks.
 
         Raises:
             ValueError: If an option is out of its range.
@@ -261,17 +262,32 @@ class OSMNetPipeline(OSMNetComponents):
             path = sample_path(self, speech, options.epsilon, generators, sampling, options.near)
         head_pose = (options.motion_scale * path).astype(np.float32)
         head_pose[..., :3] += turns
-        # 3. Blinks: speech does not tell when.
-        lids = [blink_curve(frames, each) if options.blink else np.zeros(frames, np.float32) for each in generators]
+        # 3. Brows, lids and eyes.
+        upper_face, blink = self._sample_upper_face(speech, head_pose, seeds, options)
         settings = as_settings(options)
         for name in ("num_videos", "epsilon", "sampling", "near", "still", "head_motion"):
             del settings[name]  # attributes of their own, or of all takes together
         return Motion(
-            head_pose, np.stack(lids), speech, seeds, float(options.epsilon), sampling, tuple(options.near), settings
-        )
+            head_pose, blink, speech, seeds, float(options.epsilon), sampling, tuple(options.near), settings,
+            upper_face,
+        )  # fmt: skip
+
+    def _sample_upper_face(
+        self, speech: Speech, head_pose: np.ndarray, seeds: Sequence[int], options: MotionOptions
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """Sample coordinates `(num_videos, frames, 8)`, if any are to move, and blinks `(num_videos, frames)`."""
+        space = self.upper_face_space
+        takes = [UpperFaceTake(space, (*options.near, seed), options) for seed in seeds]
+        coordinates, blink = zip(*(take.add(speech.activity) for take in takes), strict=True)
+        if space is None or (options.upper_face == 0 and options.gaze == "fixed"):
+            return None, np.stack(blink)
+        upper_face = np.stack(coordinates)
+        if options.gaze != "fixed":
+            upper_face = on_viewer(upper_face, head_pose, space.habit("eye_radius"))
+        return upper_face, np.stack(blink)
 
     def extract_expression(self, source: Source, speech: Speech, expression_scale: float = 1.0) -> np.ndarray:
-        """Predict the mouth's expression from speech; the upper face follows the portrait.
+        """Predict the mouth's expression from speech; the upper face is the portrait's.
 
         Args:
             source (`Source`): From `encode_source`.
@@ -353,7 +369,8 @@ class OSMNetPipeline(OSMNetComponents):
             if not 0 <= start < stop <= expected[0]:
                 raise ValueError(f"A chunk must lie within the {expected[0]} frames, not from {start} to {stop}.")
         renderer = self._renderer(source)
-        yield from renderer(absolute_pose(source, motion), expression, motion.blink, chunks)
+        closure, change = UpperFace(self.upper_face_space, self.face_model, source).of(motion)
+        yield from renderer(absolute_pose(source, motion), expression, closure, chunks, change)
 
     def takes(self, source: Source, motion: Motion, *, seed: int | None = None) -> OSMNetPipelineOutput:
         """Return takes of sampled motion without rendering them.
@@ -414,8 +431,8 @@ class OSMNetPipeline(OSMNetComponents):
             block (`int`): Frames made at once, 1 to 25; fewer lower the latency, more cost less each.
             sampling_rate (`int`, *optional*): Rate of the sound in Hz; may come with the first chunk instead.
             label (`bool`): Draw a small "AI-generated" into every frame, as `save` does.
-            **options: `epsilon`, `motion_scale`, `expression_scale`, `still` and `blink` of `MotionOptions`; fields
-                of `PictureOptions`.
+            **options: `epsilon`, `motion_scale`, `expression_scale`, `still`, `blink`, `upper_face` and `gaze` of
+                `MotionOptions`; fields of `PictureOptions`.
 
         Returns:
             `LiveSession`: Session to feed with sound; see `latency`.

@@ -12,6 +12,7 @@ from osmnet.models.osm_net.expression import ExpressionExtractor
 from osmnet.models.osm_net.motion_codec import AudioMotionEncoder, MotionDecoder, MotionEncoder
 from osmnet.models.osm_net.motion_space import MotionSpace
 from osmnet.models.osm_net.speech_encoder import SpeechEncoder
+from osmnet.models.osm_net.upper_face_space import UpperFaceSpace
 from osmnet.models.osm_net.video_generator import VideoGenerator
 
 
@@ -48,8 +49,16 @@ def tiny_components(seed: int, geometry: str, speech_encoder: bool) -> dict[str,
             "speech_encoder": SpeechEncoder(**sizes) if speech_encoder else None,
             "expression_extractor": extractor,
             "video_generator": generator,
+            "upper_face_space": _upper_face_space(),
         }
     for network in components.values():
         if network is not None:
             network.eval()
     return {**components, "face_landmarker": packaged_landmarker()}
+
+
+def _upper_face_space() -> UpperFaceSpace:
+    space: UpperFaceSpace = UpperFaceSpace(num_bases=6, motion_dim=16, hidden_dim=16)
+    space.decoder.pose_scale.copy_(torch.tensor([0.02, 0.02, 0.01, 0.01, 0.01, 0.1]))
+    space.limits.copy_(torch.tensor([0.06, 0.06, 0.03, 0.03, 0.03, 0.4]))
+    return space

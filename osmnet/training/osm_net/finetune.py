@@ -186,7 +186,9 @@ class _Finetuning:
         results, reason = [], ""
         for clip in tqdm(self.clips, desc=f"evaluation {when}", unit="clip", leave=False):
             try:
-                results.append(evaluate_clip(pipe, clip, self.metric_networks, self.config.evaluate_seconds))
+                results.append(
+                    evaluate_clip(pipe, clip, self.metric_networks, self.config.evaluate_seconds, with_floors=False)
+                )
             except (ValueError, OSError) as error:
                 reason = str(error)
                 tqdm.write(f"{clip.name}: not measured, {reason}", file=sys.stderr)

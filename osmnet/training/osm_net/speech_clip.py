@@ -149,10 +149,11 @@ def windows_of(mel: np.ndarray) -> np.ndarray:
 
 
 def draw_shares(clips: Sequence[Any]) -> np.ndarray:
-    """Compute sampling weights: square roots of a clip's and its speaker's length."""
-    share = np.sqrt([len(clip) for clip in clips])
+    """Compute sampling weights: a speaker's is the square root of its length in all, parted by those of its clips."""
+    lengths = np.array([len(clip) for clip in clips], float)
     _, speaker = np.unique([clip.speaker for clip in clips], return_inverse=True)
-    share /= np.sqrt(np.bincount(speaker, share))[speaker]
+    of_clip = np.sqrt(lengths) / np.bincount(speaker, np.sqrt(lengths))[speaker]
+    share = of_clip * np.sqrt(np.bincount(speaker, lengths))[speaker]
     return share / share.sum()
 
 

@@ -18,6 +18,7 @@ Network = TypeVar("Network", bound=OSMNetModel)
 COMPONENTS = {  # by the stage that makes them, in the order of the stages
     "face-model": ("face_model",),
     "motion": ("motion_encoder", "motion_space", "motion_decoder", "audio_motion_encoder"),
+    "upper-face": ("upper_face_space",),
     "expression": ("expression_extractor",),
     "video": ("video_generator",),
 }

@@ -39,7 +39,7 @@ def test_file_then_overrides_change_what_they_name_and_nothing_else(tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("moton: {steps: 3}", "unknown section 'moton'; there are motion, audio-motion, expression"),
+        ("moton: {steps: 3}", "unknown section 'moton'; there are motion, audio-motion, upper-face"),
         ("motion: {stepps: 3}", "no setting 'stepps' .*section 'motion'.*; there are batch_size, beta1"),
         ("motion: {steps: many}", "steps must be a whole number, not 'many'"),
         ("motion: {steps: 1.5}", "steps must be a whole number, not 1.5"),

@@ -24,8 +24,9 @@ from osmnet.training.core.state import DISCRIMINATOR_OPTIMIZER, RunState
 from tests.support import toy_stage
 from tests.support.toy_stage import Toy, ToyConfig, ToyStage, log_of, made, run, same, trained
 
+pytestmark = pytest.mark.integration
 
-@pytest.mark.integration
+
 def test_a_killed_run_resumes_as_if_uninterrupted(
     tmp_path: Path, plain: tuple[Path, dict[str, float]], subprocess_environment: dict[str, str]
 ):

@@ -14,6 +14,7 @@ from osmnet.training.osm_net.audio_motion_stage import AudioMotionConfig, AudioM
 from osmnet.training.osm_net.expression_stage import ExpressionConfig, ExpressionStage
 from osmnet.training.osm_net.motion_stage import MotionConfig, MotionStage
 from osmnet.training.osm_net.perceptual import VGG19
+from osmnet.training.osm_net.upper_face_stage import UpperFaceConfig, UpperFaceStage
 from osmnet.training.osm_net.video_stage import VideoConfig, VideoStage
 from osmnet.training.sync_judge import SyncConfig, SyncLosses, SyncStage
 from tests.support.dummies import FACE_MODEL
@@ -40,6 +41,9 @@ def made(kind: str, dataset: Dataset, model: Path, work: Path) -> Stage:
     if kind == "expression":
         config = ExpressionConfig(steps=1, batch_size=2, frames=24, hidden_dim=16, context_layers=1)
         return ExpressionStage(config, dataset, model)
+    if kind == "upper-face":
+        config = UpperFaceConfig(steps=1, batch_size=8, motion_dim=16, num_bases=6, hidden_dim=16)
+        return UpperFaceStage(config, dataset, model)
     if kind == "sync":
         return SyncStage(SyncConfig(steps=1, batch_size=2, hidden_dim=16, embedding_dim=8, frames=25), dataset)
     driving = ("measured",) if kind == "mesh" else ("motion", "center")
@@ -49,7 +53,7 @@ def made(kind: str, dataset: Dataset, model: Path, work: Path) -> Stage:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("kind", ["motion", "audio-motion", "expression", "mesh", "none", "sync"])
+@pytest.mark.parametrize("kind", ["motion", "audio-motion", "upper-face", "expression", "mesh", "none", "sync"])
 def test_a_stage_computes_where_its_networks_are(kind: str, dataset_folder: Path, model: Path, tmp_path: Path):
     stage = made(kind, Dataset.open(dataset_folder), model, tmp_path)
     stage.begin_step(0)

@@ -299,15 +299,16 @@ def test_speakers_are_set_aside_whole_then_clips_then_ends():
     assert set_aside(clips[:3], 0.2) == (clips[:3], clips[:3], 0.8)
 
 
-def test_long_clips_and_talkative_speakers_are_drawn_more_often_but_not_as_much():
-    class Long(list):
-        speaker = "a"
+def test_a_speaker_is_drawn_by_the_square_root_of_its_minutes():
+    def clip(speaker: str, frames: int) -> list:
+        return type("Clip", (list,), {"speaker": speaker})([0] * frames)
 
-    clips = [Long([0] * 100), Long([0] * 400), Long([0] * 100)]
-    clips[2].speaker = "b"
+    # Eighty short sentences of one person, two clips of another, one of a third.
+    clips = [*(clip("a", 50) for _ in range(80)), clip("b", 100), clip("b", 400), clip("c", 500)]
     shares = draw_shares(clips)
-    assert shares.sum() == pytest.approx(1) and shares[1] == pytest.approx(2 * shares[0])
-    assert 1 < (shares[0] + shares[1]) / shares[2] < 5
+    assert shares.sum() == pytest.approx(1) and shares[81] == pytest.approx(2 * shares[80])
+    assert shares[80] + shares[81] == pytest.approx(shares[82])
+    assert shares[:80].sum() == pytest.approx(np.sqrt(4000 / 500) * shares[82])
 
 
 # Lips

@@ -17,6 +17,7 @@ from osmnet.training.osm_net.trained_components import load_component
 from tests.support.dummies import FACE_MODEL
 
 
+@pytest.mark.integration
 def test_face_model_stage_reports_and_saves(dataset_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert train.main(["face-model", "--data", str(dataset_folder), "--model", str(tmp_path)]) == 0
     report = json.loads(capsys.readouterr().out)
