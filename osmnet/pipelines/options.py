@@ -82,6 +82,8 @@ class _Checked:
             left_out = value is None and each.default is None
             if low is not None and not left_out and each.name not in ("yaw", "pitch", "roll"):
                 check_range(each.name, value, low, each.metadata["high"], each.metadata["whole"])
+                if not isinstance(value, int | float):  # NumPy's, fractions: JSON and NumPy take Python's own
+                    object.__setattr__(self, each.name, int(value) if each.metadata["whole"] else float(value))
 
 
 @documented

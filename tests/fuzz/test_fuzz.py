@@ -34,7 +34,7 @@ def test_new_cases_and_those_of_the_corpus_are_refused_cleanly_or_succeed(seeds,
 def test_a_case_that_hangs_or_crashes_is_lost_alone(tmp_path):
     outcomes = ["hang", "crash", "memory", "unclear", "traceback", "refusal", "success"]
     jobs = [Case("faults", "fail", {"a": b"x"}, arguments={"how": repr(outcome)}).dump() for outcome in outcomes]
-    report = runner.run_jobs(jobs, tmp_path, seconds=5.0, keep=tmp_path / "kept", warm=False)
+    report = runner.run_jobs(jobs, tmp_path, seconds=8.0, keep=tmp_path / "kept", warm=False)
     assert report.counts["faults"] == dict.fromkeys(outcomes, 1)
     assert [result.outcome for _, result in report.failures()] == outcomes[:5]
     kept = {path.name.split("-")[0]: Case.load(path.read_text()) for path in (tmp_path / "kept").iterdir()}

@@ -32,7 +32,8 @@ QUOTED = 77  # characters of a value in a message, see `osmnet.utils.checks.shor
 # Texts of Python and other libraries, which help nobody who reads a refusal.
 FOREIGN = re.compile(
     r"Traceback|\[Errno|object at 0x|0x[0-9a-f]{6}|<_io\.|<class|NoneType|not subscriptable|unsupported operand|"
-    r"index out of range|has no attribute|unexpected keyword|positional argument|not iterable|codec can't|"
+    r"(list|string|tuple) index out of range|has no attribute|unexpected keyword|positional argument|not iterable|"
+    r"codec can't|"
     r"unhashable|UntrackedPointer|site-packages|\.py\b|\.cc:|\.cpp|size mismatch|RuntimeError|TypeError|KeyError|"
     r"ValueError|torch\.Size|numpy\.|ufunc|inhomogeneous|libav|expected str, bytes|cannot convert|must be real number"
 )
@@ -139,6 +140,7 @@ def main() -> None:
     os.dup2(log, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     faulthandler.enable()
+    import_module("tests.fuzz.kinds.arguments").names()
     if sys.argv[5] == "warm":
         import_module("tests.fuzz.kinds.shared").pipe()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

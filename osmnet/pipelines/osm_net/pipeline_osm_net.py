@@ -324,7 +324,7 @@ class OSMNetPipeline(OSMNetComponents):
             with span("expression"), torch.inference_mode():
                 predicted = self.expression_extractor.extract(windows, source.fit.identity, start, stop, features)
                 lips = predicted - self.face_model.upper_face(predicted)
-                moved: np.ndarray = rest + lips * (expression_scale * speaking[start:stop, None])
+                moved: np.ndarray = rest + lips * (float(expression_scale) * speaking[start:stop, None])
                 return moved
 
         return LazyRows((speech.num_frames, self.face_model.config.expression_dim), FRAMES_AT_ONCE, extract)

@@ -45,7 +45,7 @@ ARRAYS = (
 )  # fmt: skip
 MOTION = (
     "num_videos", "epsilon", "sampling", "motion_scale", "expression_scale", "still", "blink", "yaw", "pitch", "roll",
-    "head_motion", "near",
+    "head_motion", "near", "upper_face", "gaze",
 )  # fmt: skip
 PICTURE = ("full_frame", "size", "face")
 # The arguments of each target that may become strange; others stay as the target gives them.
