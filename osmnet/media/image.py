@@ -146,11 +146,11 @@ def _decode(image: Image.Image, max_side: int, name: str, is_ours: bool = False)
     try:
         image.load()
         turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        rgb = _to_rgb(image)
     except MemoryError:
         raise
     except Exception as error:  # as above
         raise ValueError(_damaged(name, error)) from error
-    rgb = _to_rgb(image)
     if is_ours and rgb is not image:
         image.close()
     if turn is not None:
