@@ -150,9 +150,10 @@ def hostile_client(folder: Path, url: str) -> Iterator[Counter[str]]:
                     voice = paths.get(str(rng.choice(["huge.wav", "garbage.wav", "speech.wav"])))
                     given = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in (face, voice)]
                     options = [6, 1, int(rng.integers(1000)), 1]
-                    call, rest = [("generate", [1, False, True, True, 0, 0, 0, True]), ("preview", [False, 0, 0, 0])][
-                        int(rng.integers(2))
-                    ]
+                    call, rest = [
+                        ("generate", [1, False, True, True, 0, 0, 0, 1, "viewer", True]),
+                        ("preview", [False, 0, 0, 0]),
+                    ][int(rng.integers(2))]
                     body = {"data": [*given, *options, *rest], "session_hash": uuid.uuid4().hex}
                     sent = client.post(f"{url}/gradio_api/call/{call}", json=body)  # and never look at the result
                     answers[f"calls {sent.status_code}"] += 1

@@ -283,8 +283,10 @@ def _say_errors(page: Any, guard: Guard) -> None:
     async def checked_inputs(*args: Any, **options: Any) -> Any:
         try:
             return await preprocess(*args, **options)
-        except gr.Error:
-            raise
+        except gr.Error as error:
+            if error.message == NOT_UPLOADED:
+                raise
+            raise gr.Error(WRONG_TYPE, print_exception=False) from None  # as of a choice that there is not
         except InvalidPathError:
             raise gr.Error(NOT_UPLOADED, print_exception=False) from None
         except Exception:  # Gradio's widgets raise almost anything

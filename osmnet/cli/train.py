@@ -2,6 +2,7 @@
 
 - face-model: mean face, identity and expression bases (seconds)
 - motion: motion space, then audio motion encoder (minutes)
+- upper-face: motion space of brows and lids, habits of gaze and blinks (minutes)
 - expression: expression extractor (minutes)
 - video: video generator (hours)
 - export: a folder for `OSMNetPipeline.from_pretrained`

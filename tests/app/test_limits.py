@@ -33,7 +33,7 @@ SETTINGS = Settings(
 )  # fmt: skip
 REST = {
     "preview": [1, 1, 7, 1, False, 0, 0, 0],
-    "generate": [1, 1, 7, 1, 1, False, True, False, 0, 0, 0, True],
+    "generate": [1, 1, 7, 1, 1, False, True, False, 0, 0, 0, 1, "viewer", True],
 }
 
 

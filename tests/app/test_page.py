@@ -51,7 +51,8 @@ def test_endpoints_are_named_typed_and_described(url, client):
     defaults = {name: each["parameter_default"] for name, each in parameters.items() if each["parameter_has_default"]}
     assert defaults == {
         "num_videos": 4, "epsilon": 1, "seed": 7, "motion_scale": 1, "expression_scale": 1, "still": False,
-        "blink": True, "full_frame": True, "yaw": 0, "pitch": 0, "roll": 0, "consent": False,
+        "blink": True, "full_frame": True, "yaw": 0, "pitch": 0, "roll": 0, "upper_face": 1, "gaze": "viewer",
+        "consent": False,
     }  # fmt: skip
     tools = httpx.get(f"{url}gradio_api/mcp/schema").json()
     assert any("talking-head videos" in tool["description"] for tool in tools)

@@ -130,7 +130,7 @@ def test_a_portrait_of_the_server_is_refused_in_a_sentence(server, secret, endpo
     voice = {"path": upload(url, secret / "voice.wav"), "meta": META}
     rest = {
         "preview": [voice, 1, 1, 7, 1, False, 0, 0, 0],
-        "generate": [voice, 1, 1, 7, 1, 1, False, True, False, 0, 0, 0, True],
+        "generate": [voice, 1, 1, 7, 1, 1, False, True, False, 0, 0, 0, 1, "viewer", True],
         "bases": [0, True],
     }[endpoint]
     for path in (secret / "face.png", secret / "link.png", cache / "link.png", cache / ".." / "secret0" / "face.png",
@@ -149,7 +149,7 @@ def test_a_recording_of_the_server_is_refused(server, secret, endpoint):
     face = {"path": upload(url, secret / "face.png"), "meta": META}
     rest = {
         "preview": [1, 1, 7, 1, False, 0, 0, 0],
-        "generate": [1, 1, 7, 1, 1, False, True, False, 0, 0, 0, True],
+        "generate": [1, 1, 7, 1, 1, False, True, False, 0, 0, 0, 1, "viewer", True],
     }[endpoint]
     for there, missing in zip(ways_to_name(secret / "voice.wav"), ways_to_name(secret / "none.wav"), strict=True):
         refused = call(url, endpoint, [face, there, *rest])
