@@ -149,3 +149,5 @@ def log_of(folder: Path) -> list[dict]:
 
 if __name__ == "__main__":
     sys.stdout.write(json.dumps(run(Path(sys.argv[1]), ToyConfig(**json.loads(sys.argv[2])))) + "\n")
+    if torch.distributed.is_initialized():  # else its threads end, now and then, after what they need
+        torch.distributed.destroy_process_group()
